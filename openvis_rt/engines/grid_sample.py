@@ -1,0 +1,212 @@
+"""GridSample as plain gathers, for TensorRT, which computes GridSample wrongly in several releases.
+
+A point ``(gx, gy)`` of the grid, -1..1 from the image's left (top) edge to its right (bottom) edge, lies at
+
+    x = ((gx + 1) W - 1) / 2,    y = ((gy + 1) H - 1) / 2
+
+in pixels, where pixel 0 has its centre at 0 (``align_corners`` 0). Bilinear sampling with zeros around the
+image is a sum of hat functions ``hat(d) = max(0, 1 - |d|)`` over all pixels of the image:
+
+    out[n, c, p] = sum_ij  hat(y_p - i) hat(x_p - j) value[n, c, i, j]
+
+Pixels outside it are not in the sum, which is the zero padding. At most two pixels of an axis have a hat
+above zero, and both are among the neighbours ``l`` and ``l + 1`` with ``l = min(max(floor(x), 0), W - 2)``:
+inside the image that is the usual pair, and beyond an edge it is the edge's last pair, whose hats fall to
+zero by themselves. So no index leaves the image, no copy of it is padded, nothing has to be masked, and
+points at any distance, infinite ones too, give 0.
+
+The layout suits a GPU: the value becomes rows of C contiguous channels, ``[N H W, C]``, and each of the four
+neighbours is one Gather of whole rows. Coordinates are computed in FP32 in the order of the equations above,
+which is PyTorch's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import helper, numpy_helper, shape_inference
+
+from openvis_rt.errors import EngineError
+
+__all__ = ["count_grid_samples", "replace_grid_sample"]
+
+_OP = "GridSample"
+
+
+def count_grid_samples(model: onnx.ModelProto) -> int:
+    """The number of GridSample nodes in the main graph."""
+    return sum(_is_grid_sample(node) for node in model.graph.node)
+
+
+def replace_grid_sample(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy of ``model`` in which every GridSample is gather-based bilinear sampling.
+
+    Names of the graph's inputs, outputs and other tensors stay as they are.
+
+    Raises:
+        EngineError: a GridSample is not 4-D FP32 bilinear with zeros padding and ``align_corners`` 0,
+            its value's shape is not static, or it stands in a subgraph or a local function.
+    """
+    _refuse_nested(model)
+    result = onnx.ModelProto()
+    result.CopyFrom(model)
+    if not count_grid_samples(model):
+        return result
+    values = _tensor_types(model)
+    nodes: list[onnx.NodeProto] = []
+    for index, node in enumerate(model.graph.node):
+        if not _is_grid_sample(node):
+            nodes.append(node)
+            continue
+        _check_attributes(node)
+        shape = _static_shape(node, values)
+        sampling = _Nodes(f"{node.name or _OP}_{index}")
+        _append_sampling(sampling, node.input[0], node.input[1], node.output[0], shape)
+        nodes.extend(sampling.nodes)
+        result.graph.initializer.extend(sampling.constants)
+    del result.graph.node[:]
+    result.graph.node.extend(nodes)
+    return result
+
+
+class _Nodes:
+    """Nodes and constants under one prefix, in the order in which they are made."""
+
+    def __init__(self, prefix: str) -> None:
+        self.prefix = prefix
+        self.nodes: list[onnx.NodeProto] = []
+        self.constants: list[onnx.TensorProto] = []
+
+    def constant(self, values: npt.ArrayLike, dtype: npt.DTypeLike) -> str:
+        name = f"{self.prefix}/c{len(self.constants)}"
+        self.constants.append(numpy_helper.from_array(np.asarray(values, dtype), name))
+        return name
+
+    def add(self, op: str, *inputs: str, output: str = "", **attributes: object) -> str:
+        name = f"{self.prefix}/{op}_{len(self.nodes)}"
+        output = output or name
+        self.nodes.append(helper.make_node(op, list(inputs), [output], name, **attributes))
+        return output
+
+    def split_xy(self, pair: str) -> tuple[str, str]:
+        """[..., 2] as two tensors [..., 1]."""
+        name = f"{self.prefix}/Split_{len(self.nodes)}"
+        halves = (f"{name}:x", f"{name}:y")
+        sizes = self.constant([1, 1], np.int64)
+        self.nodes.append(helper.make_node("Split", [pair, sizes], halves, name, axis=-1))
+        return halves
+
+
+def _append_sampling(
+    g: _Nodes, value: str, grid: str, output: str, shape: tuple[int, int, int, int]
+) -> None:
+    """Sample ``value`` [N, C, H, W] at ``grid`` [N, P, Q, 2] into ``output`` [N, C, P, Q]."""
+    batch, channels, height, width = shape
+    # x and y together, as the last axis holds them: [N, P, Q, 2]
+    half, one = g.constant(0.5, np.float32), g.constant(1, np.float32)
+    size = g.constant([width, height], np.float32)
+    last = g.constant([max(width - 2, 0), max(height - 2, 0)], np.float32)
+    scaled = g.add("Mul", g.add("Add", grid, one), size)
+    pixel = g.add("Mul", g.add("Sub", scaled, one), half)
+    first = g.constant(0, np.float32)
+    low = g.add("Min", g.add("Max", g.add("Floor", pixel), first), last)
+    distance = g.add("Sub", pixel, low)
+    hat_low = g.add("Relu", g.add("Sub", one, g.add("Abs", distance)))
+    hat_high = g.add("Relu", g.add("Sub", one, g.add("Abs", g.add("Sub", distance, one))))
+
+    # row of the low neighbours in [N H W, C]: (n H + y) W + x, [N, P, Q]
+    column, line = g.split_xy(g.add("Cast", low, to=onnx.TensorProto.INT32))
+    corner = g.add("Add", g.add("Mul", line, g.constant(width, np.int32)), column)
+    corner = g.add("Squeeze", corner, g.constant([-1], np.int64))
+    starts = np.arange(batch).reshape(batch, 1, 1) * (height * width)
+    corner = g.add("Add", corner, g.constant(starts, np.int32))
+
+    rows = g.add("Transpose", value, perm=[0, 2, 3, 1])
+    rows = g.add("Reshape", rows, g.constant([batch * height * width, channels], np.int64))
+    hats = [g.split_xy(hat_low), g.split_xy(hat_high)]
+    total = ""
+    for dy in range(min(height, 2)):  # an axis of one pixel has no second neighbour
+        for dx in range(min(width, 2)):
+            step = dy * width + dx
+            row = g.add("Add", corner, g.constant(step, np.int32)) if step else corner
+            weight = g.add("Mul", hats[dx][0], hats[dy][1])  # [N, P, Q, 1]
+            term = g.add("Mul", g.add("Gather", rows, row, axis=0), weight)  # [N, P, Q, C]
+            total = g.add("Add", total, term) if total else term
+    g.add("Transpose", total, output=output, perm=[0, 3, 1, 2])
+
+
+def _is_grid_sample(node: onnx.NodeProto) -> bool:
+    return node.op_type == _OP and node.domain in ("", "ai.onnx")
+
+
+def _refuse_nested(model: onnx.ModelProto) -> None:
+    inner = [node for function in model.functions for node in function.node]
+    inner += [n for node in model.graph.node for graph in _subgraphs(node) for n in graph.node]
+    while inner:
+        node = inner.pop()
+        if _is_grid_sample(node):
+            raise EngineError(
+                f"GridSample {node.name!r} stands in a subgraph or a local function; only those of "
+                "the main graph are replaced. Export the graph without control flow, functions inlined."
+            )
+        inner += [n for graph in _subgraphs(node) for n in graph.node]
+
+
+def _subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
+    for attribute in node.attribute:
+        if attribute.type == onnx.AttributeProto.GRAPH:
+            yield attribute.g
+        yield from attribute.graphs
+
+
+def _check_attributes(node: onnx.NodeProto) -> None:
+    found = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+    mode = found.get("mode", b"bilinear").decode()
+    padding = found.get("padding_mode", b"zeros").decode()
+    align = int(found.get("align_corners", 0))
+    # opset 16 says bilinear, opset 20 linear
+    if mode not in ("bilinear", "linear") or padding != "zeros" or align != 0:
+        raise EngineError(
+            f"GridSample {node.name!r} has mode {mode}, padding_mode {padding}, align_corners {align}; "
+            "only bilinear, zeros, 0 can be replaced by gathers."
+        )
+
+
+def _tensor_types(model: onnx.ModelProto) -> dict[str, onnx.TypeProto.Tensor]:
+    """Type and shape of every tensor that the file, or else shape inference, knows."""
+    graph = model.graph
+    values = [node.input[0] for node in graph.node if _is_grid_sample(node)]
+    types = {v.name: v.type.tensor_type for v in (*graph.input, *graph.value_info, *graph.output)}
+    for tensor in graph.initializer:
+        info = helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
+        types[tensor.name] = info.type.tensor_type
+    if all(value in types and None not in _dimensions(types[value]) for value in values):
+        return types
+    inferred = shape_inference.infer_shapes(model, data_prop=True).graph
+    types.update((v.name, v.type.tensor_type) for v in inferred.value_info)
+    return types
+
+
+def _dimensions(kind: onnx.TypeProto.Tensor) -> list[int | None]:
+    return [d.dim_value if d.HasField("dim_value") else None for d in kind.shape.dim]
+
+
+def _static_shape(
+    node: onnx.NodeProto, types: dict[str, onnx.TypeProto.Tensor]
+) -> tuple[int, int, int, int]:
+    """[N, C, H, W] of the sampled value."""
+    kind = types.get(node.input[0], onnx.TypeProto.Tensor())
+    dims = _dimensions(kind)
+    numbers = [d for d in dims if d is not None]
+    if len(dims) != 4 or len(numbers) != 4 or kind.elem_type != onnx.TensorProto.FLOAT:
+        raise EngineError(
+            f"GridSample {node.name!r} samples {node.input[0]!r} of type "
+            f"{onnx.TensorProto.DataType.Name(kind.elem_type)} and shape "
+            f"[{', '.join('?' if d is None else str(d) for d in dims)}]; only FLOAT [N, C, H, W] with "
+            "four known sizes can be replaced by gathers. Export with a fixed size."
+        )
+    batch, channels, height, width = numbers
+    return batch, channels, height, width

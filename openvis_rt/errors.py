@@ -1,0 +1,102 @@
+"""Every error that a user may meet, in one tree, each with the exit code of the command.
+
+    OpenVISError                1   a defect of ours, if nothing below fits
+    |-- InputError              2   bad usage or bad input
+    |   |-- CheckpointError         a file of weights that cannot be used
+    |   |-- BundleError             a bundle that is missing, damaged or of another version
+    |   |-- VideoError              a video that cannot be read to its end
+    |   |-- VocabularyError         class names that cannot be used
+    |   `-- OutputError             a place that cannot be written
+    |-- UnavailableError        3   the environment lacks something
+    |   |-- DependencyError         a library is not installed
+    |   |-- BackendError            a backend does not work on this machine
+    |   `-- EngineError             an engine cannot be built or does not fit this machine
+    `-- ParityError             4   a parity or accuracy gate failed
+
+A message says what was found, what was needed and how to mend it.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "BackendError",
+    "BundleError",
+    "CheckpointError",
+    "DependencyError",
+    "EngineError",
+    "InputError",
+    "OpenVISError",
+    "OutputError",
+    "ParityError",
+    "UnavailableError",
+    "VideoError",
+    "VocabularyError",
+]
+
+
+class OpenVISError(Exception):
+    """Base of every error that this package raises on purpose."""
+
+    exit_code = 1
+
+
+class InputError(OpenVISError):
+    """The command was called wrongly, or was given something that it cannot use."""
+
+    exit_code = 2
+
+
+class CheckpointError(InputError):
+    """A checkpoint is missing, damaged, of another model, or not loadable without unpickling."""
+
+
+class BundleError(InputError):
+    """A bundle is missing a file, was changed after it was written, or has an unknown schema."""
+
+
+class VideoError(InputError):
+    """A video cannot be opened, or cannot be decoded to its end."""
+
+
+class VocabularyError(InputError):
+    """The class names are empty, repeated or otherwise unusable."""
+
+
+class OutputError(InputError):
+    """An output exists already, or its place cannot be written (rights, space)."""
+
+
+class UnavailableError(OpenVISError):
+    """The environment lacks something that was asked for."""
+
+    exit_code = 3
+
+
+class DependencyError(UnavailableError):
+    """A library is not installed.
+
+    Args:
+        module: the import name that failed.
+        extra: the extra of this distribution that brings it.
+    """
+
+    def __init__(self, module: str, extra: str) -> None:
+        self.module, self.extra = module, extra
+        super().__init__(
+            f"{module} is not installed, and this step needs it. "
+            f"Install it with: pip install 'openvis-rt[{extra}]'"
+        )
+
+
+class BackendError(UnavailableError):
+    """A backend was asked for that does not work on this machine."""
+
+
+class EngineError(UnavailableError):
+    """An engine cannot be built here, or was built for another library, GPU or bundle."""
+
+
+class ParityError(OpenVISError):
+    """A measured error is above its gate."""
+
+    exit_code = 4

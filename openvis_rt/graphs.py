@@ -1,0 +1,167 @@
+"""The graphs of a bundle and the names, types and axes of their inputs and outputs.
+
+These names are a contract: other programs drive the graphs by them. They stand here once and are used by
+export, engines, runtime and tests. Sizes are symbols; a bundle's manifest fills them with its numbers.
+
+    N  queries                         T  frames of one call (1 for per-frame models)
+    H, W  network size, pixels; the graph pads it at the right and the bottom to multiples of 32, H' x W'
+    h, w  stride-4 grid, H'/4 x W'/4   hp, wp  stride-32 grid, H'/32 x W'/32
+    C  query width
+    D  embedding width of CLIP         Cf channels of CLIP's dense feature
+    K  rows of the text classifier, dynamic     B  prompts, dynamic     n  selected queries, dynamic
+    Hs, Ws  the source frame's size: `frame_size`, int64 [2], an initializer of `masks` that ONNX Runtime
+            lets the caller override; elsewhere its value (the export's `--source-size`) is fixed
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = ["CLIP_VIS_GRAPHS", "DYNAMIC_AXES", "GRAPHS_OF_FAMILY", "GraphSpec", "TensorSpec"]
+
+DYNAMIC_AXES = frozenset({"K", "B", "n", "Hs", "Ws"})
+"""Symbols that stay symbols in every exported graph."""
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One input or output of a graph.
+
+    Attributes:
+        name: the name in the ONNX file.
+        dtype: numpy's name of the type, such as ``float32``.
+        shape: numbers, or symbols of this module's docstring.
+        doc: what the numbers mean: range or unit.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+    doc: str = ""
+
+    def with_sizes(self, sizes: dict[str, int]) -> TensorSpec:
+        """The same tensor with every symbol that ``sizes`` knows replaced by its number."""
+        shape = tuple(sizes.get(d, d) if isinstance(d, str) else d for d in self.shape)
+        return TensorSpec(self.name, self.dtype, shape, self.doc)
+
+    def to_json(self) -> dict[str, Any]:
+        """The form that ``bundle.json`` holds."""
+        return {
+            "name": self.name,
+            "dtype": self.dtype,
+            "shape": list(self.shape),
+            "doc": self.doc,
+        }
+
+    @classmethod
+    def from_json(cls, entry: dict[str, Any]) -> TensorSpec:
+        """Inverse of :meth:`to_json`."""
+        return cls(
+            str(entry["name"]), str(entry["dtype"]), tuple(entry["shape"]), str(entry["doc"])
+        )
+
+
+@dataclass(frozen=True)
+class GraphSpec:
+    """One graph: its name and its tensors, in the order of the ONNX file."""
+
+    name: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+    def with_sizes(self, sizes: dict[str, int]) -> GraphSpec:
+        """The same graph with known symbols replaced by numbers."""
+        return GraphSpec(
+            self.name,
+            tuple(t.with_sizes(sizes) for t in self.inputs),
+            tuple(t.with_sizes(sizes) for t in self.outputs),
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """The form that ``bundle.json`` holds."""
+        return {
+            "name": self.name,
+            "inputs": [t.to_json() for t in self.inputs],
+            "outputs": [t.to_json() for t in self.outputs],
+        }
+
+    @classmethod
+    def from_json(cls, entry: dict[str, Any]) -> GraphSpec:
+        """Inverse of :meth:`to_json`."""
+        return cls(
+            str(entry["name"]),
+            tuple(TensorSpec.from_json(t) for t in entry["inputs"]),
+            tuple(TensorSpec.from_json(t) for t in entry["outputs"]),
+        )
+
+
+_MASK_LOGITS = TensorSpec(
+    "mask_logits", "float32", ("N", "T", "h", "w"), "mask logits at stride 4; > 0 is the instance"
+)
+
+CLIP_VIS_GRAPHS: dict[str, GraphSpec] = {
+    graph.name: graph
+    for graph in (
+        GraphSpec(
+            "propose",
+            (
+                TensorSpec(
+                    "frames",
+                    "uint8",
+                    ("T", "H", "W", 3),
+                    "RGB 0..255 at network size",
+                ),
+            ),
+            (
+                _MASK_LOGITS,
+                TensorSpec("queries", "float32", ("N", "C"), "query embeddings, not normalised"),
+                TensorSpec("object_logits", "float32", ("N", 2), "class 0 object, class 1 none"),
+                TensorSpec("mask_iou", "float32", ("N",), "predicted IoU of the mask, 0..1"),
+                TensorSpec("features", "float32", ("T", "Cf", "hp", "wp"), "CLIP's dense feature"),
+                TensorSpec(
+                    "pool_mask",
+                    "bool",
+                    ("N", "hp", "wp"),
+                    "mask_logits bilinear to the feature's grid, > 0",
+                ),
+            ),
+        ),
+        GraphSpec(
+            "classify",
+            (
+                TensorSpec("features", "float32", ("T", "Cf", "hp", "wp"), "from `propose`"),
+                TensorSpec(
+                    "pool_mask", "bool", ("N", "hp", "wp"), "where to pool; from `propose` or any"
+                ),
+                TensorSpec("text_embeddings", "float32", ("K", "D"), "L2-normalised rows"),
+            ),
+            (
+                TensorSpec("instance_tokens", "float32", ("N", "D"), "pooled CLIP embeddings"),
+                TensorSpec(
+                    "class_scores",
+                    "float32",
+                    ("N", "K"),
+                    "softmax over the K rows of exp(logit_scale) * cosine; uniform where the mask "
+                    "is empty and the model says so",
+                ),
+            ),
+        ),
+        GraphSpec(
+            "text",
+            (TensorSpec("tokens", "int64", ("B", 77), "CLIP's byte-pair tokens, 0-padded"),),
+            (TensorSpec("embeddings", "float32", ("B", "D"), "not normalised"),),
+        ),
+        GraphSpec(
+            "masks",
+            (
+                _MASK_LOGITS,
+                TensorSpec("selected", "int64", ("n",), "indices of the wanted queries, 0..N-1"),
+            ),
+            (TensorSpec("masks", "uint8", ("n", "T", "Hs", "Ws"), "1 is the instance, else 0"),),
+        ),
+    )
+}
+"""CLIP-VIS: the masks are pooled over CLIP's own dense feature."""
+
+GRAPHS_OF_FAMILY: dict[str, dict[str, GraphSpec]] = {"clip-vis": CLIP_VIS_GRAPHS}

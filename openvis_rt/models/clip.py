@@ -1,0 +1,161 @@
+"""CLIP through open_clip: the image encoder as a segmentation backbone, pooling under a mask, the text tower.
+
+Behaviour of `clipvis/modeling/backbone/clip.py`. The whole CLIP model is held as ``clip_model``, under
+open_clip's own parameter names, because the official checkpoints carry it so.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+
+import open_clip
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from openvis_rt.models.attention import BLOCKED
+from openvis_rt.variants import Variant
+
+__all__ = ["CONTEXT_LENGTH", "EOT", "ClipBackbone", "ClipConvNeXt", "ClipResNet", "clip_backbone"]
+
+CONTEXT_LENGTH = 77
+EOT = 49407
+"""Token that ends a phrase; CLIP reads the phrase's embedding there."""
+
+
+class ClipBackbone(nn.Module):
+    """CLIP as a frozen backbone; sub-classes say where features come from and how they are pooled."""
+
+    def __init__(self, clip_model: nn.Module) -> None:
+        super().__init__()
+        self.clip_model = clip_model
+
+    @abstractmethod
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """Feature maps of normalised images.
+
+        Args:
+            images: float32 [B, 3, H, W], H and W multiples of 32.
+
+        Returns:
+            ``res2``..``res5`` at strides 4..32, float32; ``res5`` is also CLIP's dense feature.
+        """
+
+    @abstractmethod
+    def pool(self, dense: Tensor, mask: Tensor) -> Tensor:
+        """Embeddings of the instances under their masks, in CLIP's image-text space.
+
+        Args:
+            dense: CLIP's dense feature of one frame, float32 [1, Cf, h, w].
+            mask: bool [N, h, w]; an instance may have no pixel at all.
+
+        Returns:
+            float32 [N, D], not normalised.
+        """
+
+    def logit_scale(self) -> Tensor:
+        """Float32 scalar: exp of CLIP's temperature, at most 100."""
+        scale = self.clip_model.logit_scale
+        assert isinstance(scale, Tensor)
+        return scale.exp().clamp(max=100.0)
+
+    def encode_text(self, tokens: Tensor) -> Tensor:
+        """Embeddings of token sequences, read at the end-of-text token.
+
+        Args:
+            tokens: int64 [B, 77].
+
+        Returns:
+            float32 [B, D], not normalised.
+        """
+        clip = self.clip_model
+        # the causal mask is finite here; CLIP's own buffer holds infinities
+        ones = torch.ones(CONTEXT_LENGTH, CONTEXT_LENGTH, device=tokens.device)
+        x = clip.token_embedding(tokens) + clip.positional_embedding
+        x = clip.ln_final(clip.transformer(x, attn_mask=torch.triu(ones, diagonal=1) * BLOCKED))
+        at_end = (tokens == EOT).to(x.dtype)
+        out: Tensor = (at_end[:, None] @ x)[:, 0] @ clip.text_projection
+        return out
+
+
+class ClipResNet(ClipBackbone):
+    """OpenAI's modified ResNet, pooled by CLIP's attention pool with the mask as attention mask.
+
+    The query is the mean over the whole frame, the same for every instance; the keys are the pixels alone
+    (unlike CLIP's own pool, where the mean token is a key as well):
+
+        token_i = W_c softmax_p( q . k_p / sqrt(d) + bias_i,p ) v_p + b_c
+
+    An instance without a pixel gets b_c alone.
+    """
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """See :class:`ClipBackbone`."""
+        visual = self.clip_model.visual
+        x = visual.stem(images)
+        features = {}
+        for index in range(1, 5):
+            x = getattr(visual, f"layer{index}")(x)
+            features[f"res{index + 1}"] = x
+        return features
+
+    def pool(self, dense: Tensor, mask: Tensor) -> Tensor:
+        """See :class:`ClipBackbone`."""
+        head = self.clip_model.visual.attnpool
+        height, width = dense.shape[-2:]
+        table = head.positional_embedding
+        side = int((table.shape[0] - 1) ** 0.5)
+        grid = table[1:].T.reshape(1, -1, side, side)
+        grid = F.interpolate(grid, size=(height, width), mode="bilinear", align_corners=False)
+        keys = (dense + grid).flatten(2)[0].T  # [P, Cf]
+        query = dense.mean(dim=(2, 3)) + table[:1]  # [1, Cf]
+        q, k, v = (
+            proj(x).unflatten(-1, (head.num_heads, -1)).transpose(0, 1)  # [heads, ., d]
+            for proj, x in ((head.q_proj, query), (head.k_proj, keys), (head.v_proj, keys))
+        )
+        logits = (q * q.shape[-1] ** -0.5) @ k.transpose(1, 2)  # [heads, 1, P]
+        flat = mask.flatten(1)
+        weights = (logits + (~flat).to(logits.dtype) * BLOCKED).softmax(-1)  # [heads, N, P]
+        seen = flat.any(dim=1, keepdim=True).to(logits.dtype)
+        pooled = (weights @ v).transpose(0, 1).flatten(1) * seen
+        out: Tensor = head.c_proj(pooled)
+        return out
+
+
+class ClipConvNeXt(ClipBackbone):
+    """LAION's ConvNeXt, averaged under the mask, then the encoder's own norm and projection.
+
+        token_i = W LN( sum_p m_i,p f_p / (sum_p m_i,p + 1e-8) )
+
+    An instance without a pixel gets the answer to a zero vector, as the public code gives it.
+    """
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """See :class:`ClipBackbone`."""
+        trunk = self.clip_model.visual.trunk
+        x = trunk.stem(images)
+        features = {}
+        for index, stage in enumerate(trunk.stages):
+            x = stage(x)
+            features[f"res{index + 2}"] = x
+        return features
+
+    def pool(self, dense: Tensor, mask: Tensor) -> Tensor:
+        """See :class:`ClipBackbone`."""
+        visual = self.clip_model.visual
+        flat = mask.flatten(1).to(dense.dtype)
+        share = flat / (flat.sum(dim=1, keepdim=True) + 1e-8)
+        pooled = share @ dense.flatten(2)[0].T  # [N, Cf]
+        norm = visual.trunk.head.norm
+        pooled = F.layer_norm(pooled, pooled.shape[-1:], norm.weight, norm.bias, norm.eps)
+        out: Tensor = visual.head.proj(pooled)
+        return out
+
+
+def clip_backbone(variant: Variant) -> ClipBackbone:
+    """An untrained backbone of that variant, in open_clip's modules."""
+    clip_model = open_clip.create_model(
+        variant.clip, pretrained=None, force_quick_gelu=variant.quick_gelu
+    )
+    kinds = {"attention": ClipResNet, "average": ClipConvNeXt}
+    return kinds[variant.pooling](clip_model)

@@ -1,0 +1,166 @@
+"""The masked-attention query decoder that all per-frame systems share (Mask2Former, eq. 1-3).
+
+Behaviour of `transformer_decoder/mask2former_transformer_decoder.py`: in each layer masked cross-attention,
+then self-attention, then the feed-forward network, all post-norm; the levels take turns from stride 32.
+The attention mask of a layer is the last mask prediction, brought to the layer's level:
+
+    blocked = bilinear(mask_logits) < 0        (the public code: sigmoid(.) < 0.5)
+
+and a query that would see nothing sees everything.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from openvis_rt.models.attention import Attention, blocked_bias
+from openvis_rt.models.positions import sine_positions
+
+__all__ = ["MLP", "QueryDecoder", "attention_bias"]
+
+
+class MLP(nn.Module):
+    """Linear layers with ReLU between them."""
+
+    def __init__(self, inputs: int, hidden: int, outputs: int, layers: int) -> None:
+        super().__init__()
+        widths = [inputs, *[hidden] * (layers - 1), outputs]
+        self.layers = nn.ModuleList(
+            nn.Linear(a, b) for a, b in zip(widths[:-1], widths[1:], strict=True)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Float32 [..., inputs] to float32 [..., outputs]."""
+        for layer in self.layers[:-1]:
+            x = F.relu(layer(x))
+        out: Tensor = self.layers[-1](x)
+        return out
+
+
+class _CrossAttention(nn.Module):
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.multihead_attn = Attention(width, heads)
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, x: Tensor, embed: Tensor, key: Tensor, value: Tensor, bias: Tensor) -> Tensor:
+        out: Tensor = self.norm(x + self.multihead_attn(x + embed, key, value, bias))
+        return out
+
+
+class _SelfAttention(nn.Module):
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.self_attn = Attention(width, heads)
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, x: Tensor, embed: Tensor) -> Tensor:
+        out: Tensor = self.norm(x + self.self_attn(x + embed, x + embed, x))
+        return out
+
+
+class _FeedForward(nn.Module):
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.linear1 = nn.Linear(width, hidden)
+        self.linear2 = nn.Linear(hidden, width)
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.norm(x + self.linear2(F.relu(self.linear1(x))))
+        return out
+
+
+class QueryDecoder(nn.Module):
+    """Learned queries that become one embedding and one mask for each instance."""
+
+    def __init__(
+        self,
+        *,
+        layers: int,
+        queries: int = 100,
+        width: int = 256,
+        heads: int = 8,
+        hidden: int = 2048,
+        levels: int = 3,
+    ) -> None:
+        super().__init__()
+        self.transformer_self_attention_layers = nn.ModuleList(
+            _SelfAttention(width, heads) for _ in range(layers)
+        )
+        self.transformer_cross_attention_layers = nn.ModuleList(
+            _CrossAttention(width, heads) for _ in range(layers)
+        )
+        self.transformer_ffn_layers = nn.ModuleList(
+            _FeedForward(width, hidden) for _ in range(layers)
+        )
+        self.decoder_norm = nn.LayerNorm(width)
+        self.query_feat = nn.Embedding(queries, width)
+        self.query_embed = nn.Embedding(queries, width)
+        self.level_embed = nn.Embedding(levels, width)
+        self.mask_embed = MLP(width, width, width, 3)
+
+    @property
+    def layers(self) -> int:
+        """Number of decoder layers (the public config's DEC_LAYERS less one)."""
+        return len(self.transformer_ffn_layers)
+
+    def mask_logits(self, query: Tensor, mask_features: Tensor) -> Tensor:
+        """Mask logits of the queries as they stand.
+
+        Args:
+            query: float32 [B, N, C], before ``decoder_norm``.
+            mask_features: float32 [B, C, h, w].
+
+        Returns:
+            float32 [B, N, h, w].
+        """
+        embed = self.mask_embed(self.decoder_norm(query))
+        return (embed @ mask_features.flatten(2)).unflatten(2, mask_features.shape[-2:])
+
+    def layer(self, index: int, query: Tensor, level: Tensor, mask_logits: Tensor) -> Tensor:
+        """One decoder layer.
+
+        Args:
+            index: 0..layers-1; it decides which level embedding is added.
+            query: float32 [B, N, C].
+            level: the pixel decoder's memory for this layer, float32 [B, C, h', w'].
+            mask_logits: the last prediction, float32 [B, N, h, w].
+
+        Returns:
+            float32 [B, N, C].
+        """
+        height, width = level.shape[-2:]
+        value = level.flatten(2).transpose(1, 2)
+        value = value + self.level_embed.weight[index % self.level_embed.num_embeddings]
+        key = value + sine_positions(height, width, query.shape[-1]).flatten(1).T
+        bias = attention_bias(mask_logits, height, width)
+        embed = self.query_embed.weight[None]
+        query = self.transformer_cross_attention_layers[index](query, embed, key, value, bias)
+        query = self.transformer_self_attention_layers[index](query, embed)
+        out: Tensor = self.transformer_ffn_layers[index](query)
+        return out
+
+    def forward(self, mask_features: Tensor, memory: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """Decode one frame's (or each frame's) instances.
+
+        Args:
+            mask_features: float32 [B, C, h, w] at stride 4.
+            memory: the pixel decoder's levels, strides 32, 16, 8.
+
+        Returns:
+            query embeddings after ``decoder_norm``, float32 [B, N, C], and mask logits [B, N, h, w].
+        """
+        query = self.query_feat.weight[None].expand(mask_features.shape[0], -1, -1)
+        for index in range(self.layers):
+            logits = self.mask_logits(query, mask_features)
+            query = self.layer(index, query, memory[index % len(memory)], logits)
+        return self.decoder_norm(query), self.mask_logits(query, mask_features)
+
+
+def attention_bias(mask_logits: Tensor, height: int, width: int) -> Tensor:
+    """Bias of masked attention: float32 [B, 1, N, height * width] from mask logits [B, N, h, w]."""
+    small = F.interpolate(mask_logits, size=(height, width), mode="bilinear", align_corners=False)
+    return blocked_bias((small < 0).flatten(2))[:, None]
+

@@ -1,0 +1,94 @@
+"""The models that this toolchain knows, described without any heavy library.
+
+Facts of the CLIP-VIS variants: `clipvis/config.py`, `configs/clipvis_video_{R50,ConvNeXt-B}.yaml` of the
+public implementation.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from openvis_rt.errors import InputError
+
+__all__ = ["VARIANTS", "Variant", "variant_named"]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One deployable model.
+
+    Attributes:
+        name: what the command line calls it.
+        family: the system it belongs to; it decides graphs, association and scoring.
+        backbone: the image encoder, for people.
+        clip: the architecture's name in open_clip.
+        quick_gelu: OpenAI's weights were trained with QuickGELU in both towers.
+        pooling: how CLIP's dense feature is pooled under a mask, ``attention`` or ``average``.
+        empty_mask_is_uniform: an instance without a pixel gets 1/K for every class (else the
+            classifier's answer to a zero vector).
+        embed_dim: D, width of CLIP's shared embedding.
+        feature_channels: channels of res2..res5.
+        short_side, max_side: pixels of the resized frame (detectron2's ResizeShortestEdge).
+        size_divisor: the resized frame is padded to multiples of it.
+        pixel_mean, pixel_std: RGB, for values 0..255.
+        tracker_frames, tracker_top_k: T and K of the temporal top-K association, as released.
+        detections: instances reported for one video.
+    """
+
+    name: str
+    family: str
+    backbone: str
+    clip: str
+    quick_gelu: bool
+    pooling: str
+    empty_mask_is_uniform: bool
+    embed_dim: int
+    feature_channels: tuple[int, int, int, int]
+    short_side: int = 480
+    max_side: int = 1333
+    size_divisor: int = 32
+    pixel_mean: tuple[float, float, float] = (122.7709383, 116.7460125, 104.09373615)
+    pixel_std: tuple[float, float, float] = (68.5005327, 66.6321579, 70.32316305)
+    tracker_frames: int = 9
+    tracker_top_k: int = 5
+    detections: int = 50
+
+
+VARIANTS: dict[str, Variant] = {
+    variant.name: variant
+    for variant in (
+        Variant(
+            name="clip-vis-r50",
+            family="clip-vis",
+            backbone="CLIP ResNet-50 (OpenAI)",
+            clip="RN50",
+            quick_gelu=True,
+            pooling="attention",
+            empty_mask_is_uniform=True,
+            embed_dim=1024,
+            feature_channels=(256, 512, 1024, 2048),
+        ),
+        Variant(
+            name="clip-vis-convnext-b",
+            family="clip-vis",
+            backbone="CLIP ConvNeXt-B wide 320 (LAION aesthetic)",
+            clip="convnext_base_w_320",
+            quick_gelu=False,
+            pooling="average",
+            empty_mask_is_uniform=False,
+            embed_dim=640,
+            feature_channels=(128, 256, 512, 1024),
+        ),
+    )
+}
+
+
+def variant_named(name: str) -> Variant:
+    """The variant of that name.
+
+    Raises:
+        InputError: there is none; the message lists those that exist.
+    """
+    if name not in VARIANTS:
+        raise InputError(f"there is no model {name!r}; known models: {', '.join(VARIANTS)}")
+    return VARIANTS[name]
