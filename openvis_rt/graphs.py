@@ -106,12 +106,7 @@ CLIP_VIS_GRAPHS: dict[str, GraphSpec] = {
         GraphSpec(
             "propose",
             (
-                TensorSpec(
-                    "frames",
-                    "uint8",
-                    ("T", "H", "W", 3),
-                    "RGB 0..255 at network size",
-                ),
+                TensorSpec("frames", "uint8", ("T", "H", "W", 3), "RGB 0..255 at network size"),
             ),
             (
                 _MASK_LOGITS,
@@ -125,6 +120,8 @@ CLIP_VIS_GRAPHS: dict[str, GraphSpec] = {
                     ("N", "hp", "wp"),
                     "mask_logits bilinear to the feature's grid, > 0",
                 ),
+                TensorSpec("mask_area", "float32", ("N",), "number of mask_logits > 0"),
+                TensorSpec("mask_mass", "float32", ("N",), "sum of their sigmoids"),
             ),
         ),
         GraphSpec(

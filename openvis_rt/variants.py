@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from openvis_rt.errors import InputError
 
-__all__ = ["VARIANTS", "Variant", "variant_named"]
+__all__ = ["VARIANTS", "Variant", "resized_size", "variant_named"]
 
 
 @dataclass(frozen=True)
@@ -92,3 +92,18 @@ def variant_named(name: str) -> Variant:
     if name not in VARIANTS:
         raise InputError(f"there is no model {name!r}; known models: {', '.join(VARIANTS)}")
     return VARIANTS[name]
+
+
+def resized_size(height: int, width: int, short_side: int, max_side: int) -> tuple[int, int]:
+    """Size of the resized frame by detectron2's rule (``ResizeShortestEdge``).
+
+    The short side becomes ``short_side``, unless the long one would pass ``max_side``; halves round up.
+    """
+    scale = short_side / min(height, width)
+    scaled = (
+        (short_side, scale * width) if height < width else (scale * height, float(short_side))
+    )
+    if max(scaled) > max_side:
+        shrink = max_side / max(scaled)
+        scaled = (scaled[0] * shrink, scaled[1] * shrink)
+    return int(scaled[0] + 0.5), int(scaled[1] + 0.5)

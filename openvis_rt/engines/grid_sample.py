@@ -1,28 +1,34 @@
 """GridSample as plain gathers, for TensorRT, which computes GridSample wrongly in several releases.
 
-A point ``(gx, gy)`` of the grid, -1..1 from the image's left (top) edge to its right (bottom) edge, lies at
+A point ``(gx, gy)`` of the grid, -1..1 from the image's left (top) edge to its right (bottom) edge,
+lies at
 
     x = ((gx + 1) W - 1) / 2,    y = ((gy + 1) H - 1) / 2
 
-in pixels, where pixel 0 has its centre at 0 (``align_corners`` 0). Bilinear sampling with zeros around the
-image is a sum of hat functions ``hat(d) = max(0, 1 - |d|)`` over all pixels of the image:
+in pixels, where pixel 0 has its centre at 0 (``align_corners`` 0). Bilinear sampling with zeros
+around the image is a sum of hat functions ``hat(d) = max(0, 1 - |d|)`` over all pixels of the
+image:
 
     out[n, c, p] = sum_ij  hat(y_p - i) hat(x_p - j) value[n, c, i, j]
 
-Pixels outside it are not in the sum, which is the zero padding. At most two pixels of an axis have a hat
-above zero, and both are among the neighbours ``l`` and ``l + 1`` with ``l = min(max(floor(x), 0), W - 2)``:
-inside the image that is the usual pair, and beyond an edge it is the edge's last pair, whose hats fall to
-zero by themselves. So no index leaves the image, no copy of it is padded, nothing has to be masked, and
-points at any distance, infinite ones too, give 0.
+Pixels outside it are not in the sum, which is the zero padding. At most two pixels of an axis have
+a hat above zero, and both are among the neighbours ``l`` and ``l + 1`` with
 
-The layout suits a GPU: the value becomes rows of C contiguous channels, ``[N H W, C]``, and each of the four
-neighbours is one Gather of whole rows. Coordinates are computed in FP32 in the order of the equations above,
-which is PyTorch's.
+    l = min(max(floor(x), 0), W - 2)
+
+Inside the image that is the usual pair, and beyond an edge it is the edge's last pair, whose hats
+fall to zero by themselves. So no index leaves the image, no copy of it is padded, nothing has to be
+masked, and points at any distance, infinite ones too, give 0.
+
+The layout suits a GPU: the value becomes rows of C contiguous channels, ``[N H W, C]``, and each of
+the four neighbours is one Gather of whole rows. Coordinates are computed in FP32 in the order of
+the equations above, which is PyTorch's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -31,14 +37,12 @@ from onnx import helper, numpy_helper, shape_inference
 
 from openvis_rt.errors import EngineError
 
-__all__ = ["count_grid_samples", "replace_grid_sample"]
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+__all__ = ["GridSampleSite", "Nodes", "find_grid_samples", "replace_grid_sample", "with_nodes"]
 
 _OP = "GridSample"
-
-
-def count_grid_samples(model: onnx.ModelProto) -> int:
-    """The number of GridSample nodes in the main graph."""
-    return sum(_is_grid_sample(node) for node in model.graph.node)
 
 
 def replace_grid_sample(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -47,32 +51,73 @@ def replace_grid_sample(model: onnx.ModelProto) -> onnx.ModelProto:
     Names of the graph's inputs, outputs and other tensors stay as they are.
 
     Raises:
-        EngineError: a GridSample is not 4-D FP32 bilinear with zeros padding and ``align_corners`` 0,
-            its value's shape is not static, or it stands in a subgraph or a local function.
+        EngineError: a GridSample is not 4-D FP32 bilinear with zeros padding and ``align_corners``
+            0, its value's shape is not static, or it stands in a subgraph or a local function.
     """
-    _refuse_nested(model)
-    result = onnx.ModelProto()
-    result.CopyFrom(model)
-    if not count_grid_samples(model):
-        return result
-    values = _tensor_types(model)
+    sites = {site.position: site for site in find_grid_samples(model)}
     nodes: list[onnx.NodeProto] = []
-    for index, node in enumerate(model.graph.node):
-        if not _is_grid_sample(node):
+    constants: list[onnx.TensorProto] = []
+    for position, node in enumerate(model.graph.node):
+        if position not in sites:
             nodes.append(node)
             continue
-        _check_attributes(node)
-        shape = _static_shape(node, values)
-        sampling = _Nodes(f"{node.name or _OP}_{index}")
-        _append_sampling(sampling, node.input[0], node.input[1], node.output[0], shape)
-        nodes.extend(sampling.nodes)
-        result.graph.initializer.extend(sampling.constants)
+        gathers = sites[position].gathers(node.output[0])
+        nodes.extend(gathers.nodes)
+        constants.extend(gathers.constants)
+    return with_nodes(model, nodes, constants)
+
+
+def with_nodes(
+    model: onnx.ModelProto,
+    nodes: Sequence[onnx.NodeProto],
+    constants: Sequence[onnx.TensorProto],
+) -> onnx.ModelProto:
+    """A copy of ``model`` with other nodes in its graph and more initializers."""
+    result = onnx.ModelProto()
+    result.CopyFrom(model)
     del result.graph.node[:]
     result.graph.node.extend(nodes)
+    result.graph.initializer.extend(constants)
     return result
 
 
-class _Nodes:
+@dataclass(frozen=True)
+class GridSampleSite:
+    """A GridSample that can be replaced.
+
+    Attributes:
+        node: of the model's own graph.
+        position: of the node in that graph.
+        prefix: unique in the model; the names of the replacement begin with it.
+        shape: [N, C, H, W] of the sampled value.
+    """
+
+    node: onnx.NodeProto
+    position: int
+    prefix: str
+    shape: tuple[int, int, int, int]
+
+    def gathers(self, output: str) -> Nodes:
+        """Nodes that compute what this node computes, into the tensor ``output``."""
+        nodes = Nodes(self.prefix)
+        _append_sampling(nodes, self.node.input[0], self.node.input[1], output, self.shape)
+        return nodes
+
+
+def find_grid_samples(model: onnx.ModelProto) -> list[GridSampleSite]:
+    """Every GridSample of ``model``, in order; the errors of :func:`replace_grid_sample`."""
+    _refuse_nested(model)
+    found = [(i, node) for i, node in enumerate(model.graph.node) if _is_grid_sample(node)]
+    types = _tensor_types(model) if found else {}
+    sites = []
+    for position, node in found:
+        _check_attributes(node)
+        prefix = f"{node.name or _OP}/gathers{position}"
+        sites.append(GridSampleSite(node, position, prefix, _static_shape(node, types)))
+    return sites
+
+
+class Nodes:
     """Nodes and constants under one prefix, in the order in which they are made."""
 
     def __init__(self, prefix: str) -> None:
@@ -81,11 +126,13 @@ class _Nodes:
         self.constants: list[onnx.TensorProto] = []
 
     def constant(self, values: npt.ArrayLike, dtype: npt.DTypeLike) -> str:
+        """The name of a new initializer."""
         name = f"{self.prefix}/c{len(self.constants)}"
         self.constants.append(numpy_helper.from_array(np.asarray(values, dtype), name))
         return name
 
-    def add(self, op: str, *inputs: str, output: str = "", **attributes: object) -> str:
+    def add(self, op: str, *inputs: str, output: str = "", **attributes: Any) -> str:
+        """The name of a new node's only output, ``output`` if given."""
         name = f"{self.prefix}/{op}_{len(self.nodes)}"
         output = output or name
         self.nodes.append(helper.make_node(op, list(inputs), [output], name, **attributes))
@@ -101,7 +148,7 @@ class _Nodes:
 
 
 def _append_sampling(
-    g: _Nodes, value: str, grid: str, output: str, shape: tuple[int, int, int, int]
+    g: Nodes, value: str, grid: str, output: str, shape: tuple[int, int, int, int]
 ) -> None:
     """Sample ``value`` [N, C, H, W] at ``grid`` [N, P, Q, 2] into ``output`` [N, C, P, Q]."""
     batch, channels, height, width = shape
@@ -149,8 +196,8 @@ def _refuse_nested(model: onnx.ModelProto) -> None:
         node = inner.pop()
         if _is_grid_sample(node):
             raise EngineError(
-                f"GridSample {node.name!r} stands in a subgraph or a local function; only those of "
-                "the main graph are replaced. Export the graph without control flow, functions inlined."
+                f"GridSample {node.name!r} stands in a subgraph or a local function; only those "
+                "of the main graph are replaced. Export without control flow, functions inlined."
             )
         inner += [n for graph in _subgraphs(node) for n in graph.node]
 
@@ -170,8 +217,8 @@ def _check_attributes(node: onnx.NodeProto) -> None:
     # opset 16 says bilinear, opset 20 linear
     if mode not in ("bilinear", "linear") or padding != "zeros" or align != 0:
         raise EngineError(
-            f"GridSample {node.name!r} has mode {mode}, padding_mode {padding}, align_corners {align}; "
-            "only bilinear, zeros, 0 can be replaced by gathers."
+            f"GridSample {node.name!r} has mode {mode}, padding_mode {padding}, align_corners "
+            f"{align}; only bilinear, zeros, 0 can be replaced by gathers."
         )
 
 
@@ -205,8 +252,8 @@ def _static_shape(
         raise EngineError(
             f"GridSample {node.name!r} samples {node.input[0]!r} of type "
             f"{onnx.TensorProto.DataType.Name(kind.elem_type)} and shape "
-            f"[{', '.join('?' if d is None else str(d) for d in dims)}]; only FLOAT [N, C, H, W] with "
-            "four known sizes can be replaced by gathers. Export with a fixed size."
+            f"[{', '.join('?' if d is None else str(d) for d in dims)}]; only FLOAT [N, C, H, W] "
+            "with four known sizes can be replaced by gathers. Export with a fixed size."
         )
     batch, channels, height, width = numbers
     return batch, channels, height, width

@@ -122,6 +122,11 @@ class ClipVis(nn.Module):
         size = (mask_logits.shape[-2] // 8, mask_logits.shape[-1] // 8)
         return F.interpolate(mask_logits, size=size, mode="bilinear", align_corners=False) > 0
 
+    def mask_quality(self, mask_logits: Tensor) -> tuple[Tensor, Tensor]:
+        """Area [B, N] of masks float32 [B, N, h, w] (pixels with logit > 0) and their sum of sigmoids."""
+        inside = (mask_logits > 0).to(mask_logits.dtype)
+        return inside.sum((2, 3)), (mask_logits.sigmoid() * inside).sum((2, 3))
+
     def classify(
         self, features: Tensor, pool_mask: Tensor, text_embeddings: Tensor
     ) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,1 @@
+"""PyTorch networks to a bundle of ONNX graphs (extra ``export``)."""

@@ -1,0 +1,72 @@
+"""The `masks` graph, written by hand: it is five nodes and its output size is an input.
+
+    mask_logits [N, T, h, w] --Gather(selected)--> [n, T, h, w]
+      --bilinear--> padded size --crop--> network size --bilinear--> source size -- > 0 --> uint8
+
+as `sem_seg_postprocess` of the public evaluation does it. ``frame_size`` is an initializer that is also an
+input: ONNX Runtime lets the caller override it, TensorRT takes its value as a constant.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from openvis_rt.graphs import GraphSpec
+
+__all__ = ["masks_graph"]
+
+
+def masks_graph(
+    spec: GraphSpec,
+    *,
+    padded_size: tuple[int, int],
+    network_size: tuple[int, int],
+    frame_size: tuple[int, int],
+    opset: int,
+) -> onnx.ModelProto:
+    """Build the graph.
+
+    Args:
+        spec: `masks` of :mod:`openvis_rt.graphs` with its sizes filled in.
+        padded_size: height and width that the mask logits cover, pixels.
+        network_size: the part of it, from the top left, that is the picture.
+        frame_size: default size of the masks, pixels.
+        opset: of the ONNX operators.
+    """
+    constants = {
+        "padded_size": np.array(padded_size, np.int64),
+        "crop_starts": np.zeros(2, np.int64),
+        "crop_ends": np.array(network_size, np.int64),
+        "crop_axes": np.array([2, 3], np.int64),
+        "zero": np.zeros((), np.float32),
+        "frame_size": np.array(frame_size, np.int64),
+    }
+    resize = {"mode": "linear", "coordinate_transformation_mode": "half_pixel"}
+    nodes = [
+        helper.make_node("Gather", ["mask_logits", "selected"], ["chosen"], axis=0),
+        helper.make_node(
+            "Resize", ["chosen", "", "", "padded_size"], ["padded"], axes=[2, 3], **resize
+        ),
+        helper.make_node("Slice", ["padded", "crop_starts", "crop_ends", "crop_axes"], ["picture"]),
+        helper.make_node(
+            "Resize", ["picture", "", "", "frame_size"], ["full"], axes=[2, 3], **resize
+        ),
+        helper.make_node("Greater", ["full", "zero"], ["inside"]),
+        helper.make_node("Cast", ["inside"], ["masks"], to=TensorProto.UINT8),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        spec.name,
+        [
+            helper.make_tensor_value_info(
+                "mask_logits", TensorProto.FLOAT, list(spec.inputs[0].shape)
+            ),
+            helper.make_tensor_value_info("selected", TensorProto.INT64, ["n"]),
+            helper.make_tensor_value_info("frame_size", TensorProto.INT64, [2]),
+        ],
+        [helper.make_tensor_value_info("masks", TensorProto.UINT8, list(spec.outputs[0].shape))],
+        [numpy_helper.from_array(v, k) for k, v in constants.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)

@@ -1,0 +1,82 @@
+"""The graphs of CLIP-VIS as modules whose every input is an explicit tensor.
+
+Names, types and order of inputs and outputs are those of :mod:`openvis_rt.graphs`.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from openvis_rt.graphs import GraphSpec, TensorSpec
+from openvis_rt.models.clip_vis import ClipVis
+
+__all__ = ["Classify", "Propose", "Text", "example_inputs"]
+
+_TORCH_TYPES = {
+    "uint8": torch.uint8,
+    "bool": torch.bool,
+    "int64": torch.int64,
+    "float32": torch.float32,
+}
+_EXAMPLE_LENGTH = 3  # of dynamic axes while tracing; 0 and 1 would be taken for constants
+
+
+class Propose(nn.Module):
+    """Frame to instances; see `propose` in :mod:`openvis_rt.graphs`."""
+
+    def __init__(self, model: ClipVis) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, frames: Tensor) -> tuple[Tensor, ...]:
+        """Frames uint8 [1, H, W, 3] to the outputs of `propose`, in order."""
+        found = self.model.propose(frames)
+        pool_mask = self.model.pool_mask(found.mask_logits)
+        area, mass = self.model.mask_quality(found.mask_logits)
+        return (
+            found.mask_logits.transpose(0, 1),  # [N, T, h, w]
+            found.queries[0],
+            found.object_logits[0],
+            found.mask_iou[0],
+            found.features,
+            pool_mask[0],
+            area[0],
+            mass[0],
+        )
+
+
+class Classify(nn.Module):
+    """Instances under masks to class scores; see `classify` in :mod:`openvis_rt.graphs`."""
+
+    def __init__(self, model: ClipVis) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(
+        self, features: Tensor, pool_mask: Tensor, text_embeddings: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """See :meth:`ClipVis.classify`."""
+        return self.model.classify(features, pool_mask, text_embeddings)
+
+
+class Text(nn.Module):
+    """Tokens to embeddings; see `text` in :mod:`openvis_rt.graphs`."""
+
+    def __init__(self, model: ClipVis) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """See :meth:`ClipBackbone.encode_text`."""
+        return self.model.backbone.encode_text(tokens)
+
+
+def example_inputs(spec: GraphSpec) -> dict[str, Tensor]:
+    """Zeros of the right shapes and types for tracing, by input name."""
+    return {tensor.name: _example(tensor) for tensor in spec.inputs}
+
+
+def _example(tensor: TensorSpec) -> Tensor:
+    shape = [d if isinstance(d, int) else _EXAMPLE_LENGTH for d in tensor.shape]
+    return torch.zeros(shape, dtype=_TORCH_TYPES[tensor.dtype])

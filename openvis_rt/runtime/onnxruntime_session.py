@@ -1,0 +1,148 @@
+"""ONNX Runtime: the backend that works everywhere; on the CPU, or on CUDA where there is a device."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from openvis_rt.bundle import Bundle
+from openvis_rt.errors import BackendError, BundleError, DependencyError, InputError
+from openvis_rt.graphs import GraphSpec, TensorSpec
+from openvis_rt.runtime.session import Array, Session, check_value
+
+__all__ = ["OnnxRuntime", "OnnxRuntimeSession"]
+
+_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+
+
+class OnnxRuntime:
+    """The backend.
+
+    Args:
+        device: ``cpu``, ``cuda``, or ``auto`` for CUDA where ONNX Runtime offers it.
+        threads: of the CPU, for one operator; 0 for ONNX Runtime's choice.
+
+    Raises:
+        DependencyError: ONNX Runtime is not installed.
+        BackendError: the device was asked for and is not offered.
+    """
+
+    name = "onnxruntime"
+
+    def __init__(self, device: str = "auto", *, threads: int = 0) -> None:
+        try:
+            import onnxruntime
+        except ImportError as exc:
+            raise DependencyError("onnxruntime", "cpu") from exc
+        offered = onnxruntime.get_available_providers()
+        if device == "auto":
+            device = "cuda" if _PROVIDERS["cuda"] in offered else "cpu"
+        if device not in _PROVIDERS:
+            raise InputError(f"there is no device {device!r}; there are: auto, cpu, cuda")
+        if _PROVIDERS[device] not in offered:
+            raise BackendError(
+                f"this ONNX Runtime ({onnxruntime.__version__}) has no {_PROVIDERS[device]}, only "
+                f"{', '.join(offered)}. For CUDA: pip uninstall onnxruntime; "
+                "pip install 'openvis-rt[gpu]' (the two packages must never be installed together)"
+            )
+        self.device = device
+        self.threads = threads
+
+    def open(self, bundle: Bundle, graph: str, precision: str = "fp32") -> OnnxRuntimeSession:
+        """Open one graph of a bundle; see :class:`OnnxRuntimeSession`."""
+        return OnnxRuntimeSession(
+            str(bundle.graph_path(graph, precision)),
+            bundle.graph_specs[graph],
+            self.device,
+            self.threads,
+        )
+
+
+class OnnxRuntimeSession:
+    """One graph. Outputs of fixed shape are allocated at once and keep their address.
+
+    On the CPU an output buffer is a numpy array that ONNX Runtime writes into, so that a session bound to it
+    reads the very same memory.
+    """
+
+    def __init__(self, path: str, spec: GraphSpec, device: str, threads: int = 0) -> None:
+        import onnxruntime as ort
+
+        self.spec = spec
+        self._ort, self._device = ort, device
+        options = ort.SessionOptions()
+        options.log_severity_level = 3  # errors; its warnings are about node placement
+        options.intra_op_num_threads = threads
+        try:
+            self._session = ort.InferenceSession(path, options, providers=[_PROVIDERS[device]])
+        except Exception as exc:  # its exceptions share no base of their own
+            raise BundleError(
+                f"ONNX Runtime {ort.__version__} cannot load {path}: {exc}. The file may be damaged, "
+                "or newer than this ONNX Runtime; export it again or upgrade ONNX Runtime."
+            ) from exc
+        if _PROVIDERS[device] not in self._session.get_providers():
+            raise BackendError(
+                f"ONNX Runtime fell back from {_PROVIDERS[device]} to "
+                f"{', '.join(self._session.get_providers())}: the CUDA libraries that it needs could "
+                "not be loaded. `openvis doctor` shows what is missing; --device cpu runs without."
+            )
+        self._binding = self._session.io_binding()
+        self._hosts: dict[str, Array] = {}  # numpy arrays that share memory with a buffer
+        self._values: dict[str, Any] = {}
+        for tensor in spec.outputs:
+            self._bind_output(tensor)
+
+    def _bind_output(self, tensor: TensorSpec) -> None:
+        if any(isinstance(d, str) for d in tensor.shape):
+            self._binding.bind_output(tensor.name, self._device)  # its shape follows the inputs
+            return
+        self._values[tensor.name] = self._buffer(tensor.name, np.zeros(tensor.shape, tensor.dtype))
+        self._binding.bind_ortvalue_output(tensor.name, self._values[tensor.name])
+
+    def _buffer(self, name: str, value: Array) -> Any:
+        # on the CPU the OrtValue shares the array's memory, so the array must live as long
+        if self._device == "cpu":
+            self._hosts[name] = value
+        return self._ort.OrtValue.ortvalue_from_numpy(value, self._device, 0)
+
+    def write(self, name: str, value: Array) -> None:
+        """See :class:`Session`. An input of fixed shape keeps its buffer from the first call on."""
+        if name not in {"frame_size"}:  # an overridable initializer, no input of the contract
+            check_value(self.spec, name, value)
+        held = self._values.get(name)
+        if held is not None and tuple(held.shape()) == value.shape:
+            held.update_inplace(np.ascontiguousarray(value))
+            return
+        self._values[name] = self._buffer(name, np.array(value, order="C"))
+        self._binding.bind_ortvalue_input(name, self._values[name])
+
+    def bind(self, name: str, source: Session, output: str) -> None:
+        """See :class:`Session`.
+
+        Raises:
+            InputError: ``source`` is of another backend, or its output has no buffer of fixed shape.
+        """
+        if not isinstance(source, OnnxRuntimeSession) or output not in source._values:
+            raise InputError(f"cannot bind {name!r} to {output!r} of another backend's session")
+        self._binding.bind_ortvalue_input(name, source._values[output])
+
+    def run(self) -> None:
+        """See :class:`Session`."""
+        self._session.run_with_iobinding(self._binding)
+
+    def fetch(self, name: str) -> Array:
+        """See :class:`Session`."""
+        if name in self._hosts:
+            return self._hosts[name].copy()
+        names = [t.name for t in self.spec.outputs]
+        out: Array = self._binding.get_outputs()[names.index(name)].numpy()
+        return out
+
+    def close(self) -> None:
+        """See :class:`Session`."""
+        self._binding.clear_binding_inputs()
+        self._binding.clear_binding_outputs()
+        self._values.clear()
+        self._hosts.clear()
+        del self._session

@@ -1,0 +1,199 @@
+"""CLIP-VIS's video-level scores, summed frame by frame (`clipvis_video.py`, 380-482).
+
+For track q, class c and frames t = 1..T, with p = class probability and o = softmax(object logits)[0]:
+
+    s1[q, c]  = mean_t sqrt( p[q, t, c] * iou[q, t] )
+    S[q, c]   = sqrt( s1[q, c] * softmax( mean_t object_logits[q, t] )[0] )
+    the detections are the largest S over all (q, c)
+    frame t of a detection is dropped where  sqrt( sigmoid(p[q, t, c]) * o[q, t] ) < 0.1 S
+    score     = S * (sum of sigmoids) / (number of pixels), over the kept frames' pixels with logit > 0
+
+(sigmoid of a probability is the public code's own.) All but the dropping needs sums only. For the dropping, p of
+every frame is needed once the detections are known; it cannot matter where 0.5 o >= 0.01, since S <= 1, so only the
+other rows are kept, in a temporary file once they pass 64 MiB.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["Detection", "VideoScores", "merge_synonyms", "object_probability"]
+
+Floats = npt.NDArray[np.float32]
+
+_KEEP = 0.1  # of S: a frame below it is dropped
+_SPOOL_BYTES = 64 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Detection:
+    """One track under one class: its score 0..1, and which frames show it (bool [T])."""
+
+    track: int
+    category: int
+    score: float
+    shown: npt.NDArray[np.bool_]
+
+
+class VideoScores:
+    """Running sums over the frames of one video, in track order.
+
+    Args:
+        tracks: N.
+        classes: number of classes.
+        keep: keep what :meth:`detections` needs of every frame; without it memory stays flat, and
+            only :meth:`now` can be asked.
+    """
+
+    def __init__(self, tracks: int, classes: int, *, keep: bool = True) -> None:
+        self._tracks, self._classes, self._keep_frames = tracks, classes, keep
+        self._frames = 0
+        self._s1 = np.zeros((tracks, classes))
+        self._logits = np.zeros((tracks, 2))
+        self._area, self._mass = np.zeros(tracks), np.zeros(tracks)
+        self._probabilities = np.zeros((tracks, classes), np.float32)  # of the last frame
+        self._object_now = np.zeros(tracks, np.float32)
+        self._objects: list[Floats] = []  # [N] a frame
+        self._areas: list[Floats] = []
+        self._masses: list[Floats] = []
+        self._rows: list[npt.NDArray[np.int64]] = []  # tracks of the kept rows, a frame
+        self._spool = tempfile.SpooledTemporaryFile(max_size=_SPOOL_BYTES)  # noqa: SIM115 - see close
+
+    @property
+    def frames(self) -> int:
+        """Frames added so far."""
+        return self._frames
+
+    def add(
+        self,
+        probabilities: Floats,
+        mask_iou: Floats,
+        object_logits: Floats,
+        mask_area: Floats,
+        mask_mass: Floats,
+    ) -> None:
+        """Add a frame.
+
+        Args:
+            probabilities: float32 [N, C], p of the classes, each row sums to 1.
+            mask_iou: float32 [N], 0..1.
+            object_logits: float32 [N, 2].
+            mask_area: float32 [N], pixels of the stride-4 mask.
+            mask_mass: float32 [N], sum of their sigmoids.
+        """
+        self._s1 += np.sqrt(probabilities * mask_iou[:, None])
+        self._logits += object_logits
+        self._area += mask_area
+        self._mass += mask_mass
+        self._frames += 1
+        self._probabilities, self._object_now = probabilities, object_probability(object_logits)
+        if self._keep_frames:
+            self._keep(self._object_now, mask_area, mask_mass)
+
+    def _keep(self, objects: Floats, mask_area: Floats, mask_mass: Floats) -> None:
+        rows = np.flatnonzero(0.5 * objects < _KEEP**2)
+        self._objects.append(objects)
+        self._areas.append(mask_area)
+        self._masses.append(mask_mass)
+        self._rows.append(rows)
+        self._spool.write(np.ascontiguousarray(self._probabilities[rows], np.float32).tobytes())
+
+    def scores(self) -> npt.NDArray[np.float64]:
+        """S [N, C] of the frames so far."""
+        objects = object_probability(self._logits / max(1, self.frames))
+        out: npt.NDArray[np.float64] = np.sqrt(self._s1 / max(1, self.frames) * objects[:, None])
+        return out
+
+    def now(
+        self,
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
+        """What is known after the last frame, by the same formulas over the frames so far.
+
+        Returns:
+            for each track its best class int64 [N], that class's score float64 [N] in 0..1, and whether
+            the last frame shows the track (bool [N]; its f is not below 0.1 S).
+        """
+        scores = self.scores()
+        categories = scores.argmax(1)
+        tracks = np.arange(self._tracks)
+        best = scores[tracks, categories]
+        p = self._probabilities[tracks, categories].astype(np.float64)
+        f = np.sqrt(self._object_now / (1 + np.exp(-p)))
+        return categories, best * self._mass / (self._area + 1e-6), f >= _KEEP * best
+
+    def detections(self, count: int) -> list[Detection]:
+        """The best (track, class) pairs of the whole video, best S first.
+
+        Args:
+            count: how many at most (the public TEST.DETECTIONS_PER_IMAGE).
+        """
+        if not self.frames:
+            return []
+        scores = self.scores()
+        order = np.argsort(-scores, axis=None, kind="stable")[:count]
+        tracks, categories = np.divmod(order, self._classes)
+        best = scores[tracks, categories]
+        shown = self._shown(tracks, categories, best)  # [T, n]
+        mass = (np.stack(self._masses)[:, tracks].astype(np.float64) * shown).sum(0)
+        area = (np.stack(self._areas)[:, tracks].astype(np.float64) * shown).sum(0)
+        final = best * mass / (area + 1e-6)
+        return [
+            Detection(int(track), int(category), float(score), shown[:, index])
+            for index, (track, category, score) in enumerate(
+                zip(tracks, categories, final, strict=True)
+            )
+        ]
+
+    def _shown(
+        self,
+        tracks: npt.NDArray[np.int64],
+        categories: npt.NDArray[np.int64],
+        best: npt.NDArray[np.float64],
+    ) -> npt.NDArray[np.bool_]:
+        out = np.ones((self.frames, len(tracks)), np.bool_)
+        self._spool.seek(0)
+        for frame, rows in enumerate(self._rows):
+            data = self._spool.read(len(rows) * self._classes * 4)
+            kept = np.frombuffer(data, np.float32).reshape(len(rows), self._classes)
+            place = np.full(self._tracks, -1)
+            place[rows] = np.arange(len(rows))
+            for index in np.flatnonzero(place[tracks] >= 0):
+                p = kept[place[tracks[index]], categories[index]]
+                f = np.sqrt(self._objects[frame][tracks[index]] / (1 + np.exp(-np.float64(p))))
+                out[frame, index] = f >= _KEEP * best[index]
+        self._spool.seek(0, 2)
+        return out
+
+    def close(self) -> None:
+        """Drop the temporary file."""
+        self._spool.close()
+
+
+def object_probability(logits: npt.NDArray[np.floating]) -> Floats:
+    """Softmax over the last axis of [..., 2], first entry: the probability of an object."""
+    out: Floats = 1 / (1 + np.exp(logits[..., 1] - logits[..., 0]))
+    return out
+
+
+def merge_synonyms(scores: Floats, rows_of_class: list[int]) -> Floats:
+    """Class probabilities from the scores of the text classifier's rows.
+
+        softmax_c( max_{k in c} z_k ) = max_{k in c} s_k / sum_c' max_{k in c'} s_k,   s = softmax(z)
+
+    Args:
+        scores: float32 [N, K], softmax over rows.
+        rows_of_class: rows of each class, in order; they sum to K.
+
+    Returns:
+        float32 [N, C].
+    """
+    if len(rows_of_class) == scores.shape[1]:
+        return scores
+    starts = np.cumsum([0, *rows_of_class[:-1]])
+    best = np.maximum.reduceat(scores, starts, axis=1)
+    out: Floats = best / best.sum(1, keepdims=True)
+    return out

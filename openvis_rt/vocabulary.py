@@ -1,0 +1,120 @@
+"""Class names, their synonyms, and the prompts around them.
+
+Behaviour of `clipvis/clipvis_video.py`: a name is split at commas into synonyms, underscores stay, and each
+synonym stands in 14 templates (VILD's list).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from openvis_rt.errors import VocabularyError
+
+__all__ = ["VILD_PROMPTS", "Vocabulary"]
+
+VILD_PROMPTS = (
+    "a photo of a {}.",
+    "This is a photo of a {}",
+    "There is a {} in the scene",
+    "There is the {} in the scene",
+    "a photo of a {} in the scene",
+    "a photo of a small {}.",
+    "a photo of a medium {}.",
+    "a photo of a large {}.",
+    "This is a photo of a small {}.",
+    "This is a photo of a medium {}.",
+    "This is a photo of a large {}.",
+    "There is a small {} in the scene.",
+    "There is a medium {} in the scene.",
+    "There is a large {} in the scene.",
+)
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Names of the classes to look for.
+
+    Attributes:
+        names: one for each class, as the user gave them; ``"monkey, ape"`` is one class with two synonyms.
+    """
+
+    names: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be classified: nothing, empty names, names that stand twice."""
+        if not self.names:
+            raise VocabularyError("the vocabulary is empty; give at least one class name")
+        for index, name in enumerate(self.names):
+            if not all(self.synonyms_of(name)):
+                raise VocabularyError(
+                    f"class {index + 1} of the vocabulary, {name!r}, has an empty name or synonym"
+                )
+        seen: dict[str, int] = {}
+        for index, name in enumerate(self.names):
+            if name.strip() in seen:
+                raise VocabularyError(
+                    f"{name!r} stands twice in the vocabulary (classes {seen[name.strip()] + 1} and "
+                    f"{index + 1}); its score would be split between them. Remove one."
+                )
+            seen[name.strip()] = index
+
+    @classmethod
+    def of(cls, names: Vocabulary | Iterable[str]) -> Vocabulary:
+        """A vocabulary from names, or itself."""
+        return names if isinstance(names, Vocabulary) else cls(tuple(names))
+
+    @classmethod
+    def from_file(cls, path: Path) -> Vocabulary:
+        """Read class names.
+
+        Args:
+            path: a text file with one class a line (empty lines and lines that begin with ``#`` are left
+                out), or JSON: a list of names, a list of ``{"name": ...}``, or a YTVIS / LV-VIS
+                annotation file with ``categories``, taken in the order of their ids.
+
+        Raises:
+            VocabularyError: the file is missing or malformed.
+        """
+        try:
+            text = path.read_text(encoding="utf-8-sig")
+        except (OSError, UnicodeDecodeError) as exc:
+            raise VocabularyError(f"cannot read the vocabulary {path}: {exc}") from exc
+        if path.suffix.lower() != ".json":
+            lines = (line.strip() for line in text.splitlines())
+            return cls(tuple(line for line in lines if line and not line.startswith("#")))
+        try:
+            entries = json.loads(text)
+            if isinstance(entries, dict):
+                entries = sorted(entries["categories"], key=lambda entry: entry["id"])
+            return cls(tuple(e if isinstance(e, str) else str(e["name"]) for e in entries))
+        except (ValueError, KeyError, TypeError) as exc:
+            raise VocabularyError(
+                f"{path} is not a vocabulary: a JSON list of names, of {{'name': ...}}, or an object with "
+                f"'categories' is needed ({type(exc).__name__}: {exc})"
+            ) from exc
+
+    @staticmethod
+    def synonyms_of(name: str) -> list[str]:
+        """The phrases of one class: split at ``", "`` or ``","``."""
+        return [part.strip() for part in name.split(",")]
+
+    @property
+    def phrases(self) -> list[str]:
+        """Every synonym of every class, in order: the rows of the text classifier."""
+        return [phrase for name in self.names for phrase in self.synonyms_of(name)]
+
+    @property
+    def rows_of_class(self) -> list[int]:
+        """For each class the number of its rows, at least one."""
+        return [len(self.synonyms_of(name)) for name in self.names]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+def prompts_for(phrase: str, templates: Sequence[str]) -> list[str]:
+    """The phrase in every template."""
+    return [template.replace("{}", phrase) for template in templates]

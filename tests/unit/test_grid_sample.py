@@ -1,0 +1,215 @@
+"""Gather-based bilinear sampling against PyTorch, ONNX Runtime and the TensorRT-RTX parser.
+
+Tolerance everywhere: a coordinate carries the rounding of a number of the image's size s, and
+sampling changes by at most twice the largest value per pixel and axis, so 16 eps s max|value|.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from onnx import TensorProto, helper
+
+from openvis_rt.engines.grid_sample import find_grid_samples, replace_grid_sample
+from openvis_rt.engines.grid_sample_check import check_grid_samples, random_inputs
+from openvis_rt.errors import EngineError, ParityError
+
+SHAPES = [  # N, C, H, W, P, Q
+    (1, 3, 5, 7, 4, 4),
+    (2, 8, 15, 27, 33, 4),
+    (3, 2, 1, 6, 8, 3),
+    (2, 2, 6, 1, 8, 3),
+    (1, 1, 1, 1, 40, 2),
+    (2, 4, 2, 2, 50, 1),
+]
+
+
+def grid_sample_model(n, c, h, w, p, q, *, opset=18, shape_of_value=True, **attributes):
+    attributes = {
+        "mode": "bilinear" if opset < 20 else "linear",
+        "padding_mode": "zeros",
+        "align_corners": 0,
+        **attributes,
+    }
+    shape = [n, c, h, w] if shape_of_value else [n, c, "H", w]
+    graph = helper.make_graph(
+        [
+            helper.make_node("Identity", ["value"], ["inner"]),
+            helper.make_node("GridSample", ["inner", "grid"], ["out"], "sample", **attributes),
+        ],
+        "g",
+        [
+            helper.make_tensor_value_info("value", TensorProto.FLOAT, shape),
+            helper.make_tensor_value_info("grid", TensorProto.FLOAT, [n, p, q, 2]),
+        ],
+        [helper.make_tensor_value_info("out", TensorProto.FLOAT, [n, c, p, q])],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=10)
+
+
+def run(model, **inputs):
+    onnx.checker.check_model(model, full_check=True)
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    return session.run(None, inputs)[0]
+
+
+def sample_points(n, h, w, p, q, rng):
+    """Random points in and around the image; the first ones are the treacherous ones."""
+    grid = rng.uniform(-1.6, 1.6, (n, p * q, 2)).astype(np.float32)
+    edges = [
+        -1.0,
+        1.0,
+        0.0,
+        -1 - 1 / w,
+        1 + 1 / w,
+        -1 + 1 / w,
+        1 - 1 / w,
+        -3.0,
+        1e4,
+        -1e4,
+        1e9,
+    ]  # ONNX Runtime itself fails at 1e30
+    special = np.array([(x, y) for x in edges for y in edges], np.float32)
+    rng.shuffle(special)
+    k = min(len(special), p * q // 2)
+    grid[:, :k] = special[:k]
+    return grid.reshape(n, p, q, 2)
+
+
+@pytest.mark.parametrize("opset", [16, 18, 20])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_same_numbers_as_torch_and_onnxruntime(shape, opset):
+    n, c, h, w, p, q = shape
+    rng = np.random.default_rng(1)
+    value = rng.standard_normal((n, c, h, w)).astype(np.float32)
+    model = grid_sample_model(*shape, opset=opset)
+    replaced = replace_grid_sample(model)
+    assert not [node for node in replaced.graph.node if node.op_type == "GridSample"]
+    tolerance = 16 * np.finfo(np.float32).eps * max(h, w) * np.abs(value).max()
+    for seed in range(3):
+        grid = sample_points(n, h, w, p, q, np.random.default_rng(seed))
+        got = run(replaced, value=value, grid=grid)
+        reference = torch.nn.functional.grid_sample(
+            torch.from_numpy(value), torch.from_numpy(grid), align_corners=False
+        )
+        assert np.isfinite(got).all()
+        np.testing.assert_allclose(got, reference.numpy(), rtol=0, atol=tolerance)
+        np.testing.assert_allclose(got, run(model, value=value, grid=grid), rtol=0, atol=tolerance)
+
+
+def test_pixel_centres_are_exact():
+    h, w = 4, 8  # powers of two: the centres are exact in FP32
+    value = np.random.default_rng(0).standard_normal((1, 3, h, w)).astype(np.float32)
+    y, x = np.meshgrid((np.arange(h) + 0.5) / h, (np.arange(w) + 0.5) / w, indexing="ij")
+    grid = (2 * np.stack([x, y], -1) - 1).astype(np.float32)[None]
+    got = run(replace_grid_sample(grid_sample_model(1, 3, h, w, h, w)), value=value, grid=grid)
+    np.testing.assert_array_equal(got, value)
+
+
+def test_infinitely_far_points_are_zero():
+    points = [[np.inf, 0], [0, -np.inf], [-np.inf, np.inf], [1e30, 0], [0, -1e30]]
+    grid = np.array(points, np.float32).reshape(1, 5, 1, 2)
+    model = replace_grid_sample(grid_sample_model(1, 2, 3, 5, 5, 1))
+    got = run(model, value=np.ones((1, 2, 3, 5), np.float32), grid=grid)
+    np.testing.assert_array_equal(got, 0)
+
+
+def test_argument_is_not_changed_and_interface_stays():
+    model = grid_sample_model(*SHAPES[0])
+    before = model.SerializeToString()
+    replaced = replace_grid_sample(model)
+    assert model.SerializeToString() == before
+    assert list(replaced.graph.input) == list(model.graph.input)
+    assert list(replaced.graph.output) == list(model.graph.output)
+
+
+def test_two_samples_of_one_value():
+    model = grid_sample_model(1, 3, 5, 7, 4, 4)
+    second = helper.make_node("GridSample", ["inner", "grid"], ["again"], "sample", align_corners=0)
+    model.graph.node.append(second)
+    model.graph.node.append(helper.make_node("Sub", ["out", "again"], ["zero"]))
+    model.graph.output[0].name = "zero"
+    rng = np.random.default_rng(0)
+    value = rng.standard_normal((1, 3, 5, 7)).astype(np.float32)
+    grid = rng.uniform(-1, 1, (1, 4, 4, 2)).astype(np.float32)
+    np.testing.assert_array_equal(run(replace_grid_sample(model), value=value, grid=grid), 0)
+
+
+def test_model_without_grid_sample_is_copied():
+    model = grid_sample_model(*SHAPES[0])
+    del model.graph.node[1]
+    model.graph.output[0].name = "inner"
+    assert replace_grid_sample(model) == model
+
+
+@pytest.mark.parametrize(
+    ("attributes", "found"),
+    [
+        ({"mode": "nearest"}, "mode nearest"),
+        ({"padding_mode": "border"}, "padding_mode border"),
+        ({"align_corners": 1}, "align_corners 1"),
+    ],
+)
+def test_other_sampling_is_refused(attributes, found):
+    with pytest.raises(EngineError, match=found):
+        replace_grid_sample(grid_sample_model(*SHAPES[0], **attributes))
+
+
+def test_unknown_size_is_refused():
+    with pytest.raises(EngineError, match=r"FLOAT and shape \[1, 3, \?, 7\]"):
+        replace_grid_sample(grid_sample_model(*SHAPES[0], shape_of_value=False))
+
+
+def test_grid_sample_in_a_subgraph_is_refused():
+    inner = grid_sample_model(*SHAPES[0])
+    branch = helper.make_graph(list(inner.graph.node), "branch", [], list(inner.graph.output))
+    node = helper.make_node("If", ["flag"], ["out"], then_branch=branch, else_branch=branch)
+    model = onnx.ModelProto()
+    model.CopyFrom(inner)
+    del model.graph.node[:]
+    model.graph.node.append(node)
+    model.graph.input.append(helper.make_tensor_value_info("flag", TensorProto.BOOL, []))
+    with pytest.raises(EngineError, match="subgraph"):
+        replace_grid_sample(model)
+
+
+def test_check_measures_rounding_only():
+    model = grid_sample_model(2, 8, 15, 27, 33, 4)
+    error = check_grid_samples(model, random_inputs(model.graph, {}))
+    assert 0 <= error < 16 * np.finfo(np.float32).eps * 27
+
+
+def test_check_finds_a_wrong_replacement(monkeypatch):
+    from openvis_rt.engines import grid_sample
+
+    def half_a_pixel_off(nodes, value, grid, output, shape):
+        shift = nodes.constant([1 / shape[3], 0], np.float32)
+        original(nodes, value, nodes.add("Add", grid, shift), output, shape)
+
+    original = grid_sample._append_sampling
+    monkeypatch.setattr(grid_sample, "_append_sampling", half_a_pixel_off)
+    model = grid_sample_model(2, 8, 15, 27, 33, 4)
+    with pytest.raises(ParityError, match="gathers differ"):
+        check_grid_samples(model, random_inputs(model.graph, {}))
+
+
+def test_sites_know_the_shape():
+    (site,) = find_grid_samples(grid_sample_model(2, 8, 15, 27, 33, 4))
+    assert site.shape == (2, 8, 15, 27)
+
+
+def test_gathers_compile_in_tensorrt_rtx(tmp_path):
+    pytest.importorskip("tensorrt_rtx", reason="tensorrt_rtx is not installed")
+    from openvis_rt.engines.tensorrt_rtx import build_plan
+
+    path = tmp_path / "sample.onnx"
+    onnx.save(replace_grid_sample(grid_sample_model(8, 32, 15, 27, 405, 4)), path)
+    built = build_plan(path, targets=["sm86"])
+    assert "GRID_SAMPLE" not in built.layers
+    assert built.layers["GATHER"] == {"float32": 4}
+    assert len(built.plan) > 1000

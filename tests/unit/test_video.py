@@ -1,0 +1,368 @@
+"""Reading: what is exact for good sources, and what is said about bad ones."""
+
+from __future__ import annotations
+
+import gc
+import threading
+from fractions import Fraction
+from typing import TYPE_CHECKING
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+
+from openvis_rt.errors import VideoError
+from openvis_rt.runtime.sample_video import sample_frames, write_sample_video
+from openvis_rt.runtime.video import open_video
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SMALL = {"width": 160, "height": 96, "objects": 2}
+# x264 at crf 20 with half the colours' resolution, on textured pictures
+CODEC_ERROR = 6.0  # mean of absolute differences, of 255; a turned picture is 20 and more away
+
+
+@pytest.fixture(autouse=True)
+def _no_threads_left():
+    before = set(threading.enumerate())
+    yield
+    assert set(threading.enumerate()) == before
+
+
+@pytest.fixture(scope="module")
+def sample(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("sample") / "sample.mp4"
+    write_sample_video(path, seconds=4, **SMALL)
+    return path
+
+
+def write_images(folder: Path, names: list[str], size: tuple[int, int] = (12, 8)) -> None:
+    folder.mkdir(exist_ok=True)
+    for value, name in enumerate(names):
+        Image.new("RGB", size, (value * 10, 0, 255)).save(folder / name)
+
+
+def remuxed(source: Path, target: Path, **options: str) -> Path:
+    """The same packets in another container."""
+    with av.open(str(source)) as reader, av.open(str(target), "w", options=options) as writer:
+        tracks = {s.index: writer.add_stream_from_template(s) for s in reader.streams}
+        for packet in reader.demux():
+            if packet.dts is not None:
+                packet.stream = tracks[packet.stream.index]
+                writer.mux(packet)
+    return target
+
+
+def cut(path: Path, share: float = 0.6) -> Path:
+    data = path.read_bytes()
+    target = path.with_name(f"cut_{path.name}")
+    target.write_bytes(data[: int(len(data) * share)])
+    return target
+
+
+def count_frames(source: Path | str, **options: bool) -> int:
+    with open_video(str(source), **options) as video:
+        return sum(1 for _ in video)
+
+
+def test_sample_video_frames(sample):
+    truth = sample_frames(seconds=4, **SMALL)
+    with open_video(str(sample)) as video:
+        assert (video.width, video.height, video.fps) == (160, 96, 25)
+        assert (video.frame_count, video.live, video.warnings) == (100, False, [])
+        for index, (frame, (image, masks)) in enumerate(zip(video, truth, strict=True)):
+            assert frame.index == index
+            assert frame.time == pytest.approx(index / 25, abs=1e-3)
+            assert frame.image.dtype == np.uint8
+            assert frame.image.flags.c_contiguous
+            assert frame.image.flags.writeable
+            assert masks.shape == (2, 96, 160)
+            assert np.abs(frame.image.astype(int) - image).mean() < CODEC_ERROR
+            assert masks.sum(0).max() <= 1  # a pixel shows one object
+
+
+@pytest.mark.parametrize("rotation", [90, 180, 270])
+def test_rotated_files_come_upright(tmp_path, rotation):
+    path = tmp_path / "phone.mp4"
+    write_sample_video(path, seconds=0.2, rotation=rotation, **SMALL)
+    with av.open(str(path)) as stored:
+        video = stored.streams.video[0]
+        assert ((video.width, video.height) == (96, 160)) == (rotation != 180)
+    with open_video(str(path)) as video:
+        assert (video.width, video.height) == (160, 96)
+        for frame, (image, _) in zip(video, sample_frames(seconds=0.2, **SMALL), strict=True):
+            assert np.abs(frame.image.astype(int) - image).mean() < CODEC_ERROR
+
+
+def test_mirrored_files_come_upright(tmp_path):
+    path = tmp_path / "mirror.mp4"
+    image = next(iter(sample_frames(**SMALL)))[0]
+    with av.open(str(path), "w") as writer:
+        stream = writer.add_stream("mpeg4", rate=25)
+        stream.width, stream.height, stream.bit_rate = 160, 96, 4_000_000
+        stream.set_display_rotation(0, hflip=True)
+        mirrored = np.ascontiguousarray(image[:, ::-1])
+        writer.mux(stream.encode(av.VideoFrame.from_ndarray(mirrored)))
+        writer.mux(stream.encode())
+    with open_video(str(path)) as video:
+        assert np.abs(next(video).image.astype(int) - image).mean() < CODEC_ERROR
+
+
+def test_images_in_natural_order_are_exact(tmp_path):
+    names = ["frame10.png", "frame2.bmp", "Frame1.png"]
+    write_images(tmp_path / "in", names)
+    (tmp_path / "in" / "notes.txt").write_text("no image")
+    (tmp_path / "in" / "._frame1.png").write_text("left by macOS")
+    (tmp_path / "in" / "sub.png").mkdir()
+    with open_video(str(tmp_path / "in")) as video:
+        assert (video.width, video.height, video.fps, video.frame_count) == (12, 8, Fraction(25), 3)
+        frames = list(video)
+    assert [int(frame.image[0, 0, 0]) for frame in frames] == [20, 10, 0]
+    assert [frame.time for frame in frames] == [0.0, 0.04, 0.08]
+    np.testing.assert_array_equal(frames[0].image, np.full((8, 12, 3), (20, 0, 255)))
+
+
+def test_images_follow_their_exif_orientation(tmp_path):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90 degrees clockwise
+    Image.new("RGB", (30, 20)).save(folder / "a.jpg", exif=exif)
+    with open_video(str(folder)) as video:
+        assert (video.width, video.height) == (20, 30)
+
+
+def test_one_frame_and_one_image(tmp_path):
+    write_sample_video(tmp_path / "one.mp4", seconds=0.04, audio=False, **SMALL)
+    assert count_frames(tmp_path / "one.mp4") == 1
+    write_images(tmp_path / "in", ["a.webp"])
+    assert count_frames(tmp_path / "in") == 1
+
+
+def test_odd_sizes(tmp_path):
+    write_images(tmp_path / "in", ["a.png", "b.png"], size=(13, 7))
+    with open_video(str(tmp_path / "in")) as video:
+        assert [frame.image.shape for frame in video] == [(7, 13, 3)] * 2
+    # H.264 has even sizes only; MPEG-4 in Matroska keeps odd ones
+    path = tmp_path / "odd.mkv"
+    with av.open(str(path), "w") as writer:
+        stream = writer.add_stream("ffv1", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 33, 21, "bgr0"
+        picture = np.random.default_rng(0).integers(0, 255, (21, 33, 3), np.uint8)
+        writer.mux(stream.encode(av.VideoFrame.from_ndarray(picture)))
+        writer.mux(stream.encode())
+    with open_video(str(path)) as video:
+        np.testing.assert_array_equal(next(video).image, picture)
+
+
+@pytest.mark.parametrize("suffix", [".mkv", ".mov", ".ts", ".flv"])
+def test_whole_files_of_other_kinds(sample, tmp_path, suffix):
+    assert count_frames(remuxed(sample, tmp_path / f"a{suffix}")) == 100
+
+
+def test_edited_file_is_whole(sample, tmp_path):
+    """An edit list hides frames that the index counts; sound goes on after the pictures."""
+    path = tmp_path / "edited.mp4"
+    with av.open(str(sample)) as reader, av.open(str(path), "w") as writer:
+        tracks = {s.index: writer.add_stream_from_template(s) for s in reader.streams}
+        for packet in reader.demux():
+            if packet.dts is None:
+                continue
+            shift = round(1 / packet.time_base)
+            packet.pts, packet.dts = packet.pts - shift, packet.dts - shift
+            video = packet.stream.type == "video"
+            if video or packet.pts >= 0:
+                packet.stream = tracks[packet.stream.index]
+                writer.mux(packet)
+    assert 70 <= count_frames(path) <= 100
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".flv"])
+def test_cut_files(sample, tmp_path, suffix):
+    options = {"movflags": "faststart"} if suffix == ".mp4" else {}
+    path = cut(remuxed(sample, tmp_path / f"a{suffix}", **options))
+    with (
+        open_video(str(path)) as video,
+        pytest.raises(VideoError, match=r"frames were read.*--allow-truncated") as caught,
+    ):
+        list(video)
+    if suffix == ".mp4":
+        assert " of 100 frames were read" in str(caught.value)
+    with open_video(str(path), allow_truncated=True) as video:
+        kept = sum(1 for _ in video)
+        assert 30 < kept < 90
+        assert len(video.warnings) == 1
+        assert str(kept) in video.warnings[0]
+
+
+def test_error_stays_an_error(sample, tmp_path):
+    path = cut(remuxed(sample, tmp_path / "a.mkv"))
+    with open_video(str(path)) as video:
+        for _ in range(2):
+            with pytest.raises(VideoError):
+                list(video)
+
+
+def test_cut_file_without_index_cannot_be_opened(sample, tmp_path):
+    path = cut(remuxed(sample, tmp_path / "plain.mp4"))
+    with pytest.raises(VideoError, match="cut off lacks its index"):
+        open_video(str(path))
+    with pytest.raises(VideoError, match="cut off lacks its index"):
+        open_video(str(path), allow_truncated=True)
+
+
+def test_file_cut_in_its_last_frame(tmp_path):
+    write_sample_video(tmp_path / "a.mp4", seconds=0.4, audio=False, **SMALL)
+    path = cut(tmp_path / "a.mp4", 0.999)
+    with open_video(str(path)) as video, pytest.raises(VideoError, match="within a frame"):
+        list(video)
+
+
+def test_file_that_lost_only_sound_is_whole(sample, tmp_path):
+    """The index declares 100 frames and all are there."""
+    assert count_frames(cut(sample, 0.9995)) == 100
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "does not exist"),
+        (b"", "empty"),
+        (b"hello, this is no video\n" * 200, "cannot be opened"),
+        (bytes(range(256)) * 40, "cannot be opened"),
+    ],
+)
+def test_files_that_are_no_videos(tmp_path, content, message):
+    path = tmp_path / "video.mp4"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(VideoError, match=message):
+        open_video(str(path))
+
+
+def test_file_without_pictures(tmp_path):
+    path = tmp_path / "sound.mp4"
+    with av.open(str(path), "w") as writer:
+        stream = writer.add_stream("aac", rate=44100, layout="mono")
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), "fltp", "mono")
+        frame.sample_rate = 44100
+        writer.mux(stream.encode(frame))
+        writer.mux(stream.encode(None))
+    with pytest.raises(VideoError, match="no video track; found audio"):
+        open_video(str(path))
+
+
+def test_file_without_a_decodable_frame(tmp_path):
+    """The header is whole and every byte of the pictures is gone."""
+    write_sample_video(tmp_path / "a.mp4", seconds=0.4, audio=False, **SMALL)
+    data = (tmp_path / "a.mp4").read_bytes()
+    begin = data.index(b"mdat") + 4
+    (tmp_path / "b.mp4").write_bytes(data[:begin] + b"\xff" * (len(data) - begin))
+    with pytest.raises(VideoError, match=r"b\.mp4"):
+        open_video(str(tmp_path / "b.mp4"))
+
+
+def test_folder_without_images(tmp_path):
+    (tmp_path / "notes.txt").write_text("no image")
+    with pytest.raises(VideoError, match=r"holds no images.*\.png"):
+        open_video(str(tmp_path))
+
+
+def test_damaged_image(tmp_path):
+    write_images(tmp_path, ["1.png", "2.png", "3.png"])
+    whole = (tmp_path / "3.png").read_bytes()
+    (tmp_path / "2.png").write_bytes(whole[: len(whole) // 2])
+    with (
+        open_video(str(tmp_path)) as video,
+        pytest.raises(VideoError, match=r"2\.png.*1 of 3 frames were read"),
+    ):
+        list(video)
+    assert count_frames(tmp_path, allow_truncated=True) == 1
+
+
+@pytest.mark.parametrize("allow_truncated", [False, True])
+def test_images_that_change_their_size(tmp_path, allow_truncated):
+    write_images(tmp_path, ["1.png", "2.png"])
+    Image.new("RGB", (20, 10)).save(tmp_path / "3.png")
+    with (
+        open_video(str(tmp_path), allow_truncated=allow_truncated) as video,
+        pytest.raises(VideoError, match=r"frame 2: from 12x8 to 20x10.*scale=12:8"),
+    ):
+        list(video)
+
+
+def test_stream_that_changes_its_size(tmp_path):
+    parts = []
+    for width in (160, 192):
+        path = tmp_path / f"{width}.mp4"
+        write_sample_video(path, width=width, height=96, seconds=0.4, audio=False, objects=1)
+        parts.append(remuxed(path, path.with_suffix(".ts")).read_bytes())
+    (tmp_path / "both.ts").write_bytes(b"".join(parts))
+    with (
+        open_video(str(tmp_path / "both.ts")) as video,
+        pytest.raises(VideoError, match="from 160x96 to 192x96"),
+    ):
+        list(video)
+
+
+def test_closing_early_stops_the_thread(sample):
+    with open_video(str(sample), queue_size=1) as video:
+        first, second = next(video), next(video)
+        assert threading.active_count() >= 2
+    assert (first.index, second.index) == (0, 1)
+    assert list(video) == []
+    video.close()
+
+
+def test_closing_without_reading(sample):
+    open_video(str(sample)).close()
+
+
+def test_any_error_of_the_thread_reaches_the_consumer(sample, monkeypatch):
+    def fail(*_: object) -> None:
+        raise MemoryError
+
+    with open_video(str(sample)) as video:
+        next(video)
+        monkeypatch.setattr("openvis_rt.runtime.video._upright", fail)
+        with pytest.raises(MemoryError):
+            list(video)
+
+
+def test_decoding_stays_within_the_queue(tmp_path, monkeypatch):
+    write_images(tmp_path, [f"{i}.png" for i in range(20)])
+    opened = []
+    open_image = Image.open
+    monkeypatch.setattr(Image, "open", lambda path: opened.append(path) or open_image(path))
+    with open_video(str(tmp_path), queue_size=2) as video:
+        for frame in video:
+            # handed out, waiting in the queue, and one in the thread's hands
+            assert len(opened) <= frame.index + 1 + 2 + 2
+
+
+def test_pictures_of_the_decoder_are_freed_at_once(sample):
+    """PyAV's side data hold their picture in a cycle, and a picture of 720p is 1.4 MB."""
+    gc.collect()
+    gc.disable()
+    try:
+        with open_video(str(sample)) as video:
+            for _ in video:
+                pass
+            held = sum(isinstance(thing, av.VideoFrame) for thing in gc.get_objects())
+    finally:
+        gc.enable()
+    assert held < 20  # of 100
+
+
+def test_missing_camera_and_stream():
+    with pytest.raises(VideoError, match="camera 97"):
+        open_video("97")
+    with pytest.raises(VideoError, match="cannot be opened"):
+        open_video("udp-nothing://127.0.0.1:1")
+
+
+def test_queue_size_must_be_positive(sample):
+    with pytest.raises(ValueError, match="queue_size"):
+        open_video(str(sample), queue_size=0)
