@@ -8,7 +8,7 @@ import numpy as np
 
 from openvis_rt.bundle import Bundle
 from openvis_rt.errors import BackendError, BundleError, DependencyError, InputError
-from openvis_rt.graphs import GraphSpec, TensorSpec
+from openvis_rt.graphs import GraphSpec
 from openvis_rt.runtime.session import Array, Session, check_value
 
 __all__ = ["OnnxRuntime", "OnnxRuntimeSession"]
@@ -90,15 +90,13 @@ class OnnxRuntimeSession:
         self._binding = self._session.io_binding()
         self._hosts: dict[str, Array] = {}  # numpy arrays that share memory with a buffer
         self._values: dict[str, Any] = {}
+        self._dynamic = [t.name for t in spec.outputs if any(isinstance(d, str) for d in t.shape)]
+        self._fixed = [t.name for t in spec.outputs if t.name not in self._dynamic]
         for tensor in spec.outputs:
-            self._bind_output(tensor)
-
-    def _bind_output(self, tensor: TensorSpec) -> None:
-        if any(isinstance(d, str) for d in tensor.shape):
-            self._binding.bind_output(tensor.name, self._device)  # its shape follows the inputs
-            return
-        self._values[tensor.name] = self._buffer(tensor.name, np.zeros(tensor.shape, tensor.dtype))
-        self._binding.bind_ortvalue_output(tensor.name, self._values[tensor.name])
+            if tensor.name in self._fixed:
+                value = self._buffer(tensor.name, np.zeros(tensor.shape, tensor.dtype))
+                self._values[tensor.name] = value
+                self._binding.bind_ortvalue_output(tensor.name, value)
 
     def _buffer(self, name: str, value: Array) -> Any:
         # on the CPU the OrtValue shares the array's memory, so the array must live as long
@@ -129,14 +127,22 @@ class OnnxRuntimeSession:
 
     def run(self) -> None:
         """See :class:`Session`."""
-        self._session.run_with_iobinding(self._binding)
+        for name in self._dynamic:  # else the last run's buffer is kept, with its shape
+            self._binding.bind_output(name, self._device)
+        try:
+            self._session.run_with_iobinding(self._binding)
+        except Exception as exc:  # its exceptions share no base of their own
+            raise BackendError(f"ONNX Runtime failed in graph {self.spec.name!r}: {exc}") from exc
 
     def fetch(self, name: str) -> Array:
         """See :class:`Session`."""
         if name in self._hosts:
             return self._hosts[name].copy()
-        names = [t.name for t in self.spec.outputs]
-        out: Array = self._binding.get_outputs()[names.index(name)].numpy()
+        if name in self._values:
+            out: Array = self._values[name].numpy()
+            return out
+        bound = [*self._fixed, *self._dynamic]  # the order in which they were bound first
+        out = self._binding.get_outputs()[bound.index(name)].numpy()
         return out
 
     def close(self) -> None:

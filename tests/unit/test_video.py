@@ -145,7 +145,7 @@ def test_odd_sizes(tmp_path):
     write_images(tmp_path / "in", ["a.png", "b.png"], size=(13, 7))
     with open_video(str(tmp_path / "in")) as video:
         assert [frame.image.shape for frame in video] == [(7, 13, 3)] * 2
-    # H.264 has even sizes only; MPEG-4 in Matroska keeps odd ones
+    # 4:2:0 has even sizes only; FFV1 keeps odd ones, and every value
     path = tmp_path / "odd.mkv"
     with av.open(str(path), "w") as writer:
         stream = writer.add_stream("ffv1", rate=25)
