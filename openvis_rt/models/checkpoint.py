@@ -217,3 +217,21 @@ def _matches(key: str, patterns: Mapping[str, str]) -> bool:
 def _some(keys: list[str]) -> str:
     rest = f" and {len(keys) - _SHOWN} more" if len(keys) > _SHOWN else ""
     return ", ".join(keys[:_SHOWN]) + rest
+
+
+def describe_checkpoint(path: Path) -> dict[str, Any]:
+    """What a checkpoint file holds, for people: system, depth, tensors, numbers, types.
+
+    Raises:
+        CheckpointError: it cannot be read.
+    """
+    state = load_checkpoint(path)
+    return {
+        "file": str(path),
+        "system": family_of_keys(state) or "none that is known here",
+        "decoder layers": _decoder_layers(state),
+        "tensors": len(state),
+        "parameters": sum(v.numel() for v in state.values()),
+        "types": sorted({str(v.dtype).removeprefix("torch.") for v in state.values()}),
+        "first keys": list(state)[:3],
+    }

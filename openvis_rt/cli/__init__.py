@@ -1,0 +1,1 @@
+"""The command ``openvis``: one thin file a verb."""

@@ -1,0 +1,127 @@
+"""``openvis doctor``: what is installed, what works here, and the command that adds the rest."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import subprocess
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from openvis_rt.cli.ui import print_json
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One ability: whether it works here, what was found, and what adds it."""
+
+    ability: str
+    works: bool
+    found: str
+    add: str = ""
+
+
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON on stdout.")] = False,
+) -> None:
+    """Say what works on this machine and how to add what does not."""
+    findings = [
+        _runtime(),
+        _export(),
+        _onnxruntime("cpu", "CPUExecutionProvider", "cpu"),
+        _onnxruntime("cuda", "CUDAExecutionProvider", "gpu"),
+        _tensorrt_rtx(),
+        _video_encoder(),
+        _gpu(),
+    ]
+    if as_json:
+        print_json([asdict(finding) for finding in findings])
+        return
+    table = Table("", "ability", "found", "to add it")
+    for f in findings:
+        table.add_row("[green]yes[/]" if f.works else "[red]no[/]", f.ability, f.found, escape(f.add))
+    console = Console()
+    console.print(f"Python {platform.python_version()} on {platform.platform()}", highlight=False)
+    console.print(table)
+
+
+def _installed(*names: str) -> tuple[list[str], list[str]]:
+    found, missing = [], []
+    for name in names:
+        try:
+            found.append(f"{name} {version(name)}")
+        except PackageNotFoundError:
+            missing.append(name)
+    return found, missing
+
+
+def _extra(name: str) -> str:
+    return f"pip install 'openvis-rt[{name}]'"
+
+
+def _runtime() -> Finding:
+    found, missing = _installed("openvis-rt", "numpy", "scipy", "av", "tokenizers", "pycocotools")
+    return Finding("runtime", not missing, ", ".join(found), "" if not missing else "pip install openvis-rt")
+
+
+def _export() -> Finding:
+    found, missing = _installed("torch", "torchvision", "open_clip_torch", "onnx", "onnxscript")
+    text = ", ".join([*found, *(f"no {m}" for m in missing)])
+    if not missing:
+        try:
+            import open_clip  # noqa: F401
+        except Exception as exc:  # torch and torchvision of different builds fail in many ways
+            return Finding("export", False, f"{text}, but importing failed: {exc}", _extra("export"))
+    return Finding("export", not missing, text, "" if not missing else _extra("export"))
+
+
+def _onnxruntime(device: str, provider: str, extra: str) -> Finding:
+    ability = f"run: onnxruntime on {device}"
+    add = _extra(extra)
+    if extra == "gpu":
+        add = f"pip uninstall onnxruntime; {add}"
+    if find_spec("onnxruntime") is None:
+        return Finding(ability, False, "no onnxruntime", add)
+    import onnxruntime
+
+    offered = onnxruntime.get_available_providers()
+    text = f"onnxruntime {onnxruntime.__version__}"
+    if provider in offered:
+        return Finding(ability, True, text)
+    return Finding(ability, False, f"{text} without {provider}", add)
+
+
+def _tensorrt_rtx() -> Finding:
+    ability = "build: TensorRT-RTX engines (no GPU needed)"
+    if find_spec("tensorrt_rtx") is None:
+        return Finding(ability, False, "no tensorrt_rtx", _extra("rtx"))
+    try:
+        import tensorrt_rtx
+    except Exception as exc:  # a missing shared library is an OSError or an ImportError
+        return Finding(ability, False, f"importing tensorrt_rtx failed: {exc}", _extra("rtx"))
+    return Finding(ability, True, f"tensorrt_rtx {tensorrt_rtx.__version__}")
+
+
+def _video_encoder() -> Finding:
+    import av
+
+    names = [name for name in ("libx264", "mpeg4") if name in av.codecs_available]
+    found = f"PyAV {av.__version__}: {', '.join(names) or 'no encoder'}"
+    return Finding("overlay video", bool(names), found, "" if names else "pip install --upgrade av")
+
+
+def _gpu() -> Finding:
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return Finding("NVIDIA GPU", False, "no nvidia-smi", "an NVIDIA driver and a GPU")
+    query = [tool, "--query-gpu=name,compute_cap,driver_version", "--format=csv,noheader"]
+    result = subprocess.run(query, capture_output=True, text=True, check=False, timeout=20)  # noqa: S603 - fixed arguments
+    text = "; ".join(result.stdout.split("\n")).strip("; ") or result.stderr.strip()
+    return Finding("NVIDIA GPU", result.returncode == 0, text)

@@ -1,0 +1,115 @@
+"""``openvis export``: an official checkpoint to a bundle of ONNX graphs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from openvis_rt.cli.ui import TALK, parse_size, print_json, progress_bar
+from openvis_rt.errors import DependencyError, InputError, OutputError
+from openvis_rt.files import sha256_of
+
+
+def export(
+    model: Annotated[str, typer.Argument(help="A model of `openvis models`.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="The bundle's directory, made by this command.")
+    ],
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(help="Official weights: .pth with a 'model' entry, or .safetensors."),
+    ] = None,
+    random_weights: Annotated[
+        int | None,
+        typer.Option(help="A seed: random weights, to try the toolchain without a checkpoint."),
+    ] = None,
+    size: Annotated[
+        str | None,
+        typer.Option(
+            help="Height x width of the resized frame, such as 480x864; the graph pads it to "
+            "multiples of 32. Default: the family's rule for 16:9 video, 480x853."
+        ),
+    ] = None,
+    source_size: Annotated[
+        str | None,
+        typer.Option(
+            help="Height x width of the source video: then the graph itself resizes, exactly like "
+            "Pillow, and masks come at this size."
+        ),
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the bundle if there is one.")
+    ] = False,
+    verify: Annotated[
+        bool, typer.Option(help="Hold every graph against PyTorch in ONNX Runtime.")
+    ] = True,
+    as_json: Annotated[bool, typer.Option("--json", help="Result as JSON on stdout.")] = False,
+) -> None:
+    """Export a checkpoint to a bundle: one ONNX graph a step, each held against PyTorch.
+
+    Example: `openvis export clip-vis-r50 --checkpoint clipvis_r50.pth -o bundle`
+    """
+    if (checkpoint is None) == (random_weights is None):
+        raise InputError("give either --checkpoint FILE or --random-weights SEED")
+    network, source = parse_size(size, "--size"), parse_size(source_size, "--source-size")
+    if output.exists() and not overwrite:  # before minutes of work
+        raise OutputError(f"{output} exists already. Give another place, or --overwrite.")
+    try:
+        import onnx  # noqa: F401
+        import open_clip  # noqa: F401
+        import torch  # noqa: F401
+    except ImportError as exc:
+        raise DependencyError(exc.name or "torch", "export") from exc
+    from openvis_rt.export.bundle_export import export_bundle
+    from openvis_rt.models.checkpoint import model_from_checkpoint, model_from_seed
+
+    origin: dict[str, Any]
+    with progress_bar() as bar:
+        bar("loading the weights", 0, None)
+        if checkpoint is not None:
+            network_model = model_from_checkpoint(model, checkpoint)
+            origin = {"file": checkpoint.name, "sha256": sha256_of(checkpoint)}
+        else:
+            assert random_weights is not None
+            network_model = model_from_seed(model, random_weights)
+            origin = {"random_weights": random_weights}
+        result = export_bundle(
+            network_model,
+            output,
+            network_size=network,
+            source_size=source,
+            checkpoint=origin,
+            overwrite=overwrite,
+            verify=verify,
+            progress=bar,
+        )
+    if as_json:
+        print_json(
+            {
+                "bundle": output,
+                "graphs": [s.to_json() for s in result.bundle.graph_specs.values()],
+                "differences": [
+                    {
+                        "graph": d.graph,
+                        "output": d.output,
+                        "largest": d.largest,
+                        "relative": d.relative,
+                        "sqnr_db": d.sqnr if d.sqnr != float("inf") else None,
+                    }
+                    for d in result.differences
+                ],
+            }
+        )
+        return
+    if result.differences:
+        table = Table("graph", "output", "largest difference from PyTorch", "relative", "SQNR dB")
+        for d in result.differences:
+            table.add_row(
+                d.graph, d.output, f"{d.largest:.1e}", f"{d.relative:.1e}", f"{d.sqnr:.0f}"
+            )
+        Console().print(table)
+    TALK.print(f"wrote {output}")

@@ -1,0 +1,68 @@
+"""The command's entry: verbs, and one place where errors become messages and exit codes."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+from openvis_rt import __version__
+from openvis_rt.cli.build import build
+from openvis_rt.cli.demo import demo
+from openvis_rt.cli.doctor import doctor
+from openvis_rt.cli.export import export
+from openvis_rt.cli.inspect import inspect
+from openvis_rt.cli.models import models
+from openvis_rt.cli.run import run
+from openvis_rt.cli.ui import TALK
+from openvis_rt.errors import OpenVISError
+
+__all__ = ["app", "main"]
+
+_INTERRUPTED = 130  # what shells give a process that Ctrl-C ended
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    rich_markup_mode="markdown",
+)
+for verb in (models, export, build, run, inspect, doctor, demo):
+    app.command()(verb)
+
+
+def _show_version(wanted: bool) -> None:  # noqa: FBT001 - typer's callback
+    if wanted:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def openvis(
+    version: Annotated[  # noqa: ARG001 - handled by its callback
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version."),
+    ] = False,
+) -> None:
+    """Open-vocabulary video instance segmentation: checkpoint to ONNX to TensorRT to tracked video.
+
+    Exit codes: 0 done, 1 a defect of ours, 2 bad usage or input, 3 the environment lacks something,
+    4 a parity gate failed, 130 interrupted.
+    """
+
+
+def main() -> None:
+    """Run the command; every error of ours becomes one message and its exit code."""
+    try:
+        app()
+    except OpenVISError as exc:
+        TALK.print(f"[bold red]error:[/] {escape(str(exc))}", soft_wrap=True)
+        sys.exit(exc.exit_code)
+    except KeyboardInterrupt:
+        TALK.print("interrupted; nothing half-written was left")
+        sys.exit(_INTERRUPTED)
+    except BrokenPipeError:  # the reader of our stdout went away
+        sys.stderr.close()
+        sys.exit(0)

@@ -1,0 +1,145 @@
+"""``openvis run``: a bundle over a video."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from openvis_rt.bundle import Bundle
+from openvis_rt.cli.ui import TALK, print_json, progress_bar, warn
+from openvis_rt.errors import InputError, OutputError
+from openvis_rt.vocabulary import Vocabulary
+
+_DEFAULT_THRESHOLD = 0.3
+
+
+def run(
+    bundle: Annotated[Path, typer.Argument(help="A bundle of `openvis export`.")],
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="A video file, a directory of images, a camera index such as 0, or a stream address."
+        ),
+    ],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Directory for the results, made by this command.")
+    ],
+    classes: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--class", "-c", help="A class to look for; repeat it. Commas part synonyms: 'monkey, ape'."
+        ),
+    ] = None,
+    vocabulary: Annotated[
+        Path | None,
+        typer.Option(help="Class names from a file: one a line, or JSON (YTVIS/LV-VIS categories)."),
+    ] = None,
+    mode: Annotated[
+        str,
+        typer.Option(
+            help="video: official whole-video scoring. stream: causal, flat memory. "
+            "auto: video for files, stream for cameras and addresses."
+        ),
+    ] = "auto",
+    backend: Annotated[str, typer.Option(help="onnxruntime, or auto.")] = "auto",
+    device: Annotated[str, typer.Option(help="cpu, cuda, or auto.")] = "auto",
+    precision: Annotated[str, typer.Option(help="A precision that the bundle holds.")] = "fp32",
+    threshold: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="Least score that is drawn and logged.")
+    ] = _DEFAULT_THRESHOLD,
+    max_instances: Annotated[int, typer.Option(min=1, help="Most instances shown in a frame.")] = 20,
+    max_frames: Annotated[int | None, typer.Option(min=1, help="Stop after so many frames.")] = None,
+    tracker_frames: Annotated[
+        int | None, typer.Option(help="T: frames that the tracker remembers (released: 9).")
+    ] = None,
+    tracker_top_k: Annotated[
+        int | None, typer.Option(help="K: frames that match together (released: 5; paper: 3).")
+    ] = None,
+    video_id: Annotated[int, typer.Option(help="video_id in results.json.")] = 1,
+    overlay: Annotated[bool, typer.Option(help="Write overlay.mp4.")] = True,
+    allow_truncated: Annotated[
+        bool, typer.Option("--allow-truncated", help="Take what can be read of a damaged video.")
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the output directory.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Report as JSON on stdout.")] = False,
+) -> None:
+    """Segment, classify and track the named classes in a video; no torch is needed.
+
+    Writes overlay.mp4, frames.jsonl (one line a frame) and, in video mode, results.json in the
+    YTVIS / LV-VIS format.
+
+    Example: `openvis run bundle street.mp4 -c person -c "bicycle, bike" -o out`
+    """
+    from openvis_rt.runtime.clip_vis import Selection
+    from openvis_rt.runtime.pipeline import Pipeline
+    from openvis_rt.runtime.run import RunOptions, resolve_mode, run_video
+
+    if mode not in ("auto", "video", "stream"):
+        raise InputError(f"--mode is auto, video or stream; got {mode!r}")
+    if output.exists() and not overwrite:
+        raise OutputError(f"{output} exists already. Give another place, or --overwrite.")
+    words = _words(classes, vocabulary)
+    selection = Selection(threshold, max_instances)
+    options = RunOptions(
+        mode="video" if mode == "video" else "stream" if mode == "stream" else "auto",
+        video_id=video_id,
+        overlay=overlay,
+        allow_truncated=allow_truncated,
+        max_frames=max_frames,
+        overwrite=overwrite,
+    )
+    resolved = resolve_mode(mode, source)
+    with progress_bar() as bar:
+        bar("opening the bundle", 0, None)
+        with Pipeline.open(
+            Bundle.open(bundle),
+            vocabulary=words,
+            backend=backend,
+            device=device,
+            precision=precision,
+            mode=resolved,
+            selection=selection,
+            tracker_frames=tracker_frames,
+            tracker_top_k=tracker_top_k,
+            progress=lambda done, total: bar("embedding class names", done, total),
+        ) as pipeline:
+            report = run_video(pipeline, source, output, options, selection, bar)
+    for message in report.warnings:
+        warn(message)
+    speed = report.frames / report.seconds if report.seconds else 0.0
+    if as_json:
+        print_json(
+            {
+                "mode": report.mode,
+                "backend": report.backend,
+                "frames": report.frames,
+                "tracks": report.tracks,
+                "seconds": round(report.seconds, 3),
+                "frames_per_second": round(speed, 3),
+                "outputs": report.outputs,
+                "warnings": report.warnings,
+            }
+        )
+        return
+    TALK.print(
+        f"{report.frames} frames, {report.tracks} tracks, {speed:.2f} frames/s on {report.backend}, "
+        f"{report.mode} mode"
+    )
+    for kind, path in report.outputs.items():
+        TALK.print(f"  {kind}: {path}", soft_wrap=True)
+
+
+def _words(classes: list[str] | None, file: Path | None) -> Vocabulary:
+    if classes and file is not None:
+        raise InputError("give class names with --class or with --vocabulary, not both")
+    if file is not None:
+        return Vocabulary.from_file(file)
+    if not classes:
+        raise InputError(
+            "no class to look for; give --class NAME (repeat it) or --vocabulary FILE"
+        )
+    return Vocabulary(tuple(classes))

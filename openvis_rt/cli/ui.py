@@ -1,0 +1,80 @@
+"""Talk on stderr: messages and progress bars. stdout is left to data."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+__all__ = ["TALK", "Bar", "parse_size", "print_json", "progress_bar", "warn"]
+
+TALK = Console(stderr=True, highlight=False)
+
+
+class Bar:
+    """One progress bar whose phase may change."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._task = progress.add_task("starting", total=None)
+
+    def __call__(self, phase: str, done: int, total: int | None) -> None:
+        """Show the phase, steps done, and steps in all (None if that is not known)."""
+        self._progress.update(self._task, description=phase, completed=done, total=total)
+
+
+@contextmanager
+def progress_bar() -> Iterator[Bar]:
+    """A bar on stderr that goes away when the work is done; nothing where stderr is no terminal."""
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=TALK, transient=True) as progress:
+        yield Bar(progress)
+
+
+def warn(message: str) -> None:
+    """A warning on stderr."""
+    TALK.print(f"[yellow]warning:[/] {_plain(message)}", soft_wrap=True)
+
+
+def print_json(value: Any) -> None:
+    """A result for machines, on stdout."""
+    print(json.dumps(value, indent=2, default=str))  # noqa: T201 - stdout is data
+
+
+def parse_size(text: str | None, option: str) -> tuple[int, int] | None:
+    """(height, width) of ``HxW``.
+
+    Raises:
+        InputError: it is not two positive numbers with an x between them.
+    """
+    from openvis_rt.errors import InputError
+
+    if text is None:
+        return None
+    parts = text.lower().split("x")
+    if len(parts) != 2 or not all(p.isdecimal() and int(p) > 0 for p in parts):
+        raise InputError(f"{option} is height x width in pixels, such as 480x864; got {text!r}")
+    return int(parts[0]), int(parts[1])
+
+
+def _plain(message: str) -> str:
+    return message.replace("[", r"\[")

@@ -1,0 +1,263 @@
+"""A video through a pipeline into files: overlay, JSON lines, results.
+
+    video mode   pass 1: every frame through the pipeline; then the official scoring writes results.json
+                 pass 2: the source is read again and drawn with the video's own tracks and scores
+    stream mode  one pass, causal: what is drawn is what was known at that frame; memory stays flat
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from openvis_rt.errors import InputError, VideoError
+from openvis_rt.files import output_directory
+from openvis_rt.runtime.clip_vis import Selection
+from openvis_rt.runtime.overlay import OverlayWriter, draw
+from openvis_rt.runtime.pipeline import Pipeline
+from openvis_rt.runtime.results import (
+    FrameLog,
+    FrameResult,
+    Instance,
+    VideoResult,
+    box_of,
+    write_results,
+)
+from openvis_rt.runtime.video import VideoSource, open_video
+
+__all__ = ["RunOptions", "RunReport", "frame_results", "run_video"]
+
+Progress = Callable[[str, int, int | None], None]
+"""Called with the phase, frames done, and frames in all if that is known."""
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """What to read and what to write.
+
+    Attributes:
+        mode: ``video``, ``stream``, or ``auto``: video for files, stream for cameras and addresses.
+        video_id: of the entries in ``results.json``.
+        overlay: write ``overlay.mp4``.
+        allow_truncated: take what can be read of a damaged video.
+        max_frames: stop after so many; None for all.
+        overwrite: replace the output directory.
+    """
+
+    mode: Literal["auto", "video", "stream"] = "auto"
+    video_id: int = 1
+    overlay: bool = True
+    allow_truncated: bool = False
+    max_frames: int | None = None
+    overwrite: bool = False
+
+
+@dataclass
+class RunReport:
+    """What a run did: files by kind, frames, seconds of the pipeline's pass, warnings for people."""
+
+    mode: str
+    backend: str
+    size: tuple[int, int]
+    outputs: dict[str, Path] = field(default_factory=dict)
+    frames: int = 0
+    tracks: int = 0
+    seconds: float = 0.0
+    warnings: list[str] = field(default_factory=list)
+
+
+def resolve_mode(mode: str, source: str) -> Literal["video", "stream"]:
+    """The mode that a source is run in.
+
+    Raises:
+        InputError: video mode for a source that can be read only once.
+    """
+    live = source.isdecimal() or "://" in source
+    if mode == "video" and live:
+        raise InputError(
+            f"{source} can be read only once, and video mode reads twice; use --mode stream"
+        )
+    if mode in ("video", "stream"):
+        return "video" if mode == "video" else "stream"
+    return "stream" if live else "video"
+
+
+def run_video(
+    pipeline: Pipeline,
+    source: str,
+    output: Path,
+    options: RunOptions,
+    selection: Selection,
+    progress: Progress = lambda *_: None,
+) -> RunReport:
+    """Run a whole source; the pipeline must be open in the mode of :func:`resolve_mode`.
+
+    Args:
+        pipeline: open, with its vocabulary.
+        source: a file, a directory of images, a camera index or a stream address.
+        output: directory that takes ``overlay.mp4``, ``frames.jsonl`` and ``results.json``; it gets its
+            name only when everything in it is whole.
+        options: see :class:`RunOptions`.
+        selection: what is drawn and logged of a video-mode result.
+        progress: told after each frame.
+
+    Raises:
+        VideoError: the source cannot be read to its end.
+        OutputError: ``output`` exists or cannot be written.
+    """
+    mode = resolve_mode(options.mode, source)
+    with ExitStack() as stack:
+        folder = stack.enter_context(output_directory(output, overwrite=options.overwrite))
+        video = stack.enter_context(open_video(source, allow_truncated=options.allow_truncated))
+        report = RunReport(mode, pipeline.backend, (video.height, video.width))
+        _explain_placement(pipeline, video, report)
+        if mode == "stream":
+            _stream(pipeline, video, source, folder, options, report, progress)
+        else:
+            _whole(pipeline, video, source, folder, options, selection, report, progress)
+        report.warnings += [*video.warnings, *pipeline.warnings]
+        report.outputs = {file.stem: output / file.name for file in sorted(folder.iterdir())}
+    return report
+
+
+def frame_results(
+    video: VideoResult, selection: Selection, index: int, time: float | None
+) -> FrameResult:
+    """One frame of a finished video: each shown track once, under its best class."""
+    instances: dict[int, Instance] = {}
+    for found in video.instances:
+        rle = found.segmentations[index]
+        known = instances.get(found.track_id)
+        if found.score < selection.threshold or (known and known.score >= found.score):
+            continue
+        box = box_of(rle)
+        if box[2] > 0:
+            instances[found.track_id] = Instance(
+                found.track_id, found.category_id, found.name, found.score, box, rle
+            )
+    best = sorted(instances.values(), key=lambda i: -i.score)[: selection.limit]
+    return FrameResult(index, time, video.height, video.width, tuple(best))
+
+
+def _stream(
+    pipeline: Pipeline,
+    video: VideoSource,
+    source: str,
+    folder: Path,
+    options: RunOptions,
+    report: RunReport,
+    progress: Progress,
+) -> None:
+    tracks: set[int] = set()
+    with _writers(video, source, folder, options, report) as (log, overlay):
+        for image, result in _pass(pipeline, video, options, report, progress):
+            log.write(result)
+            tracks.update(instance.track_id for instance in result.instances)
+            if overlay is not None:
+                overlay.write(draw(image, result))
+    report.tracks = len(tracks)
+    pipeline.reset()
+
+
+def _whole(
+    pipeline: Pipeline,
+    video: VideoSource,
+    source: str,
+    folder: Path,
+    options: RunOptions,
+    selection: Selection,
+    report: RunReport,
+    progress: Progress,
+) -> None:
+    for _ in _pass(pipeline, video, options, report, progress):
+        pass
+    result = pipeline.finish()
+    write_results(folder / "results.json", result.to_results(options.video_id))
+    again = open_video(source, allow_truncated=options.allow_truncated)
+    with again, _writers(again, source, folder, options, report) as (log, overlay):
+        for index, frame in enumerate(again):
+            if index == result.frame_count:
+                break
+            shown = frame_results(result, selection, index, frame.time)
+            log.write(shown)
+            if overlay is not None:
+                overlay.write(draw(frame.image, shown))
+            progress("drawing", index + 1, result.frame_count)
+    report.tracks = len({i.track_id for i in result.instances if i.score >= selection.threshold})
+
+
+def _pass(
+    pipeline: Pipeline,
+    video: VideoSource,
+    options: RunOptions,
+    report: RunReport,
+    progress: Progress,
+) -> Iterator[tuple[object, FrameResult]]:
+    total = options.max_frames or video.frame_count
+    with _stop_on_interrupt(enabled=video.live) as stopped:
+        for frame in video:
+            begin = time.perf_counter()
+            result = pipeline.step(frame)
+            report.seconds += time.perf_counter() - begin
+            report.frames += 1
+            yield frame.image, result
+            progress("segmenting", report.frames, total)
+            if stopped.is_set() or report.frames == options.max_frames:
+                break
+    if not report.frames:
+        raise VideoError(f"{video.name} gave no frame")
+
+
+@contextmanager
+def _writers(
+    video: VideoSource, source: str, folder: Path, options: RunOptions, report: RunReport
+) -> Iterator[tuple[FrameLog, OverlayWriter | None]]:
+    with ExitStack() as stack:
+        log = stack.enter_context(FrameLog(folder / "frames.jsonl"))
+        overlay = None
+        if options.overlay:
+            audio = source if Path(source).is_file() else None
+            overlay = stack.enter_context(
+                OverlayWriter(folder / "overlay.mp4", video.width, video.height, video.fps, audio)
+            )
+        yield log, overlay
+        if overlay is not None:
+            report.warnings += overlay.warnings
+
+
+@contextmanager
+def _stop_on_interrupt(*, enabled: bool) -> Iterator[threading.Event]:
+    """For a live source Ctrl-C is the ordinary end: the first one stops after the frame, the second aborts."""
+    stopped = threading.Event()
+    if not enabled or threading.current_thread() is not threading.main_thread():
+        yield stopped
+        return
+    before = signal.getsignal(signal.SIGINT)
+
+    def stop(*_: object) -> None:
+        stopped.set()
+        signal.signal(signal.SIGINT, before)
+
+    signal.signal(signal.SIGINT, stop)
+    try:
+        yield stopped
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _explain_placement(pipeline: Pipeline, video: VideoSource, report: RunReport) -> None:
+    placement = pipeline.placement(video.height, video.width)
+    if not placement.exact:
+        network = pipeline.bundle.manifest.preprocess.network_size
+        report.warnings.append(
+            f"frames of {video.width}x{video.height} lie as {placement.picture[0]}x"
+            f"{placement.picture[1]} (height x width) in the bundle's {network[0]}x{network[1]}; the "
+            f"official size for this video is {placement.official[0]}x{placement.official[1]}: export "
+            f"with --size {placement.official[0]}x{placement.official[1]} for exactly that"
+        )
