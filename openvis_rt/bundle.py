@@ -1,13 +1,13 @@
 """The bundle: a directory of graphs with a manifest that says what is in it and how to drive it.
 
     bundle.json              the manifest, below
-    propose.onnx ...         one graph each; `propose.fp16.onnx` is the same graph in another precision
+    propose.onnx ...         one graph each; `propose.fp16.onnx` is the same in another precision
     tokenizer/tokenizer.json CLIP's byte-pair tokenizer, in the `tokenizers` library's format
     text/<key>.safetensors   cached text embeddings, written at run time
     engines/<target>/        plans and their sidecars, written by `openvis build`
 
-Every file that the export wrote stands in the manifest with its SHA-256, and the manifest carries its own.
-Nothing in a bundle is ever unpickled.
+Every file that the export wrote stands in the manifest with its SHA-256, and the manifest carries
+its own. Nothing in a bundle is ever unpickled.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ class Preprocess:
 
     Attributes:
         network_size: (H, W) of ``frames``, pixels.
-        source_size: (Hs, Ws) if the graph resizes by itself, and then ``frames`` has this size; else None.
+        source_size: (Hs, Ws) if the graph resizes by itself, and then ``frames`` has this size;
+            else None.
         short_side, max_side: the family's resize rule, pixels.
         size_divisor: the graph pads to multiples of it.
         pixel_mean: RGB for 0..255; the host fills what the picture leaves free with it.
@@ -69,7 +70,8 @@ class Manifest:
         detections: instances reported for one video.
         prompts: templates of the text classifier, ``{}`` stands for the name.
         text_sha256: digest of the text graph's weights; it keys the embedding cache.
-        checkpoint: where the weights came from: ``file`` and ``sha256``, or ``random_weights`` (the seed).
+        checkpoint: where the weights came from: ``file`` and ``sha256``, or ``random_weights`` (the
+            seed).
         tools: versions of what made the bundle.
         files: sha256 and bytes of every file, by its path inside the bundle.
     """
@@ -97,7 +99,7 @@ class Manifest:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Manifest:
-        """Inverse of :meth:`to_json`; ``KeyError``, ``TypeError`` or ``ValueError`` if it is malformed."""
+        """Inverse of :meth:`to_json`; ``KeyError``, ``TypeError``, ``ValueError`` if malformed."""
         values = {f.name: data[f.name] for f in fields(cls)}
         values["graphs"] = {n: GraphSpec.from_json(g) for n, g in data["graphs"].items()}
         size = data["preprocess"]
@@ -117,7 +119,7 @@ class Manifest:
 
 @dataclass(frozen=True)
 class Bundle:
-    """A bundle on disk whose manifest was read and, unless told otherwise, whose files were all checked."""
+    """A bundle on disk, its manifest read and, unless told otherwise, its files checked."""
 
     path: Path
     manifest: Manifest
@@ -151,7 +153,9 @@ class Bundle:
                 raise BundleError(f"{file} is missing; {_MEND}")
             size = file.stat().st_size
             if size != entry["bytes"]:
-                raise BundleError(f"{file} has {size} bytes, {entry['bytes']} were written; {_MEND}")
+                raise BundleError(
+                    f"{file} has {size} bytes, {entry['bytes']} were written; {_MEND}"
+                )
             found = sha256_of(file)
             if found != entry["sha256"]:
                 raise BundleError(

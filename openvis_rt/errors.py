@@ -87,6 +87,9 @@ class DependencyError(UnavailableError):
             f"Install it with: pip install 'openvis-rt[{extra}]'"
         )
 
+    def __reduce__(self) -> tuple[type[DependencyError], tuple[str, str]]:
+        return DependencyError, (self.module, self.extra)
+
 
 class BackendError(UnavailableError):
     """A backend was asked for that does not work on this machine."""

@@ -28,7 +28,7 @@ def sha256_of(path: Path) -> str:
 
 @contextlib.contextmanager
 def output_errors(path: Path) -> Iterator[None]:
-    """Turn an ``OSError`` while writing ``path`` into an :class:`OutputError` that says what to do."""
+    """Turn an ``OSError`` while writing ``path`` into an :class:`OutputError` with advice."""
     try:
         yield
     except OSError as exc:

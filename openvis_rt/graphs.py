@@ -1,15 +1,16 @@
 """The graphs of a bundle and the names, types and axes of their inputs and outputs.
 
-These names are a contract: other programs drive the graphs by them. They stand here once and are used by
-export, engines, runtime and tests. Sizes are symbols; a bundle's manifest fills them with its numbers.
+These names are a contract: other programs drive the graphs by them. They stand here once and are
+used by export, engines, runtime and tests. Sizes are symbols; a bundle's manifest fills them with
+its numbers.
 
     N  queries                         T  frames of one call (1 for per-frame models)
-    H, W  network size, pixels; the graph pads it at the right and the bottom to multiples of 32, H' x W'
-    h, w  stride-4 grid, H'/4 x W'/4   hp, wp  stride-32 grid, H'/32 x W'/32
-    C  query width
+    H, W  network size, pixels; the graph pads it at the right and the bottom to multiples of 32, H'
+    x W' h, w  stride-4 grid, H'/4 x W'/4   hp, wp  stride-32 grid, H'/32 x W'/32 C  query width
     D  embedding width of CLIP         Cf channels of CLIP's dense feature
     K  rows of the text classifier, dynamic     B  prompts, dynamic     n  selected queries, dynamic
-    Hs, Ws  the source frame's size: `frame_size`, int64 [2], an initializer of `masks` that ONNX Runtime
+    Hs, Ws  the source frame's size: `frame_size`, int64 [2], an initializer of `masks` that ONNX
+    Runtime
             lets the caller override; elsewhere its value (the export's `--source-size`) is fixed
 """
 
@@ -105,9 +106,7 @@ CLIP_VIS_GRAPHS: dict[str, GraphSpec] = {
     for graph in (
         GraphSpec(
             "propose",
-            (
-                TensorSpec("frames", "uint8", ("T", "H", "W", 3), "RGB 0..255 at network size"),
-            ),
+            (TensorSpec("frames", "uint8", ("T", "H", "W", 3), "RGB 0..255 at network size"),),
             (
                 _MASK_LOGITS,
                 TensorSpec("queries", "float32", ("N", "C"), "query embeddings, not normalised"),

@@ -1,7 +1,7 @@
 """The models that this toolchain knows, described without any heavy library.
 
-Facts of the CLIP-VIS variants: `clipvis/config.py`, `configs/clipvis_video_{R50,ConvNeXt-B}.yaml` of the
-public implementation.
+Facts of the CLIP-VIS variants: `clipvis/config.py`, `configs/clipvis_video_{R50,ConvNeXt-B}.yaml`
+of the public implementation.
 """
 
 from __future__ import annotations
@@ -97,12 +97,11 @@ def variant_named(name: str) -> Variant:
 def resized_size(height: int, width: int, short_side: int, max_side: int) -> tuple[int, int]:
     """Size of the resized frame by detectron2's rule (``ResizeShortestEdge``).
 
-    The short side becomes ``short_side``, unless the long one would pass ``max_side``; halves round up.
+    The short side becomes ``short_side``, unless the long one would pass ``max_side``; halves round
+    up.
     """
     scale = short_side / min(height, width)
-    scaled = (
-        (short_side, scale * width) if height < width else (scale * height, float(short_side))
-    )
+    scaled = (short_side, scale * width) if height < width else (scale * height, float(short_side))
     if max(scaled) > max_side:
         shrink = max_side / max(scaled)
         scaled = (scaled[0] * shrink, scaled[1] * shrink)

@@ -1,7 +1,7 @@
 """Class names, their synonyms, and the prompts around them.
 
-Behaviour of `clipvis/clipvis_video.py`: a name is split at commas into synonyms, underscores stay, and each
-synonym stands in 14 templates (VILD's list).
+Behaviour of `clipvis/clipvis_video.py`: a name is split at commas into synonyms, underscores stay,
+and each synonym stands in 14 templates (VILD's list).
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ class Vocabulary:
     """Names of the classes to look for.
 
     Attributes:
-        names: one for each class, as the user gave them; ``"monkey, ape"`` is one class with two synonyms.
+        names: one for each class, as the user gave them; ``"monkey, ape"`` is one class with two
+            synonyms.
     """
 
     names: tuple[str, ...]
@@ -56,8 +57,8 @@ class Vocabulary:
         for index, name in enumerate(self.names):
             if name.strip() in seen:
                 raise VocabularyError(
-                    f"{name!r} stands twice in the vocabulary (classes {seen[name.strip()] + 1} and "
-                    f"{index + 1}); its score would be split between them. Remove one."
+                    f"{name!r} stands twice in the vocabulary (classes {seen[name.strip()] + 1} "
+                    f"and {index + 1}); its score would be split between them. Remove one."
                 )
             seen[name.strip()] = index
 
@@ -71,9 +72,9 @@ class Vocabulary:
         """Read class names.
 
         Args:
-            path: a text file with one class a line (empty lines and lines that begin with ``#`` are left
-                out), or JSON: a list of names, a list of ``{"name": ...}``, or a YTVIS / LV-VIS
-                annotation file with ``categories``, taken in the order of their ids.
+            path: a text file with one class a line (empty lines and lines that begin with ``#`` are
+                left out), or JSON: a list of names, a list of ``{"name": ...}``, or a YTVIS /
+                LV-VIS annotation file with ``categories``, taken in the order of their ids.
 
         Raises:
             VocabularyError: the file is missing or malformed.
@@ -92,8 +93,8 @@ class Vocabulary:
             return cls(tuple(e if isinstance(e, str) else str(e["name"]) for e in entries))
         except (ValueError, KeyError, TypeError) as exc:
             raise VocabularyError(
-                f"{path} is not a vocabulary: a JSON list of names, of {{'name': ...}}, or an object with "
-                f"'categories' is needed ({type(exc).__name__}: {exc})"
+                f"{path} is not a vocabulary: a JSON list of names, of {{'name': ...}}, or an "
+                f"object with 'categories' is needed ({type(exc).__name__}: {exc})"
             ) from exc
 
     @staticmethod

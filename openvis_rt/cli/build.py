@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path  # noqa: TC003 - typer reads the annotations
-from typing import TYPE_CHECKING, Annotated
+from collections import Counter
+from pathlib import Path
+from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from openvis_rt.bundle import Bundle
+from openvis_rt.cli.ui import print_json, progress_bar
+from openvis_rt.engines.build import BuildResult, build_engines
 from openvis_rt.errors import UnavailableError
-
-if TYPE_CHECKING:
-    from openvis_rt.engines.build import BuildResult
-
-__all__ = ["build"]
 
 _BACKENDS = ("tensorrt-rtx",)
 
@@ -42,27 +39,17 @@ def build(
     ] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Results as JSON on stdout.")] = False,
 ) -> None:
-    """Compile a bundle's graphs to TensorRT plans, each with a JSON that says what was built."""
+    """Compile a bundle's graphs to TensorRT plans, each with a JSON that says what was built.
+
+    Example: `openvis build bundle --targets sm86,sm89`
+    """
     if backend not in _BACKENDS:
         raise UnavailableError(
             f"there is no builder for the backend {backend!r} yet; this version builds with "
             f"{', '.join(_BACKENDS)}. Give that with --backend."
         )
-    from openvis_rt.bundle import Bundle
-    from openvis_rt.engines.build import build_engines
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("opening the bundle", total=None)
-
-        def report(name: str, phase: str, done: int, steps: int) -> None:
-            progress.update(task, description=f"{name}: {phase}", completed=done, total=steps)
-
+    with progress_bar() as bar:
+        bar("checking the bundle", 0, None)
         results = build_engines(
             Bundle.open(bundle),
             targets=targets.split(","),
@@ -70,29 +57,24 @@ def build(
             graphs=graph,
             verify=verify,
             force=force,
-            report=report,
+            report=lambda name, phase, done, steps: bar(f"{name}: {phase}", done, steps),
         )
     if as_json:
-        typer.echo(json.dumps([_entry(result) for result in results], indent=2))
+        print_json([{"plan": r.plan, "skipped": r.skipped, **r.sidecar.to_json()} for r in results])
     else:
         Console().print(_table(results))
-
-
-def _entry(result: BuildResult) -> dict[str, object]:
-    return {"plan": str(result.plan), "skipped": result.skipped, **result.sidecar.to_json()}
 
 
 def _table(results: list[BuildResult]) -> Table:
     table = Table("graph", "layers", "layer types", "seconds", "MB", "plan")
     for result in results:
         sidecar = result.sidecar
-        types: dict[str, int] = {}
+        types = Counter[str]()
         for counts in sidecar.layers.values():
-            for dtype, number in counts.items():
-                types[dtype] = types.get(dtype, 0) + number
+            types.update(counts)
         table.add_row(
             sidecar.graph,
-            str(sum(types.values())),
+            str(types.total()),
             ", ".join(f"{dtype} {number}" for dtype, number in sorted(types.items())),
             "up to date" if result.skipped else f"{sidecar.build_seconds:.1f}",
             f"{sidecar.plan_bytes / 1e6:.1f}",

@@ -20,7 +20,7 @@ def demo(
     seconds: Annotated[float, typer.Option(min=0.2, help="Length of the generated video.")] = 2.0,
     model: Annotated[str, typer.Option(help="A model of `openvis models`.")] = "clip-vis-r50",
 ) -> None:
-    """Generate a video, export a model with random weights, and run it: a check of the installation.
+    """Generate a video, export a model with random weights, and run it.
 
     The weights are random, so masks and names mean nothing; everything else is the real path.
     """

@@ -46,7 +46,9 @@ def doctor(
         return
     table = Table("", "ability", "found", "to add it")
     for f in findings:
-        table.add_row("[green]yes[/]" if f.works else "[red]no[/]", f.ability, f.found, escape(f.add))
+        table.add_row(
+            "[green]yes[/]" if f.works else "[red]no[/]", f.ability, f.found, escape(f.add)
+        )
     console = Console()
     console.print(f"Python {platform.python_version()} on {platform.platform()}", highlight=False)
     console.print(table)
@@ -68,7 +70,9 @@ def _extra(name: str) -> str:
 
 def _runtime() -> Finding:
     found, missing = _installed("openvis-rt", "numpy", "scipy", "av", "tokenizers", "pycocotools")
-    return Finding("runtime", not missing, ", ".join(found), "" if not missing else "pip install openvis-rt")
+    return Finding(
+        "runtime", not missing, ", ".join(found), "" if not missing else "pip install openvis-rt"
+    )
 
 
 def _export() -> Finding:
@@ -78,7 +82,9 @@ def _export() -> Finding:
         try:
             import open_clip  # noqa: F401
         except Exception as exc:  # torch and torchvision of different builds fail in many ways
-            return Finding("export", False, f"{text}, but importing failed: {exc}", _extra("export"))
+            return Finding(
+                "export", False, f"{text}, but importing failed: {exc}", _extra("export")
+            )
     return Finding("export", not missing, text, "" if not missing else _extra("export"))
 
 

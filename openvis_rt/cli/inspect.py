@@ -18,7 +18,7 @@ def inspect(
     path: Annotated[Path, typer.Argument(help="A bundle's directory, or a checkpoint file.")],
     as_json: Annotated[bool, typer.Option("--json", help="As JSON on stdout.")] = False,
 ) -> None:
-    """Show a bundle's graphs, files and engines after checking every hash, or say what a checkpoint is."""
+    """Check a bundle's hashes and show its graphs and engines, or say what a checkpoint is."""
     if path.is_file():
         facts = _checkpoint(path)
         if as_json:

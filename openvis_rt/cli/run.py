@@ -20,21 +20,27 @@ def run(
     source: Annotated[
         str,
         typer.Argument(
-            help="A video file, a directory of images, a camera index such as 0, or a stream address."
+            help="A video file, a directory of images, a camera index such as 0, "
+            "or a stream address."
         ),
     ],
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="Directory for the results, made by this command.")
+        Path,
+        typer.Option("--output", "-o", help="Directory for the results, made by this command."),
     ],
     classes: Annotated[
         list[str] | None,
         typer.Option(
-            "--class", "-c", help="A class to look for; repeat it. Commas part synonyms: 'monkey, ape'."
+            "--class",
+            "-c",
+            help="A class to look for; repeat it. Commas part synonyms: 'monkey, ape'.",
         ),
     ] = None,
     vocabulary: Annotated[
         Path | None,
-        typer.Option(help="Class names from a file: one a line, or JSON (YTVIS/LV-VIS categories)."),
+        typer.Option(
+            help="Class names from a file: one a line, or JSON (YTVIS/LV-VIS categories)."
+        ),
     ] = None,
     mode: Annotated[
         str,
@@ -49,8 +55,12 @@ def run(
     threshold: Annotated[
         float, typer.Option(min=0.0, max=1.0, help="Least score that is drawn and logged.")
     ] = _DEFAULT_THRESHOLD,
-    max_instances: Annotated[int, typer.Option(min=1, help="Most instances shown in a frame.")] = 20,
-    max_frames: Annotated[int | None, typer.Option(min=1, help="Stop after so many frames.")] = None,
+    max_instances: Annotated[
+        int, typer.Option(min=1, help="Most instances shown in a frame.")
+    ] = 20,
+    max_frames: Annotated[
+        int | None, typer.Option(min=1, help="Stop after so many frames.")
+    ] = None,
     tracker_frames: Annotated[
         int | None, typer.Option(help="T: frames that the tracker remembers (released: 9).")
     ] = None,
@@ -126,8 +136,8 @@ def run(
         )
         return
     TALK.print(
-        f"{report.frames} frames, {report.tracks} tracks, {speed:.2f} frames/s on {report.backend}, "
-        f"{report.mode} mode"
+        f"{report.frames} frames, {report.tracks} tracks, {speed:.2f} frames/s "
+        f"on {report.backend}, {report.mode} mode"
     )
     for kind, path in report.outputs.items():
         TALK.print(f"  {kind}: {path}", soft_wrap=True)
@@ -139,7 +149,5 @@ def _words(classes: list[str] | None, file: Path | None) -> Vocabulary:
     if file is not None:
         return Vocabulary.from_file(file)
     if not classes:
-        raise InputError(
-            "no class to look for; give --class NAME (repeat it) or --vocabulary FILE"
-        )
+        raise InputError("no class to look for; give --class NAME (repeat it) or --vocabulary FILE")
     return Vocabulary(tuple(classes))

@@ -8,7 +8,6 @@ graphs stay, and the next build goes on with the rest.
 
 from __future__ import annotations
 
-import importlib.metadata
 import multiprocessing
 import shutil
 import signal
@@ -19,6 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from openvis_rt import __version__
 from openvis_rt.engines.sidecar import (
     Profile,
     Sidecar,
@@ -166,7 +166,7 @@ def _earlier_build(job: _Job, library_version: str) -> Sidecar | None:
     unverified = sidecar.replaced_grid_samples and sidecar.replacement_error is None
     same = (
         sidecar.library_version == library_version
-        and sidecar.created_with == _version()
+        and sidecar.created_with == __version__
         and sidecar.platform == sysconfig.get_platform()
         and sidecar.targets == job.targets
         and all(job.profiles.get(name) == sizes for name, sizes in sidecar.profiles.items())
@@ -268,7 +268,7 @@ def _compile(job: _Job, progress: Callable[[str, int, int], None]) -> Sidecar:
         profiles=built.profiles,
         layers=built.layers,
         build_seconds=round(time.perf_counter() - start, 3),
-        created_with=_version(),
+        created_with=__version__,
     )
 
 
@@ -294,7 +294,3 @@ def _rewrite(
     with output_errors(rewritten):
         onnx.save(replace_grid_sample(model), str(rewritten))
     return rewritten, replaced, error
-
-
-def _version() -> str:
-    return importlib.metadata.version("openvis-rt")

@@ -55,7 +55,8 @@ def export_bundle(
 
     Args:
         model: with its weights, in evaluation mode.
-        output: the bundle's directory; it must not exist, or ``overwrite`` replaces it at the very end.
+        output: the bundle's directory; it must not exist, or ``overwrite`` replaces it at the very
+            end.
         network_size: (H, W) of the frames that the network sees, pixels; None for the family's rule
             on a 16:9 video. The graph pads it to the family's divisor.
         source_size: default size of the masks of the `masks` graph; None for ``network_size``.

@@ -1,15 +1,16 @@
-"""The `masks` graph, written by hand: it is five nodes and its output size is an input.
+"""The `masks` graph, written by hand: it is a few nodes, and its output size is an input.
 
     mask_logits [N, T, h, w] --Gather(selected)--> [n, T, h, w]
       --bilinear--> padded size --crop--> network size --bilinear--> source size -- > 0 --> uint8
 
-as `sem_seg_postprocess` of the public evaluation does it. ``frame_size`` is an initializer that is also an
-input: ONNX Runtime lets the caller override it, TensorRT takes its value as a constant.
+as `sem_seg_postprocess` of the public evaluation does it. ``frame_size`` is an initializer that is
+also an input: ONNX Runtime lets the caller override it, TensorRT takes its value as a constant.
 """
 
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
@@ -35,7 +36,7 @@ def masks_graph(
         frame_size: default size of the masks, pixels.
         opset: of the ONNX operators.
     """
-    constants = {
+    constants: dict[str, npt.NDArray[np.generic]] = {
         "padded_size": np.array(padded_size, np.int64),
         "crop_starts": np.zeros(2, np.int64),
         "crop_ends": np.array(network_size, np.int64),
@@ -46,13 +47,13 @@ def masks_graph(
     resize = {"mode": "linear", "coordinate_transformation_mode": "half_pixel"}
     nodes = [
         helper.make_node("Gather", ["mask_logits", "selected"], ["chosen"], axis=0),
-        helper.make_node(
-            "Resize", ["chosen", "", "", "padded_size"], ["padded"], axes=[2, 3], **resize
-        ),
+        # all four sizes: TensorRT's parser refuses Resize with `axes` where an axis is dynamic
+        helper.make_node("Shape", ["chosen"], ["leading"], start=0, end=2),
+        helper.make_node("Concat", ["leading", "padded_size"], ["padded_shape"], axis=0),
+        helper.make_node("Concat", ["leading", "frame_size"], ["frame_shape"], axis=0),
+        helper.make_node("Resize", ["chosen", "", "", "padded_shape"], ["padded"], **resize),
         helper.make_node("Slice", ["padded", "crop_starts", "crop_ends", "crop_axes"], ["picture"]),
-        helper.make_node(
-            "Resize", ["picture", "", "", "frame_size"], ["full"], axes=[2, 3], **resize
-        ),
+        helper.make_node("Resize", ["picture", "", "", "frame_shape"], ["full"], **resize),
         helper.make_node("Greater", ["full", "zero"], ["inside"]),
         helper.make_node("Cast", ["inside"], ["masks"], to=TensorProto.UINT8),
     ]

@@ -89,7 +89,7 @@ def _name_axes(value: onnx.ValueInfoProto, tensor: TensorSpec) -> None:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the exporter's own talk (folding reports, deprecations inside torch) off the user's screen."""
+    """Keep the exporter's own talk (folding reports, deprecations) off the user's screen."""
     loggers = [logging.getLogger(name) for name in ("onnxscript", "torch.onnx", "onnx_ir", "torch")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

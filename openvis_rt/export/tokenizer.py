@@ -1,4 +1,4 @@
-"""CLIP's byte-pair tokenizer in the format of the `tokenizers` library, which the runtime reads without torch."""
+"""CLIP's byte-pair tokenizer in the `tokenizers` library's format, which needs no torch."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ _PIECES = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 def write_tokenizer(path: Path) -> None:
     """Write ``tokenizer.json``, built from the merge list that open_clip ships.
 
-    Its input is text that is already cleaned and lower-case; start and end tokens are the caller's work.
+    Its input is text that is already cleaned and lower-case; start and end tokens are the caller's
+    work.
     """
     with gzip.open(clip_tokenizer.default_bpe(), "rt", encoding="utf-8") as file:
         lines = file.read().split("\n")[1 : _MERGES + 1]

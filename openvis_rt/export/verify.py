@@ -1,9 +1,10 @@
-"""Exported graphs against PyTorch: the same random input through both, the difference of each output.
+"""Exported graphs against PyTorch: one random input through both, each output's difference.
 
-The gate is a signal-to-noise ratio, SQNR = 10 log10(sum y^2 / sum (y - y')^2) in dB. A stage of sums agrees to
-float rounding, 110 dB and more. Inside `propose`, one attention-mask bit that flips on such rounding moves one
-query by 1e-3 or more (seen between two runs of the public code too), which a largest difference would show as
-loudly as a defect; a defect of one operator leaves less than 25 dB.
+The gate is a signal-to-noise ratio, SQNR = 10 log10(sum y^2 / sum (y - y')^2) in dB. A stage of
+sums agrees to float rounding, 110 dB and more. Inside `propose`, one attention-mask bit that flips
+on such rounding moves one query by 1e-3 or more (seen between two runs of the public code too),
+which a largest difference would show as loudly as a defect; a defect of one operator leaves less
+than 25 dB.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ _GATES = {
     "features": _ROUNDING,
     "instance_tokens": _ROUNDING,
     "class_scores": 70.0,  # softmax of 100 cos multiplies the rounding by 100
-    "embeddings": 60.0,  # 12 residual blocks amplify rounding: PyTorch's own FP32 is 91 dB from its FP64
+    "embeddings": 60.0,  # 12 blocks amplify rounding: PyTorch's own FP32 is 91 dB from its FP64
 }
 _BITS = 5e-3  # share of a thresholded mask's bits that may differ
 
@@ -103,12 +104,10 @@ def compare_with_torch(
     ]
     worst = [d for d in differences if not d.passed]
     if worst:
-        listing = "; ".join(
-            f"{d.output} {d.sqnr:.0f} dB, largest {d.largest:.2e}" for d in worst
-        )
+        listing = "; ".join(f"{d.output} {d.sqnr:.0f} dB, largest {d.largest:.2e}" for d in worst)
         raise ParityError(
             f"the exported graph {spec.name!r} does not give PyTorch's numbers: {listing}. "
-            "Nothing was written. This is a defect; please report it with what `openvis doctor` prints."
+            "Nothing was written. This is a defect; please report it, with `openvis doctor`."
         )
     return differences
 

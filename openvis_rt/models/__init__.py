@@ -1,1 +1,1 @@
-"""PyTorch reference networks, written from the papers and the public behaviour (extra ``export``)."""
+"""PyTorch reference networks, from the papers and the public behaviour (extra ``export``)."""

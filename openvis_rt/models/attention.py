@@ -1,9 +1,9 @@
-"""Scaled dot-product attention with an additive bias, under the parameter names of torch's own module.
+"""Scaled dot-product attention with an additive bias, under torch's own parameter names.
 
     Attention(Q, K, V) = softmax(Q K^T / sqrt(d) + bias) V
 
-The bias is finite: a blocked key gets :data:`BLOCKED`, whose exponential is exactly 0 in FP32 and FP16, so
-that no graph holds an infinity and no row can become NaN.
+The bias is finite: a blocked key gets :data:`BLOCKED`, whose exponential is exactly 0 in FP32 and
+FP16, so that no graph holds an infinity and no row can become NaN.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Checkpoints in the official format: ``{"model": state_dict, ...}`` as detectron2 writes them.
 
-A file is never unpickled freely: ``weights_only=True`` for torch's files, or safetensors. Every key of the
-model must be in the file with the model's shape, and every key of the file must be in the model, but for
-those that :data:`IGNORED` and :data:`OPTIONAL` list with their reasons.
+A file is never unpickled freely: ``weights_only=True`` for torch's files, or safetensors. Every key
+of the model must be in the file with the model's shape, and every key of the file must be in the
+model, but for those that :data:`IGNORED` and :data:`OPTIONAL` list with their reasons.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ OPTIONAL = {
     r".*\.num_batches_tracked": "a counter of training that older detectron2 leaves out",
 }
 RENAMED = {
-    r"(.*\.predictor\.)static_query\.weight": r"\1query_feat.weight",  # Mask2Former before version 2
+    r"(.*\.predictor\.)static_query\.weight": r"\1query_feat.weight",  # before version 2
 }
 _SIGNATURES = {  # family: keys that only its checkpoints have, and keys that they cannot have
     "clip-vis": (r"backbone\.clip_model\.visual\.", r"sem_seg_head\.predictor\.iou_head\."),
@@ -51,14 +51,15 @@ def load_checkpoint(path: Path) -> dict[str, Tensor]:
     """The state dict of a checkpoint file.
 
     Args:
-        path: ``.pth``/``.pt`` holding ``{"model": state_dict}`` or a bare state dict, or ``.safetensors``.
+        path: ``.pth``/``.pt`` holding ``{"model": state_dict}`` or a bare state dict, or
+            ``.safetensors``.
 
     Returns:
         tensors by key, on the CPU, memory-mapped where the format allows it.
 
     Raises:
-        CheckpointError: there is no such file, it is damaged, it holds no tensors, or it could only be read
-            by unpickling objects.
+        CheckpointError: there is no such file, it is damaged, it holds no tensors, or it could only
+            be read by unpickling objects.
     """
     if not path.is_file():
         raise CheckpointError(f"there is no checkpoint file {path}")
@@ -91,9 +92,10 @@ def _load_torch_file(path: Path) -> Any:
     except pickle.UnpicklingError as exc:
         if "Weights only load failed" in str(exc) and _has_foreign_globals(str(exc)):
             raise CheckpointError(
-                f"{path} holds pickled Python objects beside its tensors, which could run code on this "
-                f"machine; nothing was loaded. ({_first_line(exc)}) If you trust its source, load it "
-                'yourself and save its weights alone: torch.save({"model": state_dict}, ...) or safetensors.'
+                f"{path} holds pickled Python objects beside its tensors ({_first_line(exc)}), "
+                "which could run code on this machine; nothing was loaded. If you trust its source, "
+                "load it yourself and save the weights alone, as safetensors or with "
+                'torch.save({"model": state_dict}, ...).'
             ) from exc
         raise CheckpointError(_damaged(path, exc)) from exc
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, UnicodeDecodeError) as exc:
@@ -124,7 +126,7 @@ def _damaged(path: Path, exc: BaseException) -> str:
 
 
 def family_of_keys(keys: Mapping[str, Any] | set[str]) -> str | None:
-    """The system that a state dict with these keys belongs to, in words, or None if none is known."""
+    """The system that a state dict with these keys belongs to, in words; None if none is known."""
     for family, patterns in _SIGNATURES.items():
         if all(any(re.match(p, key) for key in keys) for p in patterns):
             return family
@@ -142,8 +144,8 @@ def model_from_checkpoint(name: str, path: Path) -> ClipVis:
         the model, float32, in evaluation mode.
 
     Raises:
-        CheckpointError: the file cannot be read, is of another system or variant, or any key is missing,
-            unexpected or of another shape; the message lists them.
+        CheckpointError: the file cannot be read, is of another system or variant, or any key is
+            missing, unexpected or of another shape; the message lists them.
     """
     variant = variant_named(name)
     state = _renamed(load_checkpoint(path))
@@ -151,7 +153,7 @@ def model_from_checkpoint(name: str, path: Path) -> ClipVis:
     if family != variant.family:
         raise CheckpointError(
             f"{path} looks like a checkpoint of {family or 'no system known here'}, "
-            f"but {name} needs one of {variant.family} (keys such as {next(iter(state))!r} were found)"
+            f"but {name} needs one of {variant.family} (found keys such as {next(iter(state))!r})"
         )
     model = MODELS[name](decoder_layers=_decoder_layers(state))
     _load_strictly(model, state, path, variant)
@@ -159,7 +161,7 @@ def model_from_checkpoint(name: str, path: Path) -> ClipVis:
 
 
 def model_from_seed(name: str, seed: int) -> ClipVis:
-    """A model with random weights, the same for the same seed; to try the toolchain without a checkpoint."""
+    """A model with random weights, the same for the same seed, to try things without a file."""
     variant_named(name)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -178,9 +180,7 @@ def _decoder_layers(state: Mapping[str, Tensor]) -> int:
     return max(found, default=0) + 1
 
 
-def _load_strictly(
-    model: ClipVis, state: dict[str, Tensor], path: Path, variant: Variant
-) -> None:
+def _load_strictly(model: ClipVis, state: dict[str, Tensor], path: Path, variant: Variant) -> None:
     own = model.state_dict()
     missing = [k for k in own if k not in state and not _matches(k, OPTIONAL)]
     unexpected = [k for k in state if k not in own and not _matches(k, IGNORED)]

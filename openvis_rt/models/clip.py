@@ -1,12 +1,14 @@
-"""CLIP through open_clip: the image encoder as a segmentation backbone, pooling under a mask, the text tower.
+"""CLIP through open_clip: image encoder as a backbone, pooling under a mask, text tower.
 
-Behaviour of `clipvis/modeling/backbone/clip.py`. The whole CLIP model is held as ``clip_model``, under
-open_clip's own parameter names, because the official checkpoints carry it so.
+Behaviour of `clipvis/modeling/backbone/clip.py`. The whole CLIP model is held as ``clip_model``,
+under open_clip's own parameter names, because the official checkpoints carry it so.
 """
 
 from __future__ import annotations
 
+import logging
 from abc import abstractmethod
+from typing import Any
 
 import open_clip
 import torch
@@ -24,7 +26,9 @@ EOT = 49407
 
 
 class ClipBackbone(nn.Module):
-    """CLIP as a frozen backbone; sub-classes say where features come from and how they are pooled."""
+    """CLIP as a frozen backbone; sub-classes say where features come from and how to pool them."""
+
+    clip_model: Any  # open_clip's module; its parts have no types
 
     def __init__(self, clip_model: nn.Module) -> None:
         super().__init__()
@@ -81,8 +85,8 @@ class ClipBackbone(nn.Module):
 class ClipResNet(ClipBackbone):
     """OpenAI's modified ResNet, pooled by CLIP's attention pool with the mask as attention mask.
 
-    The query is the mean over the whole frame, the same for every instance; the keys are the pixels alone
-    (unlike CLIP's own pool, where the mean token is a key as well):
+    The query is the mean over the whole frame, the same for every instance; the keys are the pixels
+    alone (unlike CLIP's own pool, where the mean token is a key as well):
 
         token_i = W_c softmax_p( q . k_p / sqrt(d) + bias_i,p ) v_p + b_c
 
@@ -154,8 +158,17 @@ class ClipConvNeXt(ClipBackbone):
 
 def clip_backbone(variant: Variant) -> ClipBackbone:
     """An untrained backbone of that variant, in open_clip's modules."""
-    clip_model = open_clip.create_model(
-        variant.clip, pretrained=None, force_quick_gelu=variant.quick_gelu
-    )
+    log = logging.getLogger()
+    log.addFilter(_not_about_random_weights)  # they are loaded later, from the checkpoint
+    try:
+        clip_model = open_clip.create_model(
+            variant.clip, pretrained=None, force_quick_gelu=variant.quick_gelu
+        )
+    finally:
+        log.removeFilter(_not_about_random_weights)
     kinds = {"attention": ClipResNet, "average": ClipConvNeXt}
     return kinds[variant.pooling](clip_model)
+
+
+def _not_about_random_weights(record: logging.LogRecord) -> bool:
+    return "No pretrained weights loaded" not in record.getMessage()

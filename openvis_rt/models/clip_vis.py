@@ -3,8 +3,9 @@
     propose:   frame -> masks, query embeddings, objectness, predicted IoU, CLIP's dense feature
     classify:  dense feature, masks, text embeddings -> p(class | instance)
 
-Paper: CLIP-VIS, section III. Where the public code differs from the paper, the code is followed, since the
-released weights were trained with it: attention pooling for ResNet-50, softmax of 100 cos.
+Paper: CLIP-VIS, section III. Where the public code differs from the paper, the code is followed,
+since the released weights were trained with it: attention pooling for ResNet-50, softmax of 100
+cos.
 """
 
 from __future__ import annotations
@@ -123,7 +124,7 @@ class ClipVis(nn.Module):
         return F.interpolate(mask_logits, size=size, mode="bilinear", align_corners=False) > 0
 
     def mask_quality(self, mask_logits: Tensor) -> tuple[Tensor, Tensor]:
-        """Area [B, N] of masks float32 [B, N, h, w] (pixels with logit > 0) and their sum of sigmoids."""
+        """Of logits [B, N, h, w]: how many are > 0, and the sum of their sigmoids; [B, N] each."""
         inside = (mask_logits > 0).to(mask_logits.dtype)
         return inside.sum((2, 3)), (mask_logits.sigmoid() * inside).sum((2, 3))
 
@@ -180,7 +181,7 @@ def _build(variant: Variant, *, decoder_layers: int, queries: int) -> ClipVis:
 
 
 def build_clip_vis_r50(*, decoder_layers: int = 9, queries: int = 100) -> ClipVis:
-    """CLIP-VIS with CLIP's ResNet-50; 6 decoder layers for LVIS-trained weights, 9 for COCO + YTVIS."""
+    """CLIP-VIS with CLIP's ResNet-50; 6 decoder layers for LVIS weights, 9 for COCO + YTVIS."""
     return _build(VARIANTS["clip-vis-r50"], decoder_layers=decoder_layers, queries=queries)
 
 

@@ -1,8 +1,9 @@
 """The pixel decoder that all systems share: a multi-scale deformable encoder and one FPN step.
 
-Behaviour of `modeling/pixel_decoder/msdeformattn.py` (Mask2Former lineage): three levels, strides 32, 16, 8
-in that order, six post-norm encoder layers, then the stride-8 map joins res2 for the stride-4 mask features.
-Padded areas take part like any others (the public code's padding masks are all false).
+Behaviour of `modeling/pixel_decoder/msdeformattn.py` (Mask2Former lineage): three levels, strides
+32, 16, 8 in that order, six post-norm encoder layers, then the stride-8 map joins res2 for the
+stride-4 mask features. Padded areas take part like any others (the public code's padding masks are
+all false).
 """
 
 from __future__ import annotations
@@ -21,9 +22,11 @@ Sizes = list[tuple[int, int]]
 class DeformableAttention(nn.Module):
     """Multi-scale deformable attention (Deformable DETR, eq. 3).
 
-        out(q) = W_o sum_l sum_p A[q, l, p] * bilinear(W_v value_l, reference(q) + offset[q, l, p] / size_l)
+        out(q) = W_o sum_l sum_p A[q, l, p] * bilinear(W_v value_l, reference(q) + offset[q, l, p] /
+        size_l)
 
-    sampled for each head on its own channels; zero outside the map. A is a softmax over levels and points.
+    sampled for each head on its own channels; zero outside the map. A is a softmax over levels and
+    points.
     """
 
     def __init__(self, width: int = 256, heads: int = 8, levels: int = 3, points: int = 4) -> None:
@@ -112,13 +115,11 @@ class _Transformer(nn.Module):
         for layer in self.encoder.layers:
             src = layer(src, position, reference, sizes)
         maps = src.split([h * w for h, w in sizes], dim=1)
-        return [
-            m.transpose(1, 2).unflatten(2, size) for m, size in zip(maps, sizes, strict=True)
-        ]
+        return [m.transpose(1, 2).unflatten(2, size) for m, size in zip(maps, sizes, strict=True)]
 
 
 class _ConvNorm(nn.Conv2d):
-    """A convolution without bias, with its norm inside (detectron2's ``Conv2d`` wrapper's key names)."""
+    """A convolution without bias, its norm inside (key names of detectron2's ``Conv2d``)."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int) -> None:
         super().__init__(inputs, outputs, kernel, padding=kernel // 2, bias=False)

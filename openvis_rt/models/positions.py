@@ -13,7 +13,8 @@ __all__ = ["sine_positions"]
 def sine_positions(height: int, width: int, channels: int = 256) -> Tensor:
     """Positions of a grid's cells.
 
-    With u = 2 pi (i + 1) / (size + 1e-6) for row or column i, and m = channels / 2 numbers for each axis,
+    With u = 2 pi (i + 1) / (size + 1e-6) for row or column i, and m = channels / 2 numbers for each
+    axis,
 
         p[2j] = sin(u / 10000^(2j / m)),   p[2j + 1] = cos(u / 10000^(2j / m)),
 

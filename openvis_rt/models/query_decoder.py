@@ -1,8 +1,9 @@
 """The masked-attention query decoder that all per-frame systems share (Mask2Former, eq. 1-3).
 
-Behaviour of `transformer_decoder/mask2former_transformer_decoder.py`: in each layer masked cross-attention,
-then self-attention, then the feed-forward network, all post-norm; the levels take turns from stride 32.
-The attention mask of a layer is the last mask prediction, brought to the layer's level:
+Behaviour of `transformer_decoder/mask2former_transformer_decoder.py`: in each layer masked
+cross-attention, then self-attention, then the feed-forward network, all post-norm; the levels take
+turns from stride 32. The attention mask of a layer is the last mask prediction, brought to the
+layer's level:
 
     blocked = bilinear(mask_logits) < 0        (the public code: sigmoid(.) < 0.5)
 
@@ -10,6 +11,8 @@ and a query that would see nothing sees everything.
 """
 
 from __future__ import annotations
+
+from itertools import pairwise
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -26,9 +29,7 @@ class MLP(nn.Module):
     def __init__(self, inputs: int, hidden: int, outputs: int, layers: int) -> None:
         super().__init__()
         widths = [inputs, *[hidden] * (layers - 1), outputs]
-        self.layers = nn.ModuleList(
-            nn.Linear(a, b) for a, b in zip(widths[:-1], widths[1:], strict=True)
-        )
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
 
     def forward(self, x: Tensor) -> Tensor:
         """Float32 [..., inputs] to float32 [..., outputs]."""
@@ -117,7 +118,8 @@ class QueryDecoder(nn.Module):
             float32 [B, N, h, w].
         """
         embed = self.mask_embed(self.decoder_norm(query))
-        return (embed @ mask_features.flatten(2)).unflatten(2, mask_features.shape[-2:])
+        logits: Tensor = (embed @ mask_features.flatten(2)).unflatten(2, mask_features.shape[-2:])
+        return logits
 
     def layer(self, index: int, query: Tensor, level: Tensor, mask_logits: Tensor) -> Tensor:
         """One decoder layer.
@@ -150,7 +152,8 @@ class QueryDecoder(nn.Module):
             memory: the pixel decoder's levels, strides 32, 16, 8.
 
         Returns:
-            query embeddings after ``decoder_norm``, float32 [B, N, C], and mask logits [B, N, h, w].
+            query embeddings after ``decoder_norm``, float32 [B, N, C], and mask logits [B, N, h,
+            w].
         """
         query = self.query_feat.weight[None].expand(mask_features.shape[0], -1, -1)
         for index in range(self.layers):
@@ -163,4 +166,3 @@ def attention_bias(mask_logits: Tensor, height: int, width: int) -> Tensor:
     """Bias of masked attention: float32 [B, 1, N, height * width] from mask logits [B, N, h, w]."""
     small = F.interpolate(mask_logits, size=(height, width), mode="bilinear", align_corners=False)
     return blocked_bias((small < 0).flatten(2))[:, None]
-

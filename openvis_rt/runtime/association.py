@@ -1,15 +1,15 @@
-"""Temporal top-K-enhanced matching, CLIP-VIS's association rule (section III-C; `clipvis_video.py`).
+"""Temporal top-K-enhanced matching, CLIP-VIS's association (section III-C; `clipvis_video.py`).
 
-A memory of the last T frames keeps their query embeddings, already put into track order. For a new frame with
-embeddings e and memory m_1 (oldest) .. m_n:
+A memory of the last T frames keeps their query embeddings, already put into track order. For a new
+frame with embeddings e and memory m_1 (oldest) .. m_n:
 
     C_i = 1 - cos(e, m_i)                     [current, track]
     p_i = hungarian(C_i^T),   c_i = sum of C_i along p_i
     n < K:   the permutation p_i of the smallest c_i
     n >= K:  hungarian( mean over the K frames of smallest c_i of  i * C_i )^T
 
-The weight i is the frame's place in the memory, so a newer frame's costs weigh more; the paper's weight (t - k)
-reads the other way, but the released weights were evaluated with this one.
+The weight i is the frame's place in the memory, so a newer frame's costs weigh more; the paper's
+weight (t - k) reads the other way, but the released weights were evaluated with this one.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class TemporalTopK:
     def __init__(self, frames: int = 9, top_k: int = 5) -> None:
         if frames < 1 or top_k < 1:
             raise InputError(
-                f"the tracker needs at least 1 frame and top-k of at least 1; got {frames} and {top_k}"
+                f"the tracker needs T and K of at least 1; got T = {frames} and K = {top_k}"
             )
         self.top_k = top_k
         self._memory: deque[Floats] = deque(maxlen=frames)
@@ -61,10 +61,7 @@ class TemporalTopK:
             int64 [N]: track j is query ``out[j]`` of this frame. The first frame's is 0..N-1.
         """
         unit = _unit(queries)
-        if self._memory:
-            order = self._match(unit)
-        else:
-            order = np.arange(len(queries), dtype=np.int64)
+        order = self._match(unit) if self._memory else np.arange(len(queries), dtype=np.int64)
         self._memory.append(unit[order])
         return order
 
@@ -81,7 +78,8 @@ class TemporalTopK:
 
 def _unit(queries: Floats) -> Floats:
     norm = np.linalg.norm(queries, axis=1, keepdims=True)
-    return queries / np.maximum(norm, np.float32(1e-8))
+    unit: Floats = queries / np.maximum(norm, np.float32(1e-8))
+    return unit
 
 
 def _hungarian(cost: Floats) -> Ints:

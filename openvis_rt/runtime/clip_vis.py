@@ -1,4 +1,4 @@
-"""CLIP-VIS frame by frame: `propose` and `classify` on the device, association and sums on the host.
+"""CLIP-VIS frame by frame: networks on the device, association and sums on the host.
 
     frame --place--> propose --features, pool_mask stay on the device--> classify
                         |                                                    |
@@ -7,8 +7,9 @@
                                           |
                         selected queries --masks--> bit masks --> run lengths
 
-In video mode the masks of every query that has any are kept as run lengths, because only the end of the video
-tells which ones are reported. In streaming mode only the shown ones are made, and nothing grows.
+In video mode the masks of every query that has any are kept as run lengths, because only the end of
+the video tells which ones are reported. In streaming mode only the shown ones are made, and nothing
+grows.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ _MASKS_A_RUN = 8  # masks made at once: 8 x 1080 x 1920 floats are 66 MB
 
 @dataclass(frozen=True)
 class Selection:
-    """Which instances a frame's result shows: score of at least ``threshold``, at most ``limit``."""
+    """What a frame's result shows: scores from ``threshold`` on, at most ``limit`` instances."""
 
     threshold: float = 0.3
     limit: int = 20
@@ -87,7 +88,7 @@ class ClipVisPipeline:
         spec = self._propose.spec
         shapes = {t.name: t.shape for t in (*spec.inputs, *spec.outputs)}
         self._queries = int(shapes["queries"][0])
-        self._frame = np.zeros(shapes["frames"], np.uint8)
+        self._frame = np.zeros([int(d) for d in shapes["frames"]], np.uint8)
         self._placement: Placement | None = None
         self._vocabulary = Vocabulary(("object",))
         self._scores: VideoScores | None = None
@@ -101,7 +102,8 @@ class ClipVisPipeline:
             embeddings: float32 [K, D] of its phrases.
 
         Raises:
-            InputError: in video mode, in the middle of a video: its averages cannot mix vocabularies.
+            InputError: in video mode, in the middle of a video: its averages cannot mix
+                vocabularies.
         """
         if self._keep_video and self._kept:
             raise InputError(

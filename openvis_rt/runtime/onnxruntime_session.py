@@ -1,4 +1,4 @@
-"""ONNX Runtime: the backend that works everywhere; on the CPU, or on CUDA where there is a device."""
+"""ONNX Runtime: the backend that works everywhere, on the CPU or on CUDA."""
 
 from __future__ import annotations
 
@@ -62,8 +62,8 @@ class OnnxRuntime:
 class OnnxRuntimeSession:
     """One graph. Outputs of fixed shape are allocated at once and keep their address.
 
-    On the CPU an output buffer is a numpy array that ONNX Runtime writes into, so that a session bound to it
-    reads the very same memory.
+    On the CPU an output buffer is a numpy array that ONNX Runtime writes into, so that a session
+    bound to it reads the very same memory.
     """
 
     def __init__(self, path: str, spec: GraphSpec, device: str, threads: int = 0) -> None:
@@ -78,14 +78,15 @@ class OnnxRuntimeSession:
             self._session = ort.InferenceSession(path, options, providers=[_PROVIDERS[device]])
         except Exception as exc:  # its exceptions share no base of their own
             raise BundleError(
-                f"ONNX Runtime {ort.__version__} cannot load {path}: {exc}. The file may be damaged, "
-                "or newer than this ONNX Runtime; export it again or upgrade ONNX Runtime."
+                f"ONNX Runtime {ort.__version__} cannot load {path}: {exc}. The file may be "
+                "damaged, or newer than this ONNX Runtime: export it again or upgrade ONNX Runtime."
             ) from exc
         if _PROVIDERS[device] not in self._session.get_providers():
             raise BackendError(
                 f"ONNX Runtime fell back from {_PROVIDERS[device]} to "
-                f"{', '.join(self._session.get_providers())}: the CUDA libraries that it needs could "
-                "not be loaded. `openvis doctor` shows what is missing; --device cpu runs without."
+                f"{', '.join(self._session.get_providers())}: the CUDA libraries that it "
+                "needs could not be loaded. `openvis doctor` says more; --device cpu "
+                "runs without."
             )
         self._binding = self._session.io_binding()
         self._hosts: dict[str, Array] = {}  # numpy arrays that share memory with a buffer
@@ -94,7 +95,9 @@ class OnnxRuntimeSession:
         self._fixed = [t.name for t in spec.outputs if t.name not in self._dynamic]
         for tensor in spec.outputs:
             if tensor.name in self._fixed:
-                value = self._buffer(tensor.name, np.zeros(tensor.shape, tensor.dtype))
+                value = self._buffer(
+                    tensor.name, np.zeros([int(d) for d in tensor.shape], tensor.dtype)
+                )
                 self._values[tensor.name] = value
                 self._binding.bind_ortvalue_output(tensor.name, value)
 
@@ -119,7 +122,8 @@ class OnnxRuntimeSession:
         """See :class:`Session`.
 
         Raises:
-            InputError: ``source`` is of another backend, or its output has no buffer of fixed shape.
+            InputError: ``source`` is of another backend, or its output has no buffer of fixed
+                shape.
         """
         if not isinstance(source, OnnxRuntimeSession) or output not in source._values:
             raise InputError(f"cannot bind {name!r} to {output!r} of another backend's session")
@@ -138,11 +142,8 @@ class OnnxRuntimeSession:
         """See :class:`Session`."""
         if name in self._hosts:
             return self._hosts[name].copy()
-        if name in self._values:
-            out: Array = self._values[name].numpy()
-            return out
         bound = [*self._fixed, *self._dynamic]  # the order in which they were bound first
-        out = self._binding.get_outputs()[bound.index(name)].numpy()
+        out: Array = self._binding.get_outputs()[bound.index(name)].numpy()
         return out
 
     def close(self) -> None:

@@ -1,9 +1,9 @@
 """The front door: a bundle, a backend and a vocabulary become a pipeline that takes frames.
 
-    with Pipeline.open("bundle", vocabulary=["cat", "skateboard"]) as pipeline:
-        for result in pipeline.stream(frames):
-            ...
-        video = pipeline.finish()
+with Pipeline.open("bundle", vocabulary=["cat", "skateboard"]) as pipeline:
+    for result in pipeline.stream(frames):
+        ...
+    video = pipeline.finish()
 """
 
 from __future__ import annotations
@@ -72,8 +72,8 @@ class Pipeline:
             backend: ``onnxruntime`` or ``auto``.
             device: ``cpu``, ``cuda`` or ``auto``.
             precision: ``fp32``, or another one that the bundle holds.
-            mode: ``video`` keeps run-length masks so that :meth:`finish` reports the video; ``stream``
-                keeps memory flat over any length.
+            mode: ``video`` keeps run-length masks so that :meth:`finish` reports the video;
+                ``stream`` keeps memory flat over any length.
             selection: what a frame's result shows.
             tracker_frames, tracker_top_k: T and K of the association; None for the bundle's.
             progress: told of phrases that are embedded, done and in all.

@@ -1,4 +1,4 @@
-"""A source frame onto the network's frame, as the official evaluations do it: Pillow's bilinear on uint8."""
+"""A source frame onto the network's frame, as the official evaluations do: Pillow's bilinear."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class Placement:
 
     Attributes:
         picture: (h, w) of the resized picture at the top left of the network's frame, pixels.
-        canvas: (H, W) of the network's whole frame at the source's scale; masks are made at this size
-            and cut to ``source``.
+        canvas: (H, W) of the network's whole frame at the source's scale; masks are made at this
+            size and cut to ``source``.
         source: (H, W) of the source frame.
         exact: whether this is the official geometry, with nothing left free.
         official: (h, w) that the family's rule would resize this source to.

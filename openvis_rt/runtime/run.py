@@ -1,8 +1,8 @@
 """A video through a pipeline into files: overlay, JSON lines, results.
 
-    video mode   pass 1: every frame through the pipeline; then the official scoring writes results.json
-                 pass 2: the source is read again and drawn with the video's own tracks and scores
-    stream mode  one pass, causal: what is drawn is what was known at that frame; memory stays flat
+video mode   pass 1: every frame through the pipeline; then the official scoring writes results.json
+             pass 2: the source is read again and drawn with the video's own tracks and scores
+stream mode  one pass, causal: what is drawn is what was known at that frame; memory stays flat
 """
 
 from __future__ import annotations
@@ -15,6 +15,9 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
 
 from openvis_rt.errors import InputError, VideoError
 from openvis_rt.files import output_directory
@@ -60,7 +63,7 @@ class RunOptions:
 
 @dataclass
 class RunReport:
-    """What a run did: files by kind, frames, seconds of the pipeline's pass, warnings for people."""
+    """What a run did: files by kind, frames, seconds of the pipeline, warnings for people."""
 
     mode: str
     backend: str
@@ -101,8 +104,8 @@ def run_video(
     Args:
         pipeline: open, with its vocabulary.
         source: a file, a directory of images, a camera index or a stream address.
-        output: directory that takes ``overlay.mp4``, ``frames.jsonl`` and ``results.json``; it gets its
-            name only when everything in it is whole.
+        output: directory that takes ``overlay.mp4``, ``frames.jsonl`` and ``results.json``; it gets
+            its name only when everything in it is whole.
         options: see :class:`RunOptions`.
         selection: what is drawn and logged of a video-mode result.
         progress: told after each frame.
@@ -198,7 +201,7 @@ def _pass(
     options: RunOptions,
     report: RunReport,
     progress: Progress,
-) -> Iterator[tuple[object, FrameResult]]:
+) -> Iterator[tuple[npt.NDArray[np.uint8], FrameResult]]:
     total = options.max_frames or video.frame_count
     with _stop_on_interrupt(enabled=video.live) as stopped:
         for frame in video:
@@ -233,7 +236,7 @@ def _writers(
 
 @contextmanager
 def _stop_on_interrupt(*, enabled: bool) -> Iterator[threading.Event]:
-    """For a live source Ctrl-C is the ordinary end: the first one stops after the frame, the second aborts."""
+    """Ctrl-C is the ordinary end of a live source: the first ends the run, the next aborts it."""
     stopped = threading.Event()
     if not enabled or threading.current_thread() is not threading.main_thread():
         yield stopped
@@ -257,7 +260,7 @@ def _explain_placement(pipeline: Pipeline, video: VideoSource, report: RunReport
         network = pipeline.bundle.manifest.preprocess.network_size
         report.warnings.append(
             f"frames of {video.width}x{video.height} lie as {placement.picture[0]}x"
-            f"{placement.picture[1]} (height x width) in the bundle's {network[0]}x{network[1]}; the "
-            f"official size for this video is {placement.official[0]}x{placement.official[1]}: export "
-            f"with --size {placement.official[0]}x{placement.official[1]} for exactly that"
+            f"{placement.picture[1]} (height x width) in the bundle's {network[0]}x{network[1]}; "
+            f"for the official numbers on this video, export with "
+            f"--size {placement.official[0]}x{placement.official[1]}"
         )

@@ -1,16 +1,17 @@
 """CLIP-VIS's video-level scores, summed frame by frame (`clipvis_video.py`, 380-482).
 
-For track q, class c and frames t = 1..T, with p = class probability and o = softmax(object logits)[0]:
+For track q, class c and frames t = 1..T, with p = class probability and o = softmax(object
+logits)[0]:
 
     s1[q, c]  = mean_t sqrt( p[q, t, c] * iou[q, t] )
     S[q, c]   = sqrt( s1[q, c] * softmax( mean_t object_logits[q, t] )[0] )
     the detections are the largest S over all (q, c)
     frame t of a detection is dropped where  sqrt( sigmoid(p[q, t, c]) * o[q, t] ) < 0.1 S
-    score     = S * (sum of sigmoids) / (number of pixels), over the kept frames' pixels with logit > 0
+    score     = S * (sum of sigmoids) / (number of pixels), over kept frames' pixels with logit > 0
 
-(sigmoid of a probability is the public code's own.) All but the dropping needs sums only. For the dropping, p of
-every frame is needed once the detections are known; it cannot matter where 0.5 o >= 0.01, since S <= 1, so only the
-other rows are kept, in a temporary file once they pass 64 MiB.
+(sigmoid of a probability is the public code's own.) All but the dropping needs sums only. For the
+dropping, p of every frame is needed once the detections are known; it cannot matter where 0.5 o >=
+0.01, since S <= 1, so only the other rows are kept, in a temporary file once they pass 64 MiB.
 """
 
 from __future__ import annotations
@@ -114,8 +115,8 @@ class VideoScores:
         """What is known after the last frame, by the same formulas over the frames so far.
 
         Returns:
-            for each track its best class int64 [N], that class's score float64 [N] in 0..1, and whether
-            the last frame shows the track (bool [N]; its f is not below 0.1 S).
+            for each track its best class int64 [N], that class's score float64 [N] in 0..1, and
+            whether the last frame shows the track (bool [N]; its f is not below 0.1 S).
         """
         scores = self.scores()
         categories = scores.argmax(1)
@@ -175,14 +176,14 @@ class VideoScores:
 
 def object_probability(logits: npt.NDArray[np.floating]) -> Floats:
     """Softmax over the last axis of [..., 2], first entry: the probability of an object."""
-    out: Floats = 1 / (1 + np.exp(logits[..., 1] - logits[..., 0]))
-    return out
+    return (1 / (1 + np.exp(logits[..., 1] - logits[..., 0]))).astype(np.float32)
 
 
 def merge_synonyms(scores: Floats, rows_of_class: list[int]) -> Floats:
     """Class probabilities from the scores of the text classifier's rows.
 
-        softmax_c( max_{k in c} z_k ) = max_{k in c} s_k / sum_c' max_{k in c'} s_k,   s = softmax(z)
+        softmax_c( max_{k in c} z_k ) = max_{k in c} s_k / sum_c' max_{k in c'} s_k,   s =
+        softmax(z)
 
     Args:
         scores: float32 [N, K], softmax over rows.

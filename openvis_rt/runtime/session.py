@@ -1,7 +1,7 @@
 """One graph on one backend: the protocol that every backend's module implements.
 
-A session owns its buffers and allocates those of fixed size once, when it is opened. An output buffer is
-overwritten by the next ``run``; what ``fetch`` returns belongs to the caller.
+A session owns its buffers and allocates those of fixed size once, when it is opened. An output
+buffer is overwritten by the next ``run``; what ``fetch`` returns belongs to the caller.
 """
 
 from __future__ import annotations

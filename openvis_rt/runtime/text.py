@@ -1,11 +1,11 @@
-"""Class names to text embeddings: CLIP's tokenizer without torch, the `text` graph, and a cache of phrases.
+"""Class names to text embeddings: CLIP's tokenizer, the `text` graph, and a cache of phrases.
 
 For a phrase w and the templates p_1..p_n (`clipvis_video.py`, 203-211):
 
     e(w) = unit( mean_i unit( text(p_i(w)) ) )
 
-An embedding is cached under the digest of (text weights, templates, phrase), so a vocabulary that changes costs
-only its new phrases, and another checkpoint never reads this one's.
+An embedding is cached under the digest of (text weights, templates, phrase), so a vocabulary that
+changes costs only its new phrases, and another checkpoint never reads this one's.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class ClipTokenizer:
             if len(ids) > _CONTEXT:
                 shown = text if len(text) <= 60 else text[:57] + "..."
                 raise VocabularyError(
-                    f"{shown!r} has {len(ids) - 2} tokens, CLIP reads {_CONTEXT - 2}; shorten the name"
+                    f"{shown!r} has {len(ids) - 2} tokens, CLIP reads {_CONTEXT - 2}; shorten it"
                 )
             out[row, : len(ids)] = ids
         return out
@@ -132,7 +132,7 @@ class TextEmbedder:
         return self._bundle.path / "text" / f"{name}.safetensors"
 
     def _recall(self, phrase: str) -> bool:
-        """Whether the phrase is in memory now, from the cache if need be; a damaged entry is not used."""
+        """Whether the phrase is known, from the cache if need be; a damaged entry is not used."""
         if phrase in self._known:
             return True
         try:
@@ -157,7 +157,9 @@ class TextEmbedder:
 
 
 def _unit(x: Floats) -> Floats:
-    return x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), np.float32(1e-12))
+    norm = np.linalg.norm(x, axis=-1, keepdims=True)
+    unit: Floats = x / np.maximum(norm, np.float32(1e-12))
+    return unit
 
 
 def _digest(embedding: Floats) -> str:
