@@ -93,7 +93,7 @@ def _load_torch_file(path: Path) -> Any:
         if "Weights only load failed" in str(exc) and _has_foreign_globals(str(exc)):
             raise CheckpointError(
                 f"{path} holds pickled Python objects beside its tensors ({_first_line(exc)}), "
-                "which could run code on this machine; nothing was loaded. If you trust its source, "
+                "which could run code here; nothing was loaded. If you trust its source, "
                 "load it yourself and save the weights alone, as safetensors or with "
                 'torch.save({"model": state_dict}, ...).'
             ) from exc

@@ -152,4 +152,4 @@ class OnnxRuntimeSession:
         self._binding.clear_binding_outputs()
         self._values.clear()
         self._hosts.clear()
-        del self._session
+        self._session = None

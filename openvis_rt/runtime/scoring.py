@@ -21,6 +21,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import expit
 
 __all__ = ["Detection", "VideoScores", "merge_synonyms", "object_probability"]
 
@@ -176,7 +177,7 @@ class VideoScores:
 
 def object_probability(logits: npt.NDArray[np.floating]) -> Floats:
     """Softmax over the last axis of [..., 2], first entry: the probability of an object."""
-    return (1 / (1 + np.exp(logits[..., 1] - logits[..., 0]))).astype(np.float32)
+    return np.asarray(expit(logits[..., 0] - logits[..., 1]), np.float32)
 
 
 def merge_synonyms(scores: Floats, rows_of_class: list[int]) -> Floats:

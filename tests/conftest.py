@@ -1,0 +1,84 @@
+"""Tiers with a time limit each, and what many tests share: tiny bundles, a small video, references.
+
+Reference numbers of the public implementations are optional: the folder that the environment
+variable OPENVIS_REFERENCE names, else ``../shared/reference`` beside the repository. With
+OPENVIS_REQUIRE_REFERENCE=1 a test that misses them fails instead of being skipped.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from openvis_rt.bundle import Bundle
+
+TIERS = {"unit": 60, "model": 900, "gpu": 900}  # seconds a test, fixtures included
+HERE = Path(__file__).parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give every test its tier's time limit; a test of no tier stops the run."""
+    for item in items:
+        if HERE not in item.path.parents:
+            continue
+        tier = item.path.relative_to(HERE).parts[0]
+        if tier not in TIERS:
+            raise pytest.UsageError(
+                f"{item.path} is in no tier: tests live in {', '.join(f'tests/{t}' for t in TIERS)}"
+            )
+        if item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(TIERS[tier]))
+
+
+@pytest.fixture(scope="session")
+def reference() -> Path:
+    """The folder of reference numbers, or a skip that says how to get them."""
+    beside = HERE.parents[1] / "shared" / "reference"
+    folder = Path(os.environ.get("OPENVIS_REFERENCE") or beside)
+    if folder.is_dir():
+        return folder
+    if os.environ.get("OPENVIS_REQUIRE_REFERENCE") == "1":
+        pytest.fail(f"reference numbers are required, and {folder} is not there")
+    pytest.skip("no reference numbers: set OPENVIS_REFERENCE to their folder")
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(tmp_path_factory) -> Path:
+    """A bundle of the tiny model, exported once; read only (copy it to change it)."""
+    pytest.importorskip("torch", reason="exporting needs the extra [export]")
+    from tiny import export_tiny
+
+    path = tmp_path_factory.mktemp("tiny") / "bundle"
+    export_tiny(path)
+    return path
+
+
+@pytest.fixture
+def bundle_copy(tiny_bundle, tmp_path) -> Path:
+    """A copy of the tiny bundle, free to damage."""
+    return Path(shutil.copytree(tiny_bundle, tmp_path / "bundle"))
+
+
+@pytest.fixture(scope="session")
+def cached_bundle(tiny_bundle, tmp_path_factory) -> Path:
+    """A copy of the tiny bundle that tests share: its text cache may grow, nothing else changes."""
+    return Path(shutil.copytree(tiny_bundle, tmp_path_factory.mktemp("cached") / "bundle"))
+
+
+@pytest.fixture(scope="session")
+def opened_bundle(cached_bundle) -> Bundle:
+    """``cached_bundle``, opened and checked."""
+    return Bundle.open(cached_bundle)
+
+
+@pytest.fixture(scope="session")
+def small_video(tmp_path_factory) -> Path:
+    """Twelve frames of 180x120 with sound."""
+    from openvis_rt.runtime.sample_video import write_sample_video
+
+    path = tmp_path_factory.mktemp("video") / "small.mp4"
+    write_sample_video(path, width=180, height=120, fps=10, seconds=1.2, objects=2)
+    return path
