@@ -2,9 +2,10 @@
 
     python benchmarks/parity.py [REFERENCE_DIR]
 
-Each stage is fed with the reference's own inputs, since end to end one attention-mask bit that flips on float
-rounding moves queries by 1e-3 and more. `error` is the largest absolute difference over the largest value of the
-stage's output, but for scores, shares and masks, which are absolute. Nothing is timed.
+Each stage is fed with the reference's own inputs, since end to end one attention-mask bit that
+flips on float rounding moves queries by 1e-3 and more. `error` is the largest absolute difference
+over the largest value of the stage's output, but for scores, shares and masks, which are absolute.
+Nothing is timed.
 """
 
 from __future__ import annotations
@@ -49,6 +50,7 @@ class Row:
 
     @property
     def passed(self) -> bool:
+        """Whether the error is within its gate."""
         return self.error <= self.gate
 
 
@@ -71,6 +73,7 @@ class Reference:
 
     @property
     def rows_of_class(self) -> list[int]:
+        """Synonyms of each class."""
         return [int(n) for n in self.arrays["text/num_templates"]]
 
 
@@ -80,7 +83,7 @@ def references(folder: Path) -> list[str]:
 
 
 def load_reference(folder: Path, name: str, work: Path) -> Reference:
-    """Read a reference and write its weights as a checkpoint in the official format into ``work``."""
+    """Read a reference and write its weights into ``work``, as an official checkpoint."""
     seeded = _module(folder / "seeded_weights.py")
     state = seeded.state_dict(seeded.load(folder / f"{name}.weights.json"))
     weights = work / f"{name}.pth"
@@ -93,7 +96,9 @@ def load_reference(folder: Path, name: str, work: Path) -> Reference:
 def torch_rows(ref: Reference, model: ClipVis) -> Iterator[Row]:
     """PyTorch, stage by stage on the reference's own inputs, then end to end."""
     head = model.sem_seg_head
-    yield _row("normalise", model.normalise(torch.from_numpy(ref.frames[:1])), ref["images_normalised"])
+    yield _row(
+        "normalise", model.normalise(torch.from_numpy(ref.frames[:1])), ref["images_normalised"]
+    )
     features = model.backbone(ref["images_normalised"])
     for name, found in features.items():
         yield _row(f"backbone {name}", found, ref[f"backbone/{name}"])
@@ -189,9 +194,7 @@ def runtime_rows(ref: Reference, bundle: Bundle) -> Iterator[Row]:
     pipeline = ClipVisPipeline(
         bundle, session_factory("onnxruntime", "cpu"), "fp32", tracker, Selection(), keep_video=True
     )
-    names = [
-        ", ".join(f"c{c} {s}" for s in range(n)) for c, n in enumerate(ref.rows_of_class)
-    ]
+    names = [", ".join(f"c{c} {s}" for s in range(n)) for c, n in enumerate(ref.rows_of_class)]
     pipeline.set_vocabulary(Vocabulary(tuple(names)), ref.arrays["text/classifier"])
     for index, frame in enumerate(ref.frames):
         pipeline.step(frame, index, None)
@@ -245,11 +248,14 @@ def main() -> None:
             rows = [*torch_rows(ref, model), *scoring_rows(ref)]
         with tempfile.TemporaryDirectory() as work:
             size = (int(ref.frames.shape[1]), int(ref.frames.shape[2]))
-            out = export_bundle(model, Path(work) / "b", network_size=size, checkpoint={"file": name})
+            out = export_bundle(
+                model, Path(work) / "b", network_size=size, checkpoint={"file": name}
+            )
             rows += runtime_rows(ref, out.bundle)
         print(f"\n{name} ({ref.variant})")
         for row in rows:
-            print(f"  {row.stage:40s} {row.error:9.1e}  gate {row.gate:.0e}  {'ok' if row.passed else 'FAILED'}")
+            verdict = "ok" if row.passed else "FAILED"
+            print(f"  {row.stage:40s} {row.error:9.1e}  gate {row.gate:.0e}  {verdict}")
             failed |= not row.passed
     sys.exit(4 if failed else 0)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -11,7 +11,6 @@ from rich.table import Table
 
 from openvis_rt.cli.ui import TALK, parse_size, print_json, progress_bar
 from openvis_rt.errors import DependencyError, InputError, OutputError
-from openvis_rt.files import sha256_of
 
 
 def export(
@@ -58,25 +57,13 @@ def export(
     network, source = parse_size(size, "--size"), parse_size(source_size, "--source-size")
     if output.exists() and not overwrite:  # before minutes of work
         raise OutputError(f"{output} exists already. Give another place, or --overwrite.")
-    try:
-        import onnx  # noqa: F401
-        import open_clip  # noqa: F401
-        import torch  # noqa: F401
-    except ImportError as exc:
-        raise DependencyError(exc.name or "torch", "export") from exc
+    require_export()
     from openvis_rt.export.bundle_export import export_bundle
-    from openvis_rt.models.checkpoint import model_from_checkpoint, model_from_seed
+    from openvis_rt.export.source import model_from_source
 
-    origin: dict[str, Any]
     with progress_bar() as bar:
         bar("loading the weights", 0, None)
-        if checkpoint is not None:
-            network_model = model_from_checkpoint(model, checkpoint)
-            origin = {"file": checkpoint.name, "sha256": sha256_of(checkpoint)}
-        else:
-            assert random_weights is not None
-            network_model = model_from_seed(model, random_weights)
-            origin = {"random_weights": random_weights}
+        network_model, origin = model_from_source(model, checkpoint, random_weights)
         result = export_bundle(
             network_model,
             output,
@@ -113,3 +100,18 @@ def export(
             )
         Console().print(table)
     TALK.print(f"wrote {output}")
+
+
+def require_export() -> None:
+    """Import what an export needs.
+
+    Raises:
+        DependencyError: one of the libraries is missing.
+    """
+    try:
+        import onnx  # noqa: F401
+        import onnxscript  # noqa: F401
+        import open_clip  # noqa: F401
+        import torch  # noqa: F401
+    except ImportError as exc:
+        raise DependencyError(exc.name or "torch", "export") from exc

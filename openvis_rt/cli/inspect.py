@@ -57,7 +57,7 @@ def inspect(
 
 def _checkpoint(path: Path) -> dict[str, Any]:
     try:
-        from openvis_rt.models.checkpoint import describe_checkpoint
+        from openvis_rt.export.source import describe_checkpoint
     except ImportError as exc:
         raise DependencyError(exc.name or "torch", "export") from exc
     return describe_checkpoint(path)

@@ -58,7 +58,7 @@ def main() -> None:
     try:
         app()
     except OpenVISError as exc:
-        TALK.print(f"[bold red]error:[/] {escape(str(exc))}", soft_wrap=True)
+        TALK.print(f"[bold red]error:[/] {escape(str(exc))}")
         sys.exit(exc.exit_code)
     except KeyboardInterrupt:
         TALK.print("interrupted; nothing half-written was left")

@@ -140,7 +140,7 @@ def run(
         f"on {report.backend}, {report.mode} mode"
     )
     for kind, path in report.outputs.items():
-        TALK.print(f"  {kind}: {path}", soft_wrap=True)
+        TALK.print(f"  {kind}: {path}")
 
 
 def _words(classes: list[str] | None, file: Path | None) -> Vocabulary:

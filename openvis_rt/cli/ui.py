@@ -20,7 +20,7 @@ from rich.progress import (
 
 __all__ = ["TALK", "Bar", "parse_size", "print_json", "progress_bar", "warn"]
 
-TALK = Console(stderr=True, highlight=False)
+TALK = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 class Bar:
@@ -52,7 +52,7 @@ def progress_bar() -> Iterator[Bar]:
 
 def warn(message: str) -> None:
     """A warning on stderr."""
-    TALK.print(f"[yellow]warning:[/] {_plain(message)}", soft_wrap=True)
+    TALK.print(f"[yellow]warning:[/] {_plain(message)}")
 
 
 def print_json(value: Any) -> None:

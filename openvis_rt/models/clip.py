@@ -148,8 +148,8 @@ class ClipConvNeXt(ClipBackbone):
         """See :class:`ClipBackbone`."""
         visual = self.clip_model.visual
         flat = mask.flatten(1).to(dense.dtype)
-        # a count is 0 or at least 1, so this is the public `sum + 1e-8` to the last bit; written out,
-        # torch's exporter takes 1e-8 for 0 and drops it, and FP16 has no 1e-8
+        # a count is 0 or at least 1, so this is the public `sum + 1e-8` to the last bit; written
+        # out, torch's exporter takes 1e-8 for 0 and drops it, and FP16 has no 1e-8
         share = flat / flat.sum(dim=1, keepdim=True).clamp(min=1.0)
         pooled = share @ dense.flatten(2)[0].T  # [N, Cf]
         norm = visual.trunk.head.norm

@@ -256,8 +256,8 @@ def _stop_on_interrupt(*, enabled: bool) -> Iterator[threading.Event]:
 
 def _explain_placement(pipeline: Pipeline, video: VideoSource, report: RunReport) -> None:
     placement = pipeline.placement(video.height, video.width)
-    if not placement.exact:
-        network = pipeline.bundle.manifest.preprocess.network_size
+    network = pipeline.bundle.manifest.preprocess.network_size
+    if placement.picture != network:  # part of the network's frame stays free
         report.warnings.append(
             f"frames of {video.width}x{video.height} lie as {placement.picture[0]}x"
             f"{placement.picture[1]} (height x width) in the bundle's {network[0]}x{network[1]}; "

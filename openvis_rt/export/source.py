@@ -1,0 +1,47 @@
+"""Where an export's weights come from: an official checkpoint, or a seed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from openvis_rt.errors import InputError
+from openvis_rt.files import output_file, sha256_of
+from openvis_rt.models.checkpoint import (
+    describe_checkpoint,
+    model_from_checkpoint,
+    model_from_seed,
+)
+from openvis_rt.models.clip_vis import ClipVis
+
+__all__ = ["describe_checkpoint", "model_from_source", "save_checkpoint"]
+
+
+def model_from_source(
+    name: str, checkpoint: Path | None, seed: int | None
+) -> tuple[ClipVis, dict[str, Any]]:
+    """A model and the manifest's word on its weights.
+
+    Args:
+        name: a variant.
+        checkpoint: an official checkpoint, or None.
+        seed: of random weights, or None; exactly one of the two is given.
+
+    Raises:
+        CheckpointError: the checkpoint cannot be used.
+        InputError: both or neither are given, or there is no such variant.
+    """
+    if checkpoint is not None and seed is None:
+        model = model_from_checkpoint(name, checkpoint)
+        return model, {"file": checkpoint.name, "sha256": sha256_of(checkpoint)}
+    if seed is not None and checkpoint is None:
+        return model_from_seed(name, seed), {"random_weights": seed}
+    raise InputError("weights come either from a checkpoint or from a seed; give one of them")
+
+
+def save_checkpoint(model: ClipVis, path: Path) -> None:
+    """Write a model's weights in the official format, ``{"model": state_dict}``."""
+    with output_file(path) as partial:
+        torch.save({"model": model.state_dict()}, partial)
