@@ -106,7 +106,14 @@ CLIP_VIS_GRAPHS: dict[str, GraphSpec] = {
     for graph in (
         GraphSpec(
             "propose",
-            (TensorSpec("frames", "uint8", ("T", "H", "W", 3), "RGB 0..255 at network size"),),
+            (
+                TensorSpec(
+                    "frames",
+                    "uint8",
+                    ("T", "H", "W", 3),
+                    "RGB 0..255 at network size, or at the source's where the graph resizes",
+                ),
+            ),
             (
                 _MASK_LOGITS,
                 TensorSpec("queries", "float32", ("N", "C"), "query embeddings, not normalised"),

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from openvis_rt.bundle import Bundle
+from openvis_rt.bundle import MANIFEST, Bundle
 
 TIERS = {"unit": 60, "model": 900, "gpu": 900}  # seconds a test, fixtures included
 HERE = Path(__file__).parent
@@ -46,26 +47,39 @@ def reference() -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiny_bundle(tmp_path_factory) -> Path:
-    """A bundle of the tiny model, exported once; read only (copy it to change it)."""
+def tiny_bundle(tmp_path_factory) -> Iterator[Path]:
+    """A bundle of the tiny model, exported once; read only (take ``bundle_copy`` to change it)."""
     pytest.importorskip("torch", reason="exporting needs the extra [export]")
     from tiny import export_tiny
 
     path = tmp_path_factory.mktemp("tiny") / "bundle"
     export_tiny(path)
-    return path
+    yield path
+    Bundle.open(path)  # no test has changed it
+
+
+def _linked(bundle: Path, target: Path) -> Path:
+    """A copy whose files are links, since 30 MB a test would keep the disk busy for minutes."""
+    shutil.copytree(bundle, target, copy_function=os.link)
+    manifest = target / MANIFEST
+    manifest.unlink()
+    shutil.copyfile(bundle / MANIFEST, manifest)
+    return target
 
 
 @pytest.fixture
 def bundle_copy(tiny_bundle, tmp_path) -> Path:
-    """A copy of the tiny bundle, free to damage."""
-    return Path(shutil.copytree(tiny_bundle, tmp_path / "bundle"))
+    """A copy of the tiny bundle to change: rewrite its manifest, replace files, add and remove them.
+
+    Its other files are links to the original, so one must be unlinked before its bytes are changed.
+    """
+    return _linked(tiny_bundle, tmp_path / "bundle")
 
 
 @pytest.fixture(scope="session")
 def cached_bundle(tiny_bundle, tmp_path_factory) -> Path:
     """A copy of the tiny bundle that tests share: its text cache may grow, nothing else changes."""
-    return Path(shutil.copytree(tiny_bundle, tmp_path_factory.mktemp("cached") / "bundle"))
+    return _linked(tiny_bundle, tmp_path_factory.mktemp("cached") / "bundle")
 
 
 @pytest.fixture(scope="session")

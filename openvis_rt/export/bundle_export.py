@@ -15,8 +15,9 @@ from torch import nn
 
 from openvis_rt.bundle import Bundle, Manifest, Preprocess, Tracker, write_manifest
 from openvis_rt.errors import InputError
-from openvis_rt.export.masks import masks_graph
+from openvis_rt.export.masks import Masks, masks_graph
 from openvis_rt.export.onnx_export import OPSET, add_metadata, onnx_from_module
+from openvis_rt.export.resize import PillowResize
 from openvis_rt.export.tokenizer import write_tokenizer
 from openvis_rt.export.verify import Difference, compare_with_torch
 from openvis_rt.export.wrappers import Classify, Propose, Text
@@ -27,6 +28,8 @@ from openvis_rt.variants import resized_size
 from openvis_rt.vocabulary import VILD_PROMPTS
 
 __all__ = ["ExportResult", "export_bundle", "tool_versions"]
+
+_STRETCH = 1.02  # of a picture's shape, by rounding to whole pixels
 
 Progress = Callable[[str, int, int], None]
 """Called with what is done now, steps done, and steps in all."""
@@ -59,7 +62,8 @@ def export_bundle(
             end.
         network_size: (H, W) of the frames that the network sees, pixels; None for the family's rule
             on a 16:9 video. The graph pads it to the family's divisor.
-        source_size: default size of the masks of the `masks` graph; None for ``network_size``.
+        source_size: (Hs, Ws) of the source video: then `propose` takes frames of this size and
+            resizes them itself, and `masks` makes masks of this size. None: the host resizes.
         checkpoint: where the weights came from, for the manifest.
         overwrite: replace an existing bundle.
         verify: run every graph in ONNX Runtime against PyTorch on a random input.
@@ -71,12 +75,16 @@ def export_bundle(
         ParityError: a graph's outputs are not PyTorch's.
     """
     variant = model.variant
-    size = network_size or resized_size(1080, 1920, variant.short_side, variant.max_side)
-    specs, padded = _sized_graphs(model, size)
+    source = source_size or (1080, 1920)
+    size = network_size or resized_size(*source, variant.short_side, variant.max_side)
+    _check_sizes(size, source_size, variant.size_divisor)
+    specs, padded = _sized_graphs(model, size, source_size)
+    resize = None if source_size is None else PillowResize(source_size, size)
     modules: dict[str, nn.Module] = {
-        "propose": Propose(model),
+        "propose": Propose(model, resize),
         "classify": Classify(model),
         "text": Text(model),
+        "masks": Masks(padded, size, source_size or size),
     }
     tools = tool_versions()
     facts = {"openvis_rt": tools["openvis-rt"], "variant": variant.name, "checkpoint": checkpoint}
@@ -102,9 +110,7 @@ def export_bundle(
             done += 1
             if verify:
                 progress(f"holding {name} against PyTorch", done, steps)
-                differences += compare_with_torch(
-                    folder / f"{name}.onnx", spec, modules.get(name), padded, size
-                )
+                differences += compare_with_torch(folder / f"{name}.onnx", spec, modules[name])
                 done += 1
         progress("writing the manifest", done, steps)
         write_tokenizer(folder / "tokenizer" / "tokenizer.json")
@@ -123,15 +129,26 @@ def tool_versions() -> dict[str, str]:
     return found
 
 
-def _sized_graphs(
-    model: ClipVis, size: tuple[int, int]
-) -> tuple[dict[str, GraphSpec], tuple[int, int]]:
-    variant = model.variant
-    divisor = variant.size_divisor
+def _check_sizes(size: tuple[int, int], source: tuple[int, int] | None, divisor: int) -> None:
     if min(size) < divisor:
         raise InputError(
             f"size {size[0]}x{size[1]} is too small: both sides must be at least {divisor} pixels"
         )
+    if source is None:
+        return
+    stretch = (size[1] / size[0]) / (source[1] / source[0])
+    if not 1 / _STRETCH <= stretch <= _STRETCH:
+        raise InputError(
+            f"a source of {source[0]}x{source[1]} would be stretched to {size[0]}x{size[1]}; give "
+            "sizes of the same shape, or leave --size out for the family's rule"
+        )
+
+
+def _sized_graphs(
+    model: ClipVis, size: tuple[int, int], source: tuple[int, int] | None
+) -> tuple[dict[str, GraphSpec], tuple[int, int]]:
+    variant = model.variant
+    divisor = variant.size_divisor
     height, width = (side + -side % divisor for side in size)
     sizes = {
         "N": model.sem_seg_head.predictor.query_feat.num_embeddings,
@@ -139,8 +156,8 @@ def _sized_graphs(
         "C": model.sem_seg_head.predictor.query_feat.embedding_dim,
         "D": variant.embed_dim,
         "Cf": variant.feature_channels[-1],
-        "H": size[0],
-        "W": size[1],
+        "H": (source or size)[0],
+        "W": (source or size)[1],
         "h": height // 4,
         "w": width // 4,
         "hp": height // 32,

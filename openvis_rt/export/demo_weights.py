@@ -9,8 +9,8 @@ of the generated video, whose true masks are known; all others stay as the seed 
     objectness, IoU  ``object_embed`` and ``iou_head``: yes for those queries, no for the rest
     classes          CLIP's pooling projection: pooled features lie along text embeddings
 
-The result has the official checkpoints' keys and knows this one video; it is a check of the toolchain that
-people can look at, no model.
+The result has the official checkpoints' keys and knows this one video: a check of the toolchain
+that people can look at, no model.
 """
 
 from __future__ import annotations

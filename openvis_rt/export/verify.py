@@ -17,7 +17,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from openvis_rt.errors import DependencyError, ParityError
 from openvis_rt.graphs import GraphSpec, TensorSpec
@@ -66,17 +65,14 @@ class Difference:
 def compare_with_torch(
     path: Path,
     spec: GraphSpec,
-    module: nn.Module | None,
-    padded_size: tuple[int, int],
-    network_size: tuple[int, int],
+    module: nn.Module,
 ) -> list[Difference]:
     """Run a graph in ONNX Runtime and in PyTorch.
 
     Args:
         path: the ONNX file.
         spec: its inputs and outputs.
-        module: the wrapper that was exported; None for `masks`, whose reference is written here.
-        padded_size, network_size: (height, width) in pixels, for `masks`.
+        module: what was exported; its ``forward`` takes the inputs by name.
 
     Raises:
         ParityError: an output is outside its gate.
@@ -93,10 +89,7 @@ def compare_with_torch(
     found = session.run([t.name for t in spec.outputs], inputs)
     tensors = {name: torch.from_numpy(value) for name, value in inputs.items()}
     with torch.inference_mode():
-        if module is None:
-            outputs = _masks(tensors["mask_logits"], tensors["selected"], padded_size, network_size)
-        else:
-            outputs = module(**tensors)
+        outputs = module(**tensors)
     wanted = outputs if isinstance(outputs, tuple) else (outputs,)
     differences = [
         _difference(spec.name, tensor, a, b.numpy())
@@ -110,17 +103,6 @@ def compare_with_torch(
             "Nothing was written. This is a defect; please report it, with `openvis doctor`."
         )
     return differences
-
-
-def _masks(
-    logits: torch.Tensor,
-    selected: torch.Tensor,
-    padded_size: tuple[int, int],
-    network_size: tuple[int, int],
-) -> torch.Tensor:
-    chosen = logits[selected]
-    full = F.interpolate(chosen, size=padded_size, mode="bilinear", align_corners=False)
-    return (full[..., : network_size[0], : network_size[1]] > 0).to(torch.uint8)
 
 
 def _random_inputs(spec: GraphSpec) -> dict[str, Array]:

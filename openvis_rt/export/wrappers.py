@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from openvis_rt.export.resize import PillowResize
 from openvis_rt.graphs import GraphSpec, TensorSpec
 from openvis_rt.models.clip_vis import ClipVis
 
@@ -23,15 +24,21 @@ _EXAMPLE_LENGTH = 3  # of dynamic axes while tracing; 0 and 1 would be taken for
 
 
 class Propose(nn.Module):
-    """Frame to instances; see `propose` in :mod:`openvis_rt.graphs`."""
+    """Frame to instances; see `propose` in :mod:`openvis_rt.graphs`.
 
-    def __init__(self, model: ClipVis) -> None:
+    Args:
+        model: the network.
+        resize: brings frames of the source's size to the network's; None where the host does.
+    """
+
+    def __init__(self, model: ClipVis, resize: PillowResize | None = None) -> None:
         super().__init__()
         self.model = model
+        self.resize = resize
 
     def forward(self, frames: Tensor) -> tuple[Tensor, ...]:
         """Frames uint8 [1, H, W, 3] to the outputs of `propose`, in order."""
-        found = self.model.propose(frames)
+        found = self.model.propose(frames if self.resize is None else self.resize(frames))
         pool_mask = self.model.pool_mask(found.mask_logits)
         area, mass = self.model.mask_quality(found.mask_logits)
         return (

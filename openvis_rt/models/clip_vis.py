@@ -92,7 +92,7 @@ class ClipVis(nn.Module):
         """Frames as the backbone wants them; the padding is zero after the normalisation.
 
         Args:
-            frames: uint8 [B, H, W, 3], RGB.
+            frames: uint8, or float32 of 0..255, [B, H, W, 3], RGB.
 
         Returns:
             float32 [B, 3, H', W'], padded at the right and the bottom to multiples of the divisor.

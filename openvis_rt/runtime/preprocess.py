@@ -38,7 +38,7 @@ class Placement:
 
 def placement_for(height: int, width: int, rule: Preprocess) -> Placement:
     """Fit a source of that size into the network's frame, keeping its shape."""
-    network = rule.network_size
+    network = rule.source_size or rule.network_size  # the graph may resize by itself
     official = resized_size(height, width, rule.short_side, rule.max_side)
     scale = min(network[0] / height, network[1] / width)
     picture = (
@@ -51,7 +51,8 @@ def placement_for(height: int, width: int, rule: Preprocess) -> Placement:
     )
     if picture == network:
         canvas = (height, width)
-    return Placement(picture, canvas, (height, width), official == network, official)
+    exact = picture == network and official == rule.network_size
+    return Placement(picture, canvas, (height, width), exact, official)
 
 
 def place_frame(

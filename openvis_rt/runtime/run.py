@@ -256,7 +256,8 @@ def _stop_on_interrupt(*, enabled: bool) -> Iterator[threading.Event]:
 
 def _explain_placement(pipeline: Pipeline, video: VideoSource, report: RunReport) -> None:
     placement = pipeline.placement(video.height, video.width)
-    network = pipeline.bundle.manifest.preprocess.network_size
+    rule = pipeline.bundle.manifest.preprocess
+    network = rule.source_size or rule.network_size
     if placement.picture != network:  # part of the network's frame stays free
         report.warnings.append(
             f"frames of {video.width}x{video.height} lie as {placement.picture[0]}x"
