@@ -15,6 +15,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -158,10 +159,15 @@ def scoring_rows(ref: Reference) -> Iterator[Row]:
     """Association and video-level scores in numpy, on the reference's own frame outputs."""
     tracker = TemporalTopK(int(ref.arrays["config/num_t"]), int(ref.arrays["config/num_k"]))
     probabilities = ref.arrays["final/per_frame_cls_softmax_q_t_c"]
-    frames = probabilities.shape[1]
+    with closing(VideoScores(*probabilities.shape[::2])) as scores:
+        yield from _scoring_rows(ref, tracker, scores, probabilities)
+
+
+def _scoring_rows(
+    ref: Reference, tracker: TemporalTopK, scores: VideoScores, probabilities: Array
+) -> Iterator[Row]:
     wrong = 0
-    scores = VideoScores(*probabilities.shape[::2])
-    for t in range(frames):
+    for t in range(probabilities.shape[1]):
         order = tracker.step(ref.arrays["frame_out/pred_embds"][t])
         wrong += int((order != ref.arrays["tracked/indices"][t]).sum())
         nothing = np.ones(len(order), np.float32)

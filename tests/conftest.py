@@ -34,11 +34,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.timeout(TIERS[tier]))
 
 
+def reference_folder() -> Path:
+    """Where the reference numbers are looked for."""
+    beside = HERE.parents[1] / "shared" / "reference"
+    return Path(os.environ.get("OPENVIS_REFERENCE") or beside)
+
+
 @pytest.fixture(scope="session")
 def reference() -> Path:
     """The folder of reference numbers, or a skip that says how to get them."""
-    beside = HERE.parents[1] / "shared" / "reference"
-    folder = Path(os.environ.get("OPENVIS_REFERENCE") or beside)
+    folder = reference_folder()
     if folder.is_dir():
         return folder
     if os.environ.get("OPENVIS_REQUIRE_REFERENCE") == "1":

@@ -66,3 +66,7 @@ def main() -> None:
     except BrokenPipeError:  # the reader of our stdout went away
         sys.stderr.close()
         sys.exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from openvis_rt.cli.ui import print_json
 from openvis_rt.variants import VARIANTS
@@ -20,7 +20,9 @@ def models(
     if as_json:
         print_json([asdict(variant) for variant in VARIANTS.values()])
         return
-    table = Table("model", "family", "backbone", "pooling", "short side", "tracker T, K")
+    table = Table(
+        Column("model", no_wrap=True), "family", "backbone", "pooling", "short side", "tracker T, K"
+    )
     for v in VARIANTS.values():
         tracker = f"{v.tracker_frames}, {v.tracker_top_k}"
         table.add_row(v.name, v.family, v.backbone, v.pooling, str(v.short_side), tracker)

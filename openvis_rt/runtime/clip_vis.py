@@ -147,7 +147,11 @@ class ClipVisPipeline:
         order = self._tracker.step(np.asarray(self._propose.fetch("queries"), np.float32))
         self._add_scores(order, area)
         wanted = self._choose(area[order] > 0)
-        tracks = np.flatnonzero(area[order] > 0) if self._keep_video else np.array(sorted(wanted))
+        tracks = (
+            np.flatnonzero(area[order] > 0)
+            if self._keep_video
+            else np.array(sorted(wanted), np.int64)
+        )
         found = dict(zip(tracks.tolist(), self._make_masks(order[tracks], placement), strict=True))
         if self._keep_video:
             empty = empty_rle(*placement.source)

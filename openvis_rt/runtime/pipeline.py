@@ -144,8 +144,9 @@ class Pipeline:
         """The next frame of the video; see :meth:`ClipVisPipeline.step`."""
         if not isinstance(frame, Frame):
             frame = Frame(self._frames, None, frame)
-        self._frames += 1
-        return self._family.step(frame.image, frame.index, frame.time)
+        result = self._family.step(frame.image, frame.index, frame.time)
+        self._frames += 1  # a frame that was refused takes no number
+        return result
 
     def finish(self) -> VideoResult:
         """The whole video by the official scoring; then a new video begins.

@@ -317,8 +317,9 @@ def test_a_stream_of_any_length_needs_the_same_memory(opened, frames):
 
     tracemalloc.start()
     try:
-        filled = traced_after(12)  # the tracker's memory is full
-        assert traced_after(40) - filled < 40 * 100  # not a hundred bytes a frame
+        filled = traced_after(20)  # the tracker's memory is full
+        # Python's lists of free objects breathe by some 15 KB; one frame's embeddings are 10 KB
+        assert traced_after(50) - filled < 50 * 800
     finally:
         tracemalloc.stop()
 
@@ -341,7 +342,7 @@ def test_a_rectangle_comes_back_where_it_was_drawn(opened, height, width):
     placement = pipeline.placement(height, width)
     # mask logits that a perfect network would give: the share of white in each cell of stride 4
     padded = np.zeros((64, 96), np.float32)
-    padded[: NETWORK[0], : NETWORK[1]] = family._frame[0, ..., 0] > 200
+    padded[: NETWORK[0], : NETWORK[1]] = family._frame[0, ..., 0] / 255
     cells = padded.reshape(16, 4, 24, 4).mean((1, 3)) - 0.5
     family._propose._hosts["mask_logits"][:] = -1
     family._propose._hosts["mask_logits"][3, 0] = cells

@@ -1,0 +1,101 @@
+"""ONNX Runtime against PyTorch over videos of 1, 3 and 12 frames, both variants, two sizes of export.
+
+The frames are none that was traced or checked at export. The pipeline is run twice, the second time on a backend
+that executes the same wrappers in PyTorch, so tracker and scoring see either backend's numbers.
+
+Inside `propose` one attention-mask bit that flips on float rounding moves queries by 1e-3 or more, so its outputs
+are gated by their signal-to-noise ratio; the largest errors are printed.
+"""
+
+from __future__ import annotations
+
+import gc
+import math
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from PIL import Image
+
+from openvis_rt.export.bundle_export import export_bundle
+from openvis_rt.export.wrappers import Classify, Propose
+from openvis_rt.models.checkpoint import model_from_seed
+from openvis_rt.runtime.sample_video import sample_frames
+from openvis_rt.runtime.session import session_factory
+
+SIZES = [(192, 320), (256, 410)]  # the second is padded, to 256x416
+VIDEOS = (1, 3, 12)
+FLIPS, ROUNDING = 30.0, 90.0  # dB; see openvis_rt/export/verify.py
+
+
+@pytest.fixture(scope="module", params=["clip-vis-r50", "clip-vis-convnext-b"])
+def model(request):
+    """A full-size model with seeded weights."""
+    yield model_from_seed(request.param, 3)
+    gc.collect()
+
+
+@pytest.mark.parametrize("size", SIZES, ids=lambda s: f"{s[0]}x{s[1]}")
+def test_onnx_runtime_gives_pytorchs_numbers_over_videos(model, size, tmp_path):
+    bundle = export_bundle(
+        model, tmp_path / "bundle", network_size=size, checkpoint={}, verify=False
+    ).bundle
+    factory = session_factory("onnxruntime", "cpu")
+    propose, classify = (factory.open(bundle, g, "fp32") for g in ("propose", "classify"))
+    for name in ("features", "pool_mask"):
+        classify.bind(name, propose, name)
+    text = np.random.default_rng(5).standard_normal((9, model.variant.embed_dim), np.float32)
+    text /= np.linalg.norm(text, axis=1, keepdims=True)
+    classify.write("text_embeddings", text)
+    worst: dict[str, tuple[float, float]] = {}
+    frames = list(sample_frames(width=640, height=400, fps=5, seconds=max(VIDEOS) / 5, seed=11))
+    for index, (image, _) in enumerate(frames):
+        frame = np.array(Image.fromarray(image).resize(size[::-1]))[None]
+        propose.write("frames", frame)
+        propose.run()
+        classify.run()
+        with torch.inference_mode():
+            wanted = Propose(model)(torch.from_numpy(frame))
+            # classify is held against PyTorch on the inputs that it had
+            given = (torch.from_numpy(propose.fetch(n)) for n in ("features", "pool_mask"))
+            scored = Classify(model)(*given, torch.from_numpy(text))
+        for session, tensors in ((propose, wanted), (classify, scored)):
+            for tensor, value in zip(session.spec.outputs, tensors, strict=True):
+                found = session.fetch(tensor.name)
+                largest, sqnr = difference(found, value.numpy())
+                known = worst.get(tensor.name, (0.0, math.inf))
+                worst[tensor.name] = (max(known[0], largest), min(known[1], sqnr))
+        if index + 1 in VIDEOS:
+            print(f"\n{model.variant.name} {size} {index + 1} frames")
+            for name, (largest, sqnr) in worst.items():
+                print(f"  {name:16s} largest {largest:.1e}  SQNR {sqnr:.0f} dB")
+    for name, (_, sqnr) in worst.items():
+        gate = ROUNDING if name in ("features", "instance_tokens") else FLIPS
+        assert sqnr >= gate, f"{name}: {sqnr:.0f} dB"
+
+
+def test_graphs_hold_nothing_that_tensorrt_cannot_take(model, tmp_path):
+    """No infinity, no NaN, no operator whose output shape depends on data, opset 18, our metadata."""
+    bundle = export_bundle(
+        model, tmp_path / "b", network_size=(96, 160), checkpoint={}, verify=False
+    ).bundle
+    for graph in bundle.graph_specs:
+        loaded = onnx.load(bundle.graph_path(graph))
+        operators = {node.op_type for node in loaded.graph.node}
+        assert not operators & {"NonZero", "Where", "Unique", "Compress", "Loop", "If", "Scan"}
+        assert [(o.domain, o.version) for o in loaded.opset_import] == [("", 18)]
+        for tensor in loaded.graph.initializer:
+            values = onnx.numpy_helper.to_array(tensor)
+            assert np.isfinite(values).all(), f"{graph}: {tensor.name}"
+        assert {p.key for p in loaded.metadata_props} >= {"openvis_rt.graph", "openvis_rt.variant"}
+        assert "/" not in "".join(n.doc_string for n in loaded.graph.node)
+
+
+def difference(found: np.ndarray, wanted: np.ndarray) -> tuple[float, float]:
+    """Largest absolute difference, and signal-to-noise ratio in dB (infinite where nothing differs)."""
+    error = found.astype(np.float64) - wanted.astype(np.float64)
+    noise, signal = float((error**2).sum()), float((wanted.astype(np.float64) ** 2).sum())
+    if noise == 0:
+        return 0.0, math.inf
+    return float(np.abs(error).max()), 10 * math.log10(max(signal, 1e-30) / noise)

@@ -1,0 +1,481 @@
+"""The command: exit codes, one message instead of a traceback, what lies on disk afterwards."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools import mask as coco
+from tiny import VARIANT, tiny_model, traced_before
+
+from openvis_rt.bundle import MANIFEST, Bundle
+from openvis_rt.cli.main import main
+from openvis_rt.export import bundle_export
+from openvis_rt.models.clip_vis import MODELS
+from openvis_rt.runtime.results import decode_mask
+from openvis_rt.runtime.sample_video import write_sample_video
+
+MODEL = VARIANT.name
+COMMAND = [sys.executable, "-c", "from openvis_rt.cli.main import main; main()"]
+WORDS = ("-c", "cat", "-c", "monkey, ape")
+LIMIT = 40  # seconds to wait for a process
+
+
+@pytest.fixture
+def openvis(monkeypatch, capsys):
+    """Runs the command in this process: exit code, stdout, stderr."""
+
+    def run(*args: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["openvis", *map(str, args)])
+        capsys.readouterr()
+        code = 0
+        try:
+            main()
+        except SystemExit as exc:
+            code = exc.code or 0
+        out, err = capsys.readouterr()
+        assert "Traceback" not in err
+        return code, out, err
+
+    return run
+
+
+@pytest.fixture
+def tiny_export(monkeypatch, tiny_bundle):
+    """`openvis export` of the tiny model, whose graphs were traced before."""
+    monkeypatch.setitem(MODELS, MODEL, lambda *, decoder_layers=2: tiny_model(seed=0))
+    monkeypatch.setattr(bundle_export, "onnx_from_module", traced_before(tiny_bundle))
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(p.name for p in folder.iterdir())
+
+
+def one_line(text: str) -> str:
+    return " ".join(text.replace("│", " ").split())
+
+
+# wrong usage and wrong input: 2
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (("export", "clip-vis-r51", "-o", "new", "--random-weights", 0), "clip-vis-r50"),
+        (("export", MODEL, "-o", "new"), "--checkpoint"),
+        (
+            ("export", MODEL, "-o", "new", "--random-weights", 0, "--checkpoint", "x"),
+            "--random-weights",
+        ),
+        (("export", MODEL, "-o", "new", "--random-weights", "many"), "integer"),
+        (("export", MODEL, "-o", "there", "--random-weights", 0), "exists"),
+        (("export", MODEL, "-o", "new", "--checkpoint", "none.pth"), "none.pth"),
+        (("export", MODEL, "-o", "new", "--checkpoint", "empty.pth"), "empty.pth"),
+        *[
+            (("export", MODEL, "-o", "new", "--random-weights", 0, "--size", size), size)
+            for size in ("480", "480x", "x", "480x864x3", "-1x5", "0x10", "4.5x6", "axb")
+        ],
+        (("export", MODEL, "-o", "new", "--random-weights", 0, "--size", "16x16"), "too small"),
+        (("run", "none", "video.mp4", "-o", "new", *WORDS), "none is not a bundle"),
+        (("run", "there", "video.mp4", "-o", "new", *WORDS), "not a bundle"),
+        (("run", "BUNDLE", "none.mp4", "-o", "new", *WORDS), "none.mp4"),
+        (("run", "BUNDLE", "words.txt", "-o", "new", *WORDS), "words.txt"),
+        (("run", "BUNDLE", "empty", "-o", "new", *WORDS), "empty"),
+        (("run", "BUNDLE", "VIDEO", "-o", "new"), "--class"),
+        (("run", "BUNDLE", "VIDEO", "-o", "new", "-c", ""), "empty name"),
+        (("run", "BUNDLE", "VIDEO", "-o", "new", "-c", "cat", "-c", "cat"), "twice"),
+        (("run", "BUNDLE", "VIDEO", "-o", "new", "-c", "x" * 10_000), "tokens"),
+        (("run", "BUNDLE", "VIDEO", "-o", "new", "-c", "cat\udcff"), "cat"),
+        (("run", "BUNDLE", "VIDEO", "-o", "new", "-c", "cat", "--vocabulary", "words.txt"), "both"),
+        (("run", "BUNDLE", "VIDEO", "-o", "new", "--vocabulary", "none.txt"), "none.txt"),
+        (("run", "BUNDLE", "VIDEO", "-o", "there", *WORDS), "exists"),
+        (("run", "BUNDLE", "VIDEO", "-o", "words.txt/new", *WORDS), "cannot write"),
+        (("run", "BUNDLE", "VIDEO", "-o", "new", *WORDS, "--mode", "fast"), "fast"),
+        (("run", "BUNDLE", "VIDEO", "-o", "new", *WORDS, "--backend", "abacus"), "abacus"),
+        (("run", "BUNDLE", "VIDEO", "-o", "new", *WORDS, "--precision", "int3"), "int3"),
+        (("run", "BUNDLE", "VIDEO", "-o", "new", *WORDS, "--tracker-frames", 0), "T = 0"),
+        (("run", "BUNDLE", "VIDEO", "-o", "new", *WORDS, "--threshold", 2), "--threshold"),
+        (("run", "BUNDLE", "VIDEO", "-o", "new", *WORDS, "--max-frames", 0), "--max-frames"),
+        (("run", "BUNDLE", "rtsp://x", "-o", "new", *WORDS, "--mode", "video"), "--mode stream"),
+        (("inspect", "none"), "none"),
+        (("inspect", "there"), "not a bundle"),
+        (("inspect", "words.txt"), "words.txt"),
+        (("inspect", "empty.pth"), "empty.pth"),
+        (("paint",), "paint"),
+        (("run", "--nonsense"), "--nonsense"),
+        ((), "Usage"),
+    ],
+    ids=lambda v: " ".join(map(str, v))[:60] if isinstance(v, tuple) else None,
+)
+def test_wrong_usage_exits_2_with_a_message_and_leaves_nothing(
+    openvis, tiny_export, cached_bundle, small_video, tmp_path, monkeypatch, args, message
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "there").mkdir()
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty.pth").touch()
+    (tmp_path / "words.txt").write_text("cat\n")
+    before = names(tmp_path)
+    known = {"BUNDLE": cached_bundle, "VIDEO": small_video}
+    code, out, err = openvis(*(known.get(a, a) for a in args))
+    assert code == 2, err
+    assert message in one_line(err + (out if not args else ""))
+    assert names(tmp_path) == before
+    assert names(tmp_path / "there") == []
+
+
+def test_a_damaged_bundle_exits_2_and_names_the_file_and_the_cure(openvis, bundle_copy, tmp_path):
+    (bundle_copy / "text.onnx").unlink()
+    for args in (("inspect", bundle_copy), ("run", bundle_copy, "x", "-o", tmp_path / "o", *WORDS)):
+        code, _, err = openvis(*args)
+        assert code == 2
+        assert "text.onnx is missing" in err
+        assert "openvis export" in err
+
+
+def test_markup_in_a_users_text_is_printed_as_it_is(openvis, tmp_path):
+    code, _, err = openvis("inspect", tmp_path / "[red]x[/nonsense]")
+    assert code == 2
+    assert "[red]x[/nonsense]" in err
+
+
+# what the environment lacks: 3, and what does not agree: 4
+
+
+@pytest.mark.parametrize(
+    ("library", "extra", "args"),
+    [
+        ("torch", "export", ("export", MODEL, "-o", "NEW", "--random-weights", 0)),
+        ("open_clip", "export", ("export", MODEL, "-o", "NEW", "--random-weights", 0)),
+        ("onnxruntime", "cpu", ("run", "BUNDLE", "VIDEO", "-o", "NEW", *WORDS)),
+    ],
+)
+def test_a_missing_library_exits_3_and_names_the_extra(
+    openvis, cached_bundle, small_video, tmp_path, monkeypatch, library, extra, args
+):
+    monkeypatch.setitem(sys.modules, library, None)
+    known = {"BUNDLE": cached_bundle, "VIDEO": small_video, "NEW": tmp_path / "new"}
+    code, _, err = openvis(*(known.get(a, a) for a in args))
+    assert code == 3
+    assert f"{library} is not installed" in err
+    assert f"pip install 'openvis-rt[{extra}]'" in err
+    assert names(tmp_path) == []
+
+
+def test_a_device_that_is_not_there_exits_3(openvis, cached_bundle, small_video, tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("this ONNX Runtime offers CUDA")
+    code, _, err = openvis(
+        "run", cached_bundle, small_video, "-o", tmp_path / "new", *WORDS, "--device", "cuda"
+    )
+    assert code == 3
+    assert "openvis-rt[gpu]" in err
+    assert names(tmp_path) == []
+
+
+def test_a_graph_that_is_not_the_networks_exits_4_and_writes_nothing(
+    openvis, tiny_export, tmp_path, monkeypatch
+):
+    monkeypatch.setitem(MODELS, MODEL, lambda: tiny_model(seed=5))  # not what was traced
+    code, _, err = openvis(
+        "export", MODEL, "-o", tmp_path / "new", "--random-weights", 5, "--size", "60x90"
+    )
+    assert code == 4
+    assert "'propose' does not give PyTorch's numbers" in one_line(err)
+    assert names(tmp_path) == []
+
+
+# what works: 0
+
+
+def test_export_reports_every_output_and_the_bundle_opens(openvis, tiny_export, tmp_path):
+    code, out, err = openvis(
+        *("export", MODEL, "-o", tmp_path / "new", "--random-weights", 0),
+        *("--size", "60x90", "--json"),
+    )
+    assert code == 0, err
+    report = json.loads(out)
+    bundle = Bundle.open(report["bundle"])
+    outputs = {(g["name"], t["name"]) for g in report["graphs"] for t in g["outputs"]}
+    assert {(d["graph"], d["output"]) for d in report["differences"]} == outputs
+    assert {spec.name for spec in bundle.graph_specs.values()} == {
+        g["name"] for g in report["graphs"]
+    }
+    assert names(tmp_path) == ["new"]
+
+
+def test_inspect_says_what_a_bundle_is(openvis, cached_bundle):
+    code, out, _ = openvis("inspect", cached_bundle, "--json")
+    assert code == 0
+    facts = json.loads(out)
+    assert facts["variant"] == MODEL
+    assert "propose.onnx" in facts["files"]
+    assert facts["engines"] == []
+    code, out, _ = openvis("inspect", cached_bundle)
+    assert code == 0
+    assert "pool_mask" in out
+
+
+def test_models_lists_what_can_be_exported(openvis):
+    code, out, _ = openvis("models", "--json")
+    assert code == 0
+    assert [m["name"] for m in json.loads(out)] == list(MODELS)
+    code, out, _ = openvis("models")
+    assert all(name in out for name in MODELS)
+
+
+def test_doctor_says_what_works_and_how_to_add_the_rest(openvis):
+    code, out, _ = openvis("doctor", "--json")
+    assert code == 0
+    findings = {f["ability"]: f for f in json.loads(out)}
+    assert findings["runtime"]["works"]
+    assert all(f["works"] or f["add"] for f in findings.values())
+
+
+@pytest.mark.parametrize(
+    "args", [("--help",), ("--version",), *[(v, "--help") for v in ("export", "run", "inspect")]]
+)
+def test_help_exits_0_on_stdout(openvis, args):
+    code, out, err = openvis(*args)
+    assert (code, err) == (0, "")
+    assert out.strip()
+
+
+@pytest.mark.parametrize("mode", ["video", "stream"])
+def test_a_video_becomes_overlay_log_and_results(
+    openvis, cached_bundle, small_video, tmp_path, mode
+):
+    output = tmp_path / "deep" / "out"
+    code, out, err = openvis(
+        *("run", cached_bundle, small_video, "-o", output, *WORDS, "--mode", mode),
+        *("--threshold", 0, "--video-id", 42, "--json"),
+    )
+    assert code == 0, err
+    report = json.loads(out)
+    files = ["frames.jsonl", "overlay.mp4", *(["results.json"] if mode == "video" else [])]
+    assert names(output) == files
+    assert sorted(report["outputs"].values()) == [str(output / f) for f in files]
+    assert (report["mode"], report["frames"], report["warnings"]) == (mode, 12, [])
+    lines = [json.loads(line) for line in (output / "frames.jsonl").read_text().splitlines()]
+    assert [line["frame"] for line in lines] == list(range(12))
+    assert all(line["size"] == [120, 180] for line in lines)
+    assert {i["name"] for line in lines for i in line["instances"]} <= {"cat", "monkey, ape"}
+    assert lines[0]["instances"]
+
+
+def test_results_are_in_the_format_of_lv_vis(openvis, cached_bundle, small_video, tmp_path):
+    output = tmp_path / "out"
+    code, _, err = openvis(
+        "run", cached_bundle, small_video, "-o", output, *WORDS, "--video-id", 42, "--no-overlay"
+    )
+    assert code == 0, err
+    results = json.loads((output / "results.json").read_text())
+    assert len(results) == VARIANT.detections
+    for entry in results:
+        assert list(entry) == ["video_id", "score", "category_id", "segmentations"]
+        assert entry["video_id"] == 42
+        assert entry["category_id"] in (1, 2)  # counted from 1
+        assert 0 <= entry["score"] <= 1
+        assert len(entry["segmentations"]) == 12  # frames without the object have an empty mask
+    rle = results[0]["segmentations"][0]
+    assert rle["size"] == [120, 180]
+    assert coco.area(rle) == decode_mask(rle).sum()  # pycocotools reads it as well
+
+
+def test_classes_from_a_file_and_names_of_any_language(
+    openvis, cached_bundle, small_video, tmp_path
+):
+    words = tmp_path / "wörter.json"
+    words.write_text('["猫", "Straßenbahn, tram"]', encoding="utf-8")
+    code, _, err = openvis(
+        *(
+            "run",
+            cached_bundle,
+            small_video,
+            "-o",
+            tmp_path / "aus gabe [1]",
+            "--vocabulary",
+            words,
+        ),
+        *("--threshold", 0, "--max-frames", 2),
+    )
+    assert code == 0, err
+    lines = (tmp_path / "aus gabe [1]" / "frames.jsonl").read_text(encoding="utf-8").splitlines()
+    assert len(lines) == 2
+    assert {i["name"] for i in json.loads(lines[1])["instances"]} <= {"猫", "Straßenbahn, tram"}
+
+
+@pytest.mark.parametrize("mode", ["video", "stream"])
+def test_a_video_without_any_instance_is_no_error(
+    openvis, cached_bundle, small_video, tmp_path, mode
+):
+    code, _, err = openvis(
+        *("run", cached_bundle, small_video, "-o", tmp_path / "out", *WORDS, "--mode", mode),
+        *("--threshold", 1, "--max-frames", 3),
+    )
+    assert code == 0, err
+    lines = (tmp_path / "out" / "frames.jsonl").read_text().splitlines()
+    assert [json.loads(line)["instances"] for line in lines] == [[]] * 3
+
+
+def test_another_geometry_than_the_official_one_is_said(openvis, cached_bundle, tmp_path):
+    write_sample_video(tmp_path / "tall.mp4", width=90, height=160, fps=5, seconds=0.4, objects=1)
+    code, out, _ = openvis(
+        "run", cached_bundle, tmp_path / "tall.mp4", "-o", tmp_path / "out", *WORDS, "--json"
+    )
+    assert code == 0
+    [warning] = json.loads(out)["warnings"]
+    assert "--size 107x60" in warning
+
+
+def test_a_bundle_that_cannot_be_written_runs_with_a_warning(
+    openvis, bundle_copy, small_video, tmp_path
+):
+    (bundle_copy / "text").write_text("in the way")
+    code, out, _ = openvis(
+        *("run", bundle_copy, small_video, "-o", tmp_path / "out", *WORDS, "--json"),
+        *("--max-frames", 1),
+    )
+    assert code == 0
+    assert any("not cached" in w for w in json.loads(out)["warnings"])
+
+
+def test_an_output_is_replaced_only_when_asked_and_only_by_a_whole_one(
+    openvis, cached_bundle, small_video, tmp_path
+):
+    output = tmp_path / "out"
+    output.mkdir()
+    (output / "mine.txt").write_text("mine")
+    args = ("run", cached_bundle, small_video, "-o", output, *WORDS, "--max-frames", 1)
+    assert openvis(*args)[0] == 2
+    cut = tmp_path / "cut.mp4"
+    cut.write_bytes(small_video.read_bytes()[: small_video.stat().st_size // 2])
+    assert openvis("run", cached_bundle, cut, "-o", output, *WORDS, "--overwrite")[0] == 2
+    assert names(output) == ["mine.txt"]
+    assert openvis(*args, "--overwrite")[0] == 0
+    assert names(output) == ["frames.jsonl", "overlay.mp4", "results.json"]
+    assert names(tmp_path) == ["cut.mp4", "out"]
+
+
+# processes that end in the middle
+
+
+@pytest.fixture
+def long_source(tmp_path) -> Path:
+    """A folder of ten thousand images, which are all one file."""
+    folder = tmp_path / "images"
+    folder.mkdir()
+    noise = np.random.default_rng(0).integers(0, 256, (60, 90, 3), np.uint8)
+    Image.fromarray(noise).save(folder / "0.png")
+    for number in range(1, 10_000):
+        os.link(folder / "0.png", folder / f"{number}.png")
+    return folder
+
+
+@contextlib.contextmanager
+def running(*args: object):
+    """The command as a process of its own; it is gone in the end."""
+    process = subprocess.Popen(
+        [*COMMAND, *map(str, args)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def wait_for_work(process: subprocess.Popen[str], folder: Path, mode: str) -> None:
+    """Until frames are being written (a stream), or were written for a moment (a video)."""
+    end = time.monotonic() + LIMIT
+    pattern = ".partial-out-*/**/*" if mode == "stream" else ".partial-out-*"
+    while time.monotonic() < end and process.poll() is None:
+        found = [p for p in folder.glob(pattern) if p.is_dir() or "jsonl" in p.name]
+        if mode == "video" and found:
+            time.sleep(1.0)
+            return
+        if any(p.is_file() and p.stat().st_size for p in found):
+            return
+        time.sleep(0.02)
+    pytest.fail(f"it did not begin: {process.communicate(timeout=5)}")
+
+
+@pytest.mark.parametrize("mode", ["video", "stream"])
+def test_ctrl_c_exits_130_and_leaves_nothing(cached_bundle, long_source, tmp_path, mode):
+    before = names(tmp_path)
+    args = ("run", cached_bundle, long_source, "-o", tmp_path / "out", *WORDS, "--mode", mode)
+    with running(*args) as process:
+        wait_for_work(process, tmp_path, mode)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=LIMIT)
+    assert process.returncode == 130, err
+    assert "Traceback" not in err
+    assert names(tmp_path) == before
+
+
+def test_kill_9_leaves_no_output_and_the_next_run_cleans_up(
+    openvis, cached_bundle, long_source, tmp_path
+):
+    before = names(tmp_path)
+    args = ("run", cached_bundle, long_source, "-o", tmp_path / "out", *WORDS, "--mode", "stream")
+    with running(*args) as process:
+        wait_for_work(process, tmp_path, "stream")
+        process.kill()
+        process.communicate(timeout=LIMIT)
+    assert process.returncode == -signal.SIGKILL
+    assert not (tmp_path / "out").exists()
+    assert len(names(tmp_path)) == len(before) + 1
+    assert openvis(*args, "--max-frames", 1)[0] == 0
+    assert names(tmp_path) == sorted([*before, "out"])
+
+
+def test_a_full_disk_exits_2_and_leaves_nothing(cached_bundle, small_video, tmp_path):
+    ended = subprocess.run(
+        [*COMMAND, "run", cached_bundle, small_video, "-o", tmp_path / "out", *WORDS],
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096)),
+        capture_output=True,
+        text=True,
+        timeout=LIMIT,
+        check=False,
+    )
+    assert ended.returncode == 2, ended.stderr
+    assert "cannot write" in ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize("args", [("--help",), ("models",), ("models", "--json")])
+def test_a_reader_of_stdout_that_goes_away_is_not_complained_about(args):
+    with running(*args) as process:
+        process.stdout.close()
+        process.stdout = None
+        _, err = process.communicate(timeout=LIMIT)
+    assert err == ""
+
+
+def test_the_installed_command_reports_its_error_on_stderr_alone(tmp_path):
+    command = Path(sys.executable).with_name("openvis")
+    if not command.is_file():
+        pytest.skip("the package is not installed with its command")
+    ended = subprocess.run(
+        [command, "inspect", tmp_path / "none"],
+        capture_output=True,
+        text=True,
+        timeout=LIMIT,
+        check=False,
+    )
+    assert ended.returncode == 2
+    assert ended.stdout == ""
+    assert ended.stderr.startswith("error:")
+    assert MANIFEST not in ended.stderr
