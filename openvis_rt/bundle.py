@@ -239,5 +239,5 @@ def _read_manifest(path: Path) -> Manifest:
         if digest != _digest(data):
             raise BundleError(f"{file} was changed after it was written; {_MEND}")
         return Manifest.from_json(data)
-    except (ValueError, KeyError, TypeError) as exc:
+    except (OSError, ValueError, KeyError, TypeError) as exc:
         raise BundleError(f"{file} is damaged ({type(exc).__name__}: {exc}); {_MEND}") from exc

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import os
 import shutil
@@ -75,15 +76,19 @@ def output_directory(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
     Raises:
         OutputError: ``path`` exists and ``overwrite`` is false, or its parent cannot be written.
     """
+    path = path.absolute()  # "." has no name of its own
     if path.exists() and not overwrite:
         raise OutputError(
             f"{path} exists already. Give another place, or --overwrite to replace it."
         )
+    if Path.cwd().is_relative_to(path.resolve()):
+        raise OutputError(f"{path} holds the working directory and cannot be replaced.")
     with output_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        for litter in path.parent.glob(f"{_PARTIAL}{path.name}-*"):
-            shutil.rmtree(litter, ignore_errors=True)
-        partial = Path(tempfile.mkdtemp(prefix=f"{_PARTIAL}{path.name}-", dir=path.parent))
+        prefix = f"{_PARTIAL}{path.name}-"
+        _remove_litter(path.parent, prefix)
+        partial = Path(tempfile.mkdtemp(prefix=prefix, dir=path.parent))
+        lock = _lock(partial)
         try:
             yield partial
             partial.chmod(0o777 & ~_umask())
@@ -91,14 +96,45 @@ def output_directory(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
                 if file.is_file():
                     _flush(file)
             if path.exists():
-                old = path.with_name(f"{_PARTIAL}{path.name}-old")
-                path.rename(old)
-                partial.rename(path)
-                shutil.rmtree(old, ignore_errors=True)
+                old = Path(tempfile.mkdtemp(prefix=prefix, dir=path.parent))
+                try:
+                    path.rename(old / path.name)
+                    partial.rename(path)
+                finally:
+                    if not path.exists():
+                        (old / path.name).rename(path)
+                    shutil.rmtree(old, ignore_errors=True)
             else:
                 partial.rename(path)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
+            os.close(lock)
+
+
+_RANDOM = 8  # letters that mkdtemp adds
+
+
+def _remove_litter(folder: Path, prefix: str) -> None:
+    """Remove what killed processes left for one name; a running one holds the lock of its own."""
+    for litter in folder.iterdir():
+        name = litter.name
+        if not (name.startswith(prefix) and len(name) == len(prefix) + _RANDOM):
+            continue
+        with contextlib.suppress(OSError):  # locked, or gone meanwhile
+            lock = _lock(litter)
+            shutil.rmtree(litter, ignore_errors=True)
+            os.close(lock)
+
+
+def _lock(folder: Path) -> int:
+    """Hold a directory until its descriptor is closed or the process ends, however it ends."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
 
 
 def _umask() -> int:

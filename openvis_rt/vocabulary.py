@@ -53,18 +53,29 @@ class Vocabulary:
                 raise VocabularyError(
                     f"class {index + 1} of the vocabulary, {name!r}, has an empty name or synonym"
                 )
+            if any("\ud800" <= letter <= "\udfff" for letter in name):
+                raise VocabularyError(
+                    f"class {index + 1} of the vocabulary, {name!r}, holds bytes that are no UTF-8"
+                )
         seen: dict[str, int] = {}
         for index, name in enumerate(self.names):
-            if name.strip() in seen:
+            phrases = ",".join(self.synonyms_of(name))
+            if phrases in seen:
                 raise VocabularyError(
-                    f"{name!r} stands twice in the vocabulary (classes {seen[name.strip()] + 1} "
+                    f"{name!r} stands twice in the vocabulary (classes {seen[phrases] + 1} "
                     f"and {index + 1}); its score would be split between them. Remove one."
                 )
-            seen[name.strip()] = index
+            seen[phrases] = index
 
     @classmethod
     def of(cls, names: Vocabulary | Iterable[str]) -> Vocabulary:
-        """A vocabulary from names, or itself."""
+        """A vocabulary from names, or itself.
+
+        Raises:
+            VocabularyError: the names are unusable, or one string, whose letters would be taken.
+        """
+        if isinstance(names, str):
+            raise VocabularyError(f"class names are a list such as [{names!r}]; got a string")
         return names if isinstance(names, Vocabulary) else cls(tuple(names))
 
     @classmethod
@@ -90,6 +101,8 @@ class Vocabulary:
             entries = json.loads(text)
             if isinstance(entries, dict):
                 entries = sorted(entries["categories"], key=lambda entry: entry["id"])
+            if not isinstance(entries, list):
+                raise TypeError(f"got {type(entries).__name__}")
             return cls(tuple(e if isinstance(e, str) else str(e["name"]) for e in entries))
         except (ValueError, KeyError, TypeError) as exc:
             raise VocabularyError(

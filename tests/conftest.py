@@ -74,7 +74,7 @@ def _linked(bundle: Path, target: Path) -> Path:
 
 @pytest.fixture
 def bundle_copy(tiny_bundle, tmp_path) -> Path:
-    """A copy of the tiny bundle to change: rewrite its manifest, replace files, add and remove them.
+    """A copy of the tiny bundle to change: rewrite its manifest, replace, add and remove files.
 
     Its other files are links to the original, so one must be unlinked before its bytes are changed.
     """

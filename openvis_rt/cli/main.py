@@ -63,9 +63,6 @@ def main() -> None:
     except KeyboardInterrupt:
         TALK.print("interrupted; nothing half-written was left")
         sys.exit(_INTERRUPTED)
-    except BrokenPipeError:  # the reader of our stdout went away
-        sys.stderr.close()
-        sys.exit(0)
 
 
 if __name__ == "__main__":

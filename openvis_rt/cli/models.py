@@ -21,7 +21,12 @@ def models(
         print_json([asdict(variant) for variant in VARIANTS.values()])
         return
     table = Table(
-        Column("model", no_wrap=True), "family", "backbone", "pooling", "short side", "tracker T, K"
+        Column("model", no_wrap=True),
+        "family",
+        "backbone",
+        Column("pooling", no_wrap=True),
+        "short side",
+        "tracker T, K",
     )
     for v in VARIANTS.values():
         tracker = f"{v.tracker_frames}, {v.tracker_top_k}"

@@ -29,6 +29,7 @@ from openvis_rt.vocabulary import VILD_PROMPTS
 
 __all__ = ["ExportResult", "export_bundle", "tool_versions"]
 
+_LARGEST = 8192  # pixels a side; an 8K frame
 _STRETCH = 1.02  # of a picture's shape, by rounding to whole pixels
 
 Progress = Callable[[str, int, int], None]
@@ -133,6 +134,10 @@ def _check_sizes(size: tuple[int, int], source: tuple[int, int] | None, divisor:
     if min(size) < divisor:
         raise InputError(
             f"size {size[0]}x{size[1]} is too small: both sides must be at least {divisor} pixels"
+        )
+    if max(*size, *(source or size)) > _LARGEST:
+        raise InputError(
+            f"sizes go up to {_LARGEST} pixels a side; the family's default is 480x853"
         )
     if source is None:
         return

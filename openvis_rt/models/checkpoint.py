@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import pickle
 import re
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -87,10 +88,11 @@ def _load_torch_file(path: Path) -> Any:
     zipped = zipfile.is_zipfile(path)
     try:
         # detectron2 keeps numpy scalars of its metrics beside the weights; these types run no code
-        with torch.serialization.safe_globals(_NUMPY_SCALARS):
+        with warnings.catch_warnings(), torch.serialization.safe_globals(_NUMPY_SCALARS):
+            warnings.simplefilter("ignore")  # on other pickle protocols; what matters is raised
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except pickle.UnpicklingError as exc:
-        if "Weights only load failed" in str(exc) and _has_foreign_globals(str(exc)):
+        if _has_foreign_globals(str(exc)) or _is_plain_pickle(path):
             raise CheckpointError(
                 f"{path} holds pickled Python objects beside its tensors ({_first_line(exc)}), "
                 "which could run code here; nothing was loaded. If you trust its source, "
@@ -98,7 +100,7 @@ def _load_torch_file(path: Path) -> Any:
                 'torch.save({"model": state_dict}, ...).'
             ) from exc
         raise CheckpointError(_damaged(path, exc)) from exc
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, UnicodeDecodeError) as exc:
+    except Exception as exc:  # damaged bytes end in almost any error of the unpickler
         raise CheckpointError(_damaged(path, exc)) from exc
 
 
@@ -113,9 +115,19 @@ def _has_foreign_globals(message: str) -> bool:
     return "Unsupported global" in message or "Unsupported class" in message or "GLOBAL" in message
 
 
+def _is_plain_pickle(path: Path) -> bool:
+    """Whether the file is a pickle of a protocol that ``torch.save`` does not write."""
+    with path.open("rb") as file:
+        return file.read(2) in (b"\x80\x03", b"\x80\x04", b"\x80\x05")
+
+
 def _first_line(exc: BaseException) -> str:
-    found = re.search(r"(?:Unsupported global: GLOBAL|GLOBAL) ([\w.]+)", str(exc))
-    return f"found {found.group(1)}" if found else str(exc).strip().splitlines()[0]
+    text = str(exc).strip()
+    if found := re.search(r"(?:Unsupported global: GLOBAL|GLOBAL) ([\w.]+)", text):
+        return f"found {found.group(1)}"
+    if found := re.search(r"WeightsUnpickler error: (.*)", text):  # torch's advice comes first
+        return found.group(1)
+    return next(iter(text.splitlines()), type(exc).__name__)
 
 
 def _damaged(path: Path, exc: BaseException) -> str:
@@ -155,7 +167,7 @@ def model_from_checkpoint(name: str, path: Path) -> ClipVis:
             f"{path} looks like a checkpoint of {family or 'no system known here'}, "
             f"but {name} needs one of {variant.family} (found keys such as {next(iter(state))!r})"
         )
-    model = MODELS[name](decoder_layers=_decoder_layers(state))
+    model = MODELS[name](decoder_layers=max(1, _decoder_layers(state)))
     _load_strictly(model, state, path, variant)
     return model
 
@@ -177,7 +189,7 @@ def _renamed(state: dict[str, Tensor]) -> dict[str, Tensor]:
 def _decoder_layers(state: Mapping[str, Tensor]) -> int:
     pattern = re.compile(r"sem_seg_head\.predictor\.transformer_ffn_layers\.(\d+)\.")
     found = [int(m.group(1)) for key in state if (m := pattern.match(key))]
-    return max(found, default=0) + 1
+    return max(found, default=-1) + 1
 
 
 def _load_strictly(model: ClipVis, state: dict[str, Tensor], path: Path, variant: Variant) -> None:

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from openvis_rt.bundle import Bundle
-from openvis_rt.errors import InputError
+from openvis_rt.errors import BackendError, InputError
 from openvis_rt.runtime.association import TemporalTopK
 from openvis_rt.runtime.preprocess import Placement, place_frame, placement_for
 from openvis_rt.runtime.results import (
@@ -144,7 +144,13 @@ class ClipVisPipeline:
         self._propose.run()
         self._classify.run()
         area = np.asarray(self._propose.fetch("mask_area"), np.float32)
-        order = self._tracker.step(np.asarray(self._propose.fetch("queries"), np.float32))
+        queries = np.asarray(self._propose.fetch("queries"), np.float32)
+        if not np.isfinite(queries).all():
+            raise BackendError(
+                f"graph 'propose' gave NaN or infinity at frame {index}: the weights, or this "
+                "precision or backend, do not work; `--backend onnxruntime --precision fp32` is safe"
+            )
+        order = self._tracker.step(queries)
         self._add_scores(order, area)
         wanted = self._choose(area[order] > 0)
         tracks = (

@@ -1,6 +1,6 @@
-"""Full-size networks against the public implementation's numbers; see benchmarks/parity.py for the gates.
+"""Full-size networks against the public implementation's numbers; gates: benchmarks/parity.py.
 
-Every CLIP-VIS reference that lies in the folder is run, so more of them can be added without a change here.
+Every CLIP-VIS reference that lies in the folder is run, so more can be added without a change here.
 """
 
 from __future__ import annotations

@@ -264,12 +264,14 @@ def test_a_file_where_a_directory_is_wanted_is_replaced_without_litter(tmp_path)
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])
 def test_an_error_inside_leaves_nothing_and_is_not_renamed(tmp_path, error):
-    with pytest.raises(error), output_directory(tmp_path / "out") as folder:
-        (folder / "a").write_text("1")
-        raise error
-    with pytest.raises(error), output_file(tmp_path / "out.txt") as path:
+    def interrupt(path: Path) -> None:
         path.write_text("1")
         raise error
+
+    with pytest.raises(error), output_directory(tmp_path / "out") as folder:
+        interrupt(folder / "a")
+    with pytest.raises(error), output_file(tmp_path / "out.txt") as path:
+        interrupt(path)
     assert names(tmp_path) == []
 
 

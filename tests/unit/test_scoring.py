@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -69,7 +69,7 @@ class Video:
 
 
 def files_open() -> int:
-    return len(os.listdir("/proc/self/fd"))
+    return len(list(Path("/proc/self/fd").iterdir()))
 
 
 @pytest.mark.parametrize("frames", [1, 2, 25])

@@ -36,10 +36,10 @@ TEXTS = [
     "猫 ねこ ネコ 고양이 แมว बिल्ली",
     "собака Ёлка ΣΊΣΥΦΟΣ קטן قطة",
     "🐈 👩‍👩‍👧 🇩🇪 ✈️ ☃",
-    "“smart” ‘quotes’ – dash — … ™ © ﬁ ﬂ",
+    "“smart” ‘quotes’ – dash — … ™ © ﬁ ﬂ",  # noqa: RUF001
     "Ã©tÃ© donâ€™t",  # text that was decoded wrongly once; ftfy mends it
     "\u200bzero\u200dwidth\u00a0space\u3000wide",
-    "ＦＵＬＬ　ＷＩＤＴＨ１２",
+    "ＦＵＬＬ　ＷＩＤＴＨ１２",  # noqa: RUF001
     "x" * 60,
     "\x00 \x07 \x1b[31m",
 ]
