@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Annotated
 
@@ -9,7 +11,7 @@ import typer
 
 from openvis_rt.cli.export import export, require_export
 from openvis_rt.cli.run import run
-from openvis_rt.cli.ui import TALK, progress_bar
+from openvis_rt.cli.ui import TALK, print_json, progress_bar
 from openvis_rt.errors import OutputError
 
 _MODEL = "clip-vis-r50"
@@ -21,6 +23,9 @@ def demo(
         Path, typer.Option("--output", "-o", help="Directory for everything that the demo makes.")
     ] = Path("openvis-demo"),
     seconds: Annotated[float, typer.Option(min=0.5, help="Length of the generated video.")] = 4.0,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="What was made, as JSON on stdout.")
+    ] = False,
 ) -> None:
     """Make a video and a checkpoint, export it, and track the video: a check of the installation.
 
@@ -58,10 +63,13 @@ def demo(
     TALK.print(
         f"[bold]3/4[/] openvis export {_MODEL} --checkpoint {checkpoint} --size 180x320 -o {bundle}"
     )
-    export(_MODEL, bundle, checkpoint=checkpoint, size="180x320")
+    with redirect_stdout(sys.stderr):  # the tables of both steps are talk here
+        export(_MODEL, bundle, checkpoint=checkpoint, size="180x320")
     words = " ".join(f"-c {name}" for name in SAMPLE_CLASSES)
     TALK.print(f"[bold]4/4[/] openvis run {bundle} {video} {words} -o {results}")
     run(bundle, str(video), results, classes=list(SAMPLE_CLASSES))
+    if as_json:
+        print_json({"video": video, "checkpoint": checkpoint, "bundle": bundle, "results": results})
     TALK.print(
         "These weights know this one video. With a checkpoint of your own:\n"
         f"  openvis export {_MODEL} --checkpoint FILE -o bundle"

@@ -147,8 +147,8 @@ class ClipVisPipeline:
         queries = np.asarray(self._propose.fetch("queries"), np.float32)
         if not np.isfinite(queries).all():
             raise BackendError(
-                f"graph 'propose' gave NaN or infinity at frame {index}: the weights, this precision "
-                "or this backend do not work; try --backend onnxruntime --precision fp32"
+                f"graph 'propose' gave NaN or infinity at frame {index}: the weights, the "
+                "precision or the backend do not work; try --backend onnxruntime --precision fp32"
             )
         order = self._tracker.step(queries)
         self._add_scores(order, area)

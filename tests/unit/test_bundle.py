@@ -17,6 +17,7 @@ from openvis_rt.bundle import MANIFEST, SCHEMA, Bundle, write_manifest
 from openvis_rt.errors import BundleError, InputError, OutputError
 from openvis_rt.export import bundle_export
 from openvis_rt.files import output_directory, output_file, sha256_of
+from openvis_rt.graphs import CLIP_VIS_GRAPHS
 
 FILES = [
     "propose.onnx",
@@ -381,3 +382,13 @@ def test_a_file_takes_its_name_at_the_end_with_the_users_rights(tmp_path):
     assert target.read_text() == "1"
     assert target.stat().st_mode & 0o777 == 0o666 & ~current_umask()
     assert names(target.parent) == ["a.json"]
+
+
+def test_the_docs_list_every_tensor_of_the_contract():
+    text = (Path(__file__).parents[2] / "docs" / "graphs.md").read_text(encoding="utf-8")
+    for graph in CLIP_VIS_GRAPHS.values():
+        for side, tensors in (("in", graph.inputs), ("out", graph.outputs)):
+            for tensor in tensors:
+                shape = ", ".join(str(d) for d in tensor.shape)
+                line = f"| `{graph.name}` | {side} | `{tensor.name}` | {tensor.dtype} | [{shape}] |"
+                assert line in text, f"docs/graphs.md lacks: {line}"
