@@ -12,6 +12,7 @@ from typing import Any
 
 import onnx
 import torch
+from onnxscript.optimizer import fold_constants, remove_unused_nodes
 from torch import nn
 from torch.export import Dim
 
@@ -46,7 +47,10 @@ def onnx_from_module(module: nn.Module, spec: GraphSpec) -> onnx.ModelProto:
             dynamic_shapes=dynamic if any(dynamic.values()) else None,
             verbose=False,
         )
-    assert program is not None
+        assert program is not None
+        # position tables and the like become constants, in FP32 whatever the graph's precision
+        fold_constants(program.model, input_size_limit=_TABLE, output_size_limit=_TABLE)
+        remove_unused_nodes(program.model)
     model = program.model_proto
     for node in model.graph.node:  # stack traces and paths of the exporting machine
         del node.metadata_props[:]
@@ -85,6 +89,9 @@ def _name_axes(value: onnx.ValueInfoProto, tensor: TensorSpec) -> None:
                 raise AssertionError(f"{value.name}: {dim} was traced, {tensor.shape} is specified")
         else:
             dim.dim_param = wanted
+
+
+_TABLE = 64 << 20  # bytes: a position table of a 4K frame
 
 
 @contextlib.contextmanager
