@@ -3,8 +3,8 @@
     python benchmarks/memory.py BUNDLE [--lengths 100 1000]
 
 Each run is a process of its own; its peak resident memory is the kernel's figure (`ru_maxrss`).
-Streaming must be flat; video mode keeps run-length masks and sums, and the slope is its cost for one
-frame. Nothing is timed.
+Streaming must be flat; video mode keeps run-length masks and sums, and the slope is its cost for
+one frame. Nothing is timed.
 """
 
 from __future__ import annotations

@@ -221,6 +221,10 @@ def _digest(data: dict[str, Any]) -> str:
 
 def _read_manifest(path: Path) -> Manifest:
     file = path / MANIFEST
+    if path.is_file():
+        raise BundleError(
+            f"{path} is a file, and a bundle is a directory; `openvis export` makes one of a checkpoint"
+        )
     if not path.is_dir():
         raise BundleError(f"{path} is not a bundle: there is no such directory")
     if not file.is_file():

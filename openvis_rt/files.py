@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from openvis_rt.errors import OutputError
 
 __all__ = ["output_directory", "output_errors", "output_file", "sha256_of"]
 
-_PARTIAL = ".partial-"  # every name that begins so is litter of a killed process
+_PARTIAL = ".partial-"  # every name that begins so is litter, once its process is gone
+_REPLACED = ".replaced-"  # holds the old directory while a new one takes its name
+_RANDOM = 8  # letters that mkdtemp adds to a prefix
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 def sha256_of(path: Path) -> str:
@@ -33,97 +37,153 @@ def output_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as exc:
-        reason = exc.strerror or str(exc)
-        raise OutputError(
-            f"cannot write {path}: {reason}. Nothing was left there. "
-            "Free space or give a place that can be written with --output."
-        ) from exc
+        raise _output_error(path, exc) from exc
 
 
 @contextlib.contextmanager
 def output_file(path: Path) -> Iterator[Path]:
     """A path beside ``path`` to write to; it takes the name ``path`` when the block ends well.
 
-    An error inside the block removes it, and an earlier file at ``path`` stays as it was.
+    An error inside the block removes it, and an earlier file at ``path`` stays as it was. An
+    ``OSError`` of the block is left as it is, unless it names the file or says that a disk is full.
 
     Raises:
         OutputError: the folder cannot be written, or has no space left.
     """
-    with output_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=_PARTIAL, suffix=path.suffix, dir=path.parent)
+    with _made_parents(path):
+        with output_errors(path):
+            handle, name = tempfile.mkstemp(prefix=_PARTIAL, suffix=path.suffix, dir=path.parent)
         os.close(handle)
         partial = Path(name)
         try:
-            yield partial
-            partial.chmod(0o666 & ~_umask())  # mkstemp makes files that only their owner reads
-            _flush(partial)
-            partial.replace(path)
+            with _block_errors(path, partial):
+                yield partial
+            with output_errors(path):
+                partial.chmod(0o666 & ~_umask())  # mkstemp's files can be read by the owner only
+                _flush(partial)
+                partial.replace(path)
         finally:
-            partial.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                partial.unlink()
 
 
 @contextlib.contextmanager
-def output_directory(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
+def output_directory(
+    path: Path, *, overwrite: bool = False, ours: Callable[[Path], bool] = lambda _: False
+) -> Iterator[Path]:
     """A new directory to fill; it takes the name ``path`` when the block ends well.
 
-    Litter that killed processes left beside ``path`` for the same name is removed first.
+    What killed processes left beside ``path`` for the same name is cleared up first: unfinished
+    work is removed, and a directory that was about to be replaced gets its name back. An
+    ``OSError`` of the block is treated as in :func:`output_file`.
 
     Args:
         path: the directory to make.
         overwrite: replace a directory that is there; it is removed only after the new one is whole.
+        ours: whether a directory holds what an earlier call made, and nothing else. No other one is
+            replaced, unless it is empty.
 
     Raises:
-        OutputError: ``path`` exists and ``overwrite`` is false, or its parent cannot be written.
+        OutputError: there is something at ``path`` that may not be replaced, or its parent cannot
+            be written.
     """
     path = path.absolute()  # "." has no name of its own
-    if path.exists() and not overwrite:
-        raise OutputError(
-            f"{path} exists already. Give another place, or --overwrite to replace it."
-        )
-    if Path.cwd().is_relative_to(path.resolve()):
-        raise OutputError(f"{path} holds the working directory and cannot be replaced.")
     with output_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        prefix = f"{_PARTIAL}{path.name}-"
-        _remove_litter(path.parent, prefix)
-        partial = Path(tempfile.mkdtemp(prefix=prefix, dir=path.parent))
-        lock = _lock(partial)
+        _recover(path)
+        _check_replaceable(path, overwrite=overwrite, ours=ours)
+    with _made_parents(path):
+        with output_errors(path):
+            partial, lock = _locked_directory(path, _PARTIAL)
         try:
-            yield partial
-            partial.chmod(0o777 & ~_umask())
-            for file in partial.rglob("*"):
-                if file.is_file():
-                    _flush(file)
-            if path.exists():
-                old = Path(tempfile.mkdtemp(prefix=prefix, dir=path.parent))
-                try:
-                    path.rename(old / path.name)
-                    partial.rename(path)
-                finally:
-                    if not path.exists():
-                        (old / path.name).rename(path)
-                    shutil.rmtree(old, ignore_errors=True)
-            else:
-                partial.rename(path)
+            with _block_errors(path, partial):
+                yield partial
+            with output_errors(path):
+                partial.chmod(0o777 & ~_umask())
+                for file in partial.rglob("*"):
+                    if file.is_file():
+                        _flush(file)
+                # again: the work may have taken hours
+                _check_replaceable(path, overwrite=overwrite, ours=ours)
+                _put_in_place(partial, path)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
             os.close(lock)
 
 
-_RANDOM = 8  # letters that mkdtemp adds
+def _check_replaceable(path: Path, *, overwrite: bool, ours: Callable[[Path], bool]) -> None:
+    if not os.path.lexists(path):
+        return
+    if not path.is_dir():
+        raise OutputError(f"{path} is not a directory. Remove it yourself or give another place.")
+    if not overwrite:
+        raise OutputError(
+            f"{path} exists already. Give another place, or --overwrite to replace it."
+        )
+    if Path.cwd().is_relative_to(path.resolve()):
+        raise OutputError(f"{path} holds the working directory and cannot be replaced.")
+    if any(path.iterdir()) and not ours(path):
+        raise OutputError(
+            f"{path} was not made by openvis, or holds other files as well; --overwrite does not "
+            "replace it. Remove it yourself or give another place."
+        )
 
 
-def _remove_litter(folder: Path, prefix: str) -> None:
-    """Remove what killed processes left for one name; a running one holds the lock of its own."""
-    for litter in folder.iterdir():
-        name = litter.name
-        if not (name.startswith(prefix) and len(name) == len(prefix) + _RANDOM):
+def _put_in_place(partial: Path, path: Path) -> None:
+    """Give ``partial`` the name ``path``; what had it takes ``partial``'s name, as litter."""
+    if not path.exists():
+        partial.rename(path)
+        return
+    parked, lock = _locked_directory(path, _REPLACED)
+    try:
+        path.rename(parked / path.name)
+        partial.rename(path)  # a process killed before this leaves the old one to _recover
+        parked.rename(partial)
+    finally:
+        with contextlib.suppress(OSError):
+            if not os.path.lexists(path):
+                (parked / path.name).rename(path)
+            shutil.rmtree(parked, ignore_errors=True)
+        os.close(lock)
+
+
+def _recover(path: Path) -> None:
+    """Clear up what killed processes left for one name."""
+    if not path.parent.is_dir():
+        return
+    for parked in _left_behind(path, _REPLACED):
+        with contextlib.suppress(OSError):
+            if not os.path.lexists(path) and os.path.lexists(parked / path.name):
+                (parked / path.name).rename(path)
+            # removed under another name: half of a directory must never come back
+            parked.rename(parked.with_name(parked.name.replace(_REPLACED, _PARTIAL, 1)))
+    for litter in _left_behind(path, _PARTIAL):
+        shutil.rmtree(litter, ignore_errors=True)
+
+
+def _left_behind(path: Path, kind: str) -> Iterator[Path]:
+    """The directories of one kind whose process is gone; each is held while the caller has it."""
+    prefix = f"{kind}{path.name}-"
+    for found in list(path.parent.iterdir()):
+        if not (found.name.startswith(prefix) and len(found.name) == len(prefix) + _RANDOM):
             continue
-        with contextlib.suppress(OSError):  # locked, or gone meanwhile
-            lock = _lock(litter)
-            shutil.rmtree(litter, ignore_errors=True)
+        try:
+            lock = _lock(found)
+        except OSError:  # its process runs, or it is gone meanwhile
+            continue
+        try:
+            yield found
+        finally:
             os.close(lock)
+
+
+def _locked_directory(path: Path, kind: str) -> tuple[Path, int]:
+    """A new directory beside ``path``, and the descriptor that holds it."""
+    folder = Path(tempfile.mkdtemp(prefix=f"{kind}{path.name}-", dir=path.parent))
+    try:
+        return folder, _lock(folder)
+    except OSError:
+        folder.rmdir()
+        raise
 
 
 def _lock(folder: Path) -> int:
@@ -135,6 +195,53 @@ def _lock(folder: Path) -> int:
         os.close(descriptor)
         raise
     return descriptor
+
+
+@contextlib.contextmanager
+def _made_parents(path: Path) -> Iterator[None]:
+    """Make the folders above ``path``; those that were missing go again if the block fails."""
+    missing: list[Path] = []
+    try:
+        with output_errors(path):
+            missing += [folder for folder in path.parents if not folder.exists()]  # deepest first
+            path.parent.mkdir(parents=True, exist_ok=True)
+        yield
+    except BaseException:
+        for folder in missing:
+            with contextlib.suppress(OSError):  # it was never made, or others use it by now
+                folder.rmdir()
+        raise
+
+
+@contextlib.contextmanager
+def _block_errors(path: Path, partial: Path) -> Iterator[None]:
+    """Map an ``OSError`` of the caller's block if it is one of writing, and no other."""
+    try:
+        yield
+    except OSError as exc:
+        if exc.errno in _FULL or _names(exc, partial):
+            raise _output_error(path, exc) from exc
+        raise
+
+
+def _names(error: OSError, place: Path) -> bool:
+    """Whether the error is about ``place`` or something in it."""
+    names = (error.filename, error.filename2)
+    paths = [Path(os.fsdecode(n)) for n in names if isinstance(n, str | bytes | os.PathLike)]
+    return any(path.absolute().is_relative_to(place.absolute()) for path in paths)
+
+
+def _output_error(path: Path, error: OSError) -> OutputError:
+    if error.errno in _FULL:
+        where = f" at {error.filename}" if error.filename else ""
+        return OutputError(
+            f"cannot write {path}: the disk is full{where} ({error.strerror}). Nothing was left "
+            "there. Free space, also where temporary files go, or give another place with --output."
+        )
+    return OutputError(
+        f"cannot write {path}: {error.strerror or error}. Nothing was left there. "
+        "Give a place that can be written with --output."
+    )
 
 
 def _umask() -> int:

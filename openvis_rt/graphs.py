@@ -9,9 +9,7 @@ its numbers.
     x W' h, w  stride-4 grid, H'/4 x W'/4   hp, wp  stride-32 grid, H'/32 x W'/32 C  query width
     D  embedding width of CLIP         Cf channels of CLIP's dense feature
     K  rows of the text classifier, dynamic     B  prompts, dynamic     n  selected queries, dynamic
-    Hs, Ws  the source frame's size: `frame_size`, int64 [2], an initializer of `masks` that ONNX
-    Runtime
-            lets the caller override; elsewhere its value (the export's `--source-size`) is fixed
+    Hs, Ws  the source frame's size, the overridable `frame_size` of `masks`
 """
 
 from __future__ import annotations
@@ -65,11 +63,19 @@ class TensorSpec:
 
 @dataclass(frozen=True)
 class GraphSpec:
-    """One graph: its name and its tensors, in the order of the ONNX file."""
+    """One graph: its name and its tensors, in the order of the ONNX file.
+
+    Attributes:
+        name: the file's stem.
+        inputs, outputs: what a caller gives and gets.
+        overridable: initializers that are inputs as well: ONNX Runtime takes a caller's value in
+            place of the file's, TensorRT takes the file's for a constant.
+    """
 
     name: str
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+    overridable: tuple[TensorSpec, ...] = ()
 
     def with_sizes(self, sizes: dict[str, int]) -> GraphSpec:
         """The same graph with known symbols replaced by numbers."""
@@ -77,6 +83,7 @@ class GraphSpec:
             self.name,
             tuple(t.with_sizes(sizes) for t in self.inputs),
             tuple(t.with_sizes(sizes) for t in self.outputs),
+            self.overridable,
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -85,6 +92,7 @@ class GraphSpec:
             "name": self.name,
             "inputs": [t.to_json() for t in self.inputs],
             "outputs": [t.to_json() for t in self.outputs],
+            "overridable": [t.to_json() for t in self.overridable],
         }
 
     @classmethod
@@ -94,6 +102,7 @@ class GraphSpec:
             str(entry["name"]),
             tuple(TensorSpec.from_json(t) for t in entry["inputs"]),
             tuple(TensorSpec.from_json(t) for t in entry["outputs"]),
+            tuple(TensorSpec.from_json(t) for t in entry["overridable"]),
         )
 
 
@@ -162,6 +171,12 @@ CLIP_VIS_GRAPHS: dict[str, GraphSpec] = {
                 TensorSpec("selected", "int64", ("n",), "indices of the wanted queries, 0..N-1"),
             ),
             (TensorSpec("masks", "uint8", ("n", "T", "Hs", "Ws"), "1 is the instance, else 0"),),
+            (
+                TensorSpec(
+                    "picture_size", "int64", (2,), "height, width of the picture in network pixels"
+                ),
+                TensorSpec("frame_size", "int64", (2,), "height, width of the masks: Hs, Ws"),
+            ),
         ),
     )
 }

@@ -85,15 +85,17 @@ class Vocabulary:
         Args:
             path: a text file with one class a line (empty lines and lines that begin with ``#`` are
                 left out), or JSON: a list of names, a list of ``{"name": ...}``, or a YTVIS /
-                LV-VIS annotation file with ``categories``, taken in the order of their ids.
+                LV-VIS annotation file with ``categories``, whose ids must be 1, 2, ...
 
         Raises:
             VocabularyError: the file is missing or malformed.
         """
         try:
             text = path.read_text(encoding="utf-8-sig")
-        except (OSError, UnicodeDecodeError) as exc:
-            raise VocabularyError(f"cannot read the vocabulary {path}: {exc}") from exc
+        except OSError as exc:
+            raise VocabularyError(f"cannot read the vocabulary {path}: {exc.strerror}") from exc
+        except UnicodeDecodeError as exc:
+            raise VocabularyError(f"the vocabulary {path} is no UTF-8 text: {exc}") from exc
         if path.suffix.lower() != ".json":
             lines = (line.strip() for line in text.splitlines())
             return cls(tuple(line for line in lines if line and not line.startswith("#")))
@@ -101,6 +103,12 @@ class Vocabulary:
             entries = json.loads(text)
             if isinstance(entries, dict):
                 entries = sorted(entries["categories"], key=lambda entry: entry["id"])
+                if [entry["id"] for entry in entries] != list(range(1, len(entries) + 1)):
+                    raise VocabularyError(
+                        f"the category ids of {path} are not 1, 2, ... without a gap, as "
+                        "results.json numbers classes; give the names as a list, and map ids "
+                        "1, 2, ... to yours"
+                    )
             if not isinstance(entries, list):
                 raise TypeError(f"got {type(entries).__name__}")
             return cls(tuple(e if isinstance(e, str) else str(e["name"]) for e in entries))

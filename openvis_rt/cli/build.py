@@ -24,7 +24,7 @@ def build(
     backend: Annotated[
         str, typer.Option(help=f"The library to build with: {', '.join(_BACKENDS)}.")
     ] = "tensorrt-rtx",
-    precision: Annotated[str, typer.Option(help="Of the ONNX graphs to build from.")] = "fp32",
+    precision: Annotated[str, typer.Option(help="Which of the bundle's graphs to build.")] = "fp32",
     targets: Annotated[
         str, typer.Option(help="Compute capabilities, with commas. No GPU is needed to build.")
     ] = "sm86,sm89,sm120",
@@ -32,7 +32,7 @@ def build(
         list[str] | None, typer.Option(help="Only this graph; may be repeated.")
     ] = None,
     force: Annotated[
-        bool, typer.Option("--force", help="Build also what an earlier build left and still fits.")
+        bool, typer.Option("--force", help="Rebuild even what is up to date.")
     ] = False,
     verify: Annotated[
         bool, typer.Option(help="Hold rewritten graphs against the originals in ONNX Runtime.")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 
 from openvis_rt.cli.export import export, require_export
 from openvis_rt.cli.run import run
@@ -47,9 +48,11 @@ def demo(
     if output.exists():
         raise OutputError(f"{output} exists already; remove it or give another --output")
     width, height, fps = 640, 360, 10
-    TALK.print(f"[bold]1/4[/] generating {video}")
+    TALK.print(f"[bold]1/4[/] generating {escape(str(video))}")
     write_sample_video(video, width=width, height=height, fps=fps, seconds=seconds)
-    TALK.print(f"[bold]2/4[/] solving weights for it, as {checkpoint} in the official format")
+    TALK.print(
+        f"[bold]2/4[/] solving weights for it, as {escape(str(checkpoint))} in the official format"
+    )
     with progress_bar() as bar:
         bar("solving", 0, None)
         names = sample_names(4)
@@ -61,12 +64,14 @@ def demo(
         )
         save_checkpoint(model, checkpoint)
     TALK.print(
-        f"[bold]3/4[/] openvis export {_MODEL} --checkpoint {checkpoint} --size 180x320 -o {bundle}"
+        f"[bold]3/4[/] openvis export {_MODEL} --checkpoint {escape(str(checkpoint))} "
+        f"--size 180x320 -o {escape(str(bundle))}"
     )
     with redirect_stdout(sys.stderr):  # the tables of both steps are talk here
         export(_MODEL, bundle, checkpoint=checkpoint, size="180x320")
     words = " ".join(f"-c {name}" for name in SAMPLE_CLASSES)
-    TALK.print(f"[bold]4/4[/] openvis run {bundle} {video} {words} -o {results}")
+    command = f"openvis run {bundle} {video} {words} -o {results}"
+    TALK.print(f"[bold]4/4[/] {escape(command)}")
     run(bundle, str(video), results, classes=list(SAMPLE_CLASSES))
     if as_json:
         print_json({"video": video, "checkpoint": checkpoint, "bundle": bundle, "results": results})

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from openvis_rt.cli.ui import TALK, parse_size, print_json, progress_bar
 from openvis_rt.errors import DependencyError, InputError, OutputError
+from openvis_rt.variants import variant_named
 
 
 def export(
@@ -44,11 +45,11 @@ def export(
         bool, typer.Option("--overwrite", help="Replace the bundle if there is one.")
     ] = False,
     verify: Annotated[
-        bool, typer.Option(help="Hold every graph against PyTorch in ONNX Runtime.")
+        bool, typer.Option(help="Compare every graph with PyTorch, in ONNX Runtime.")
     ] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Result as JSON on stdout.")] = False,
 ) -> None:
-    """Export a checkpoint to a bundle: one ONNX graph a step, each held against PyTorch.
+    """Export a checkpoint to a bundle of ONNX graphs, each compared with PyTorch.
 
     Example: `openvis export clip-vis-r50 --checkpoint clipvis_r50.pth -o bundle`
     """
@@ -57,6 +58,7 @@ def export(
     network, source = parse_size(size, "--size"), parse_size(source_size, "--source-size")
     if output.exists() and not overwrite:  # before minutes of work
         raise OutputError(f"{output} exists already. Give another place, or --overwrite.")
+    variant_named(model)
     require_export()
     from openvis_rt.export.bundle_export import export_bundle
     from openvis_rt.export.source import model_from_source
@@ -99,7 +101,7 @@ def export(
                 d.graph, d.output, f"{d.largest:.1e}", f"{d.relative:.1e}", f"{d.sqnr:.0f}"
             )
         Console().print(table)
-    TALK.print(f"wrote {output}")
+    TALK.print(f"wrote {output}", markup=False)
 
 
 def require_export() -> None:

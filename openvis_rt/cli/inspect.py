@@ -7,11 +7,13 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from openvis_rt.bundle import Bundle
 from openvis_rt.cli.ui import print_json
-from openvis_rt.errors import DependencyError
+from openvis_rt.engines.sidecar import check_plan
+from openvis_rt.errors import BundleError, DependencyError, EngineError
 
 
 def inspect(
@@ -29,11 +31,11 @@ def inspect(
         return
     bundle = Bundle.open(path)
     manifest = bundle.manifest
-    engines = sorted(p.relative_to(path).as_posix() for p in path.glob("engines/*/*.plan"))
+    engines = _engines(bundle)
     if as_json:
         print_json({**manifest.to_json(), "engines": engines})
         return
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     rule = manifest.preprocess
     console.print(f"{manifest.variant} ({manifest.family}), weights: {manifest.checkpoint}")
     console.print(
@@ -46,13 +48,30 @@ def inspect(
         for side, tensors in (("in", spec.inputs), ("out", spec.outputs)):
             for tensor in tensors:
                 shape = ", ".join(str(d) for d in tensor.shape)
-                table.add_row(spec.name, tensor.name, side, tensor.dtype, f"\\[{shape}]")
+                table.add_row(spec.name, tensor.name, side, tensor.dtype, escape(f"[{shape}]"))
         table.add_section()
     console.print(table)
     for name, entry in manifest.files.items():
         console.print(f"{entry['bytes'] / 1e6:8.1f} MB  {name}  sha256 {entry['sha256'][:16]}")
-    console.print("engines: " + (", ".join(engines) or "none; `openvis build` makes them"))
     console.print("every file has the hash that the manifest names")
+    for name, state in engines.items():
+        console.print(f"engine {name}: {state}")
+    if not engines:
+        console.print("no engines; `openvis build` makes them")
+
+
+def _engines(bundle: Bundle) -> dict[str, str]:
+    """Plans below the bundle, and whether each is whole and built from these graphs."""
+    found = {}
+    for plan in sorted(bundle.path.glob("engines/*/*.plan")):
+        graph, precision = plan.stem.rsplit(".", 1)
+        try:
+            check_plan(plan, bundle.graph_sha256(graph, precision))
+            state = "fits this bundle"
+        except (BundleError, EngineError) as exc:
+            state = str(exc)
+        found[plan.relative_to(bundle.path).as_posix()] = state
+    return found
 
 
 def _checkpoint(path: Path) -> dict[str, Any]:

@@ -60,9 +60,10 @@ def main() -> None:
     except OpenVISError as exc:
         TALK.print(f"[bold red]error:[/] {escape(str(exc))}")
         sys.exit(exc.exit_code)
-    except KeyboardInterrupt:
-        TALK.print("interrupted; nothing half-written was left")
-        sys.exit(_INTERRUPTED)
+    except SystemExit as exc:  # typer has turned Ctrl-C into its exit code
+        if exc.code == _INTERRUPTED:
+            TALK.print("interrupted; nothing half-written was left")
+        raise
 
 
 if __name__ == "__main__":

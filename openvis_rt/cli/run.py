@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from openvis_rt.bundle import Bundle
 from openvis_rt.cli.ui import TALK, print_json, progress_bar, warn
 from openvis_rt.errors import InputError, OutputError
+from openvis_rt.runtime.clip_vis import Selection
 from openvis_rt.vocabulary import Vocabulary
-
-_DEFAULT_THRESHOLD = 0.3
 
 
 def run(
@@ -33,7 +32,7 @@ def run(
         typer.Option(
             "--class",
             "-c",
-            help="A class to look for; repeat it. Commas part synonyms: 'monkey, ape'.",
+            help="A class to look for; repeat it. Commas separate synonyms: 'monkey, ape'.",
         ),
     ] = None,
     vocabulary: Annotated[
@@ -43,23 +42,30 @@ def run(
         ),
     ] = None,
     mode: Annotated[
-        str,
+        Literal["auto", "video", "stream"],
         typer.Option(
             help="video: official whole-video scoring. stream: causal, flat memory. "
             "auto: video for files, stream for cameras and addresses."
         ),
     ] = "auto",
-    backend: Annotated[str, typer.Option(help="onnxruntime, or auto.")] = "auto",
-    device: Annotated[str, typer.Option(help="cpu, cuda, or auto.")] = "auto",
+    backend: Annotated[
+        Literal["auto", "onnxruntime"], typer.Option(help="What runs the graphs.")
+    ] = "auto",
+    device: Annotated[
+        Literal["auto", "cpu", "cuda"], typer.Option(help="Where; auto is CUDA where it works.")
+    ] = "auto",
     precision: Annotated[str, typer.Option(help="A precision that the bundle holds.")] = "fp32",
     threshold: Annotated[
-        float, typer.Option(min=0.0, max=1.0, help="Least score that is drawn and logged.")
-    ] = _DEFAULT_THRESHOLD,
+        float,
+        typer.Option(
+            min=0.0, max=1.0, help="Least score that is drawn and logged; results.json keeps all."
+        ),
+    ] = Selection.threshold,
     max_instances: Annotated[
         int, typer.Option(min=1, help="Most instances shown in a frame.")
-    ] = 20,
+    ] = Selection.limit,
     max_frames: Annotated[
-        int | None, typer.Option(min=1, help="Stop after so many frames.")
+        int | None, typer.Option(min=1, help="Stop after this many frames.")
     ] = None,
     tracker_frames: Annotated[
         int | None, typer.Option(help="T: frames that the tracker remembers (released: 9).")
@@ -84,18 +90,14 @@ def run(
 
     Example: `openvis run bundle street.mp4 -c person -c "bicycle, bike" -o out`
     """
-    from openvis_rt.runtime.clip_vis import Selection
     from openvis_rt.runtime.pipeline import Pipeline
     from openvis_rt.runtime.run import RunOptions, resolve_mode, run_video
 
-    if mode not in ("auto", "video", "stream"):
-        raise InputError(f"--mode is auto, video or stream; got {mode!r}")
     if output.exists() and not overwrite:
         raise OutputError(f"{output} exists already. Give another place, or --overwrite.")
     words = _words(classes, vocabulary)
     selection = Selection(threshold, max_instances)
     options = RunOptions(
-        mode="video" if mode == "video" else "stream" if mode == "stream" else "auto",
         video_id=video_id,
         overlay=overlay,
         allow_truncated=allow_truncated,
@@ -117,7 +119,7 @@ def run(
             tracker_top_k=tracker_top_k,
             progress=lambda done, total: bar("embedding class names", done, total),
         ) as pipeline:
-            report = run_video(pipeline, source, output, options, selection, bar)
+            report = run_video(pipeline, source, output, options, bar)
     for message in report.warnings:
         warn(message)
     speed = report.frames / report.seconds if report.seconds else 0.0
@@ -140,7 +142,7 @@ def run(
         f"on {report.backend}, {report.mode} mode"
     )
     for kind, path in report.outputs.items():
-        TALK.print(f"  {kind}: {path}")
+        TALK.print(f"  {kind}: {path}", markup=False)
 
 
 def _words(classes: list[str] | None, file: Path | None) -> Vocabulary:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -23,36 +25,44 @@ __all__ = ["TALK", "Bar", "parse_size", "print_json", "progress_bar", "warn"]
 TALK = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
+_EVERY = 10.0  # seconds between lines where there is no terminal to draw a bar on
+
+
 class Bar:
-    """One progress bar whose phase may change."""
+    """One progress bar whose phase may change; plain lines where stderr is no terminal."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
         self._task = progress.add_task("starting", total=None)
+        self._last = time.monotonic()
 
     def __call__(self, phase: str, done: int, total: int | None) -> None:
         """Show the phase, steps done, and steps in all (None if that is not known)."""
         self._progress.update(self._task, description=phase, completed=done, total=total)
+        if self._progress.disable and time.monotonic() - self._last > _EVERY:
+            self._last = time.monotonic()
+            TALK.print(f"{phase}: {done} of {total or 'unknown'}", markup=False)
 
 
 @contextmanager
 def progress_bar() -> Iterator[Bar]:
-    """A bar on stderr that goes away when the work is done; nothing where stderr is no terminal."""
+    """A bar on stderr that goes away when the work is done."""
     columns = (
         SpinnerColumn(),
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=TALK, transient=True) as progress:
+    quiet = not TALK.is_terminal
+    with Progress(*columns, console=TALK, transient=True, disable=quiet) as progress:
         yield Bar(progress)
 
 
 def warn(message: str) -> None:
     """A warning on stderr."""
-    TALK.print(f"[yellow]warning:[/] {_plain(message)}")
+    TALK.print(f"[yellow]warning:[/] {escape(message)}")
 
 
 def print_json(value: Any) -> None:
@@ -74,7 +84,3 @@ def parse_size(text: str | None, option: str) -> tuple[int, int] | None:
     if len(parts) != 2 or not all(p.isdecimal() and int(p) > 0 for p in parts):
         raise InputError(f"{option} is height x width in pixels, such as 480x864; got {text!r}")
     return int(parts[0]), int(parts[1])
-
-
-def _plain(message: str) -> str:
-    return message.replace("[", r"\[")

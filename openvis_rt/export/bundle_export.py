@@ -13,7 +13,7 @@ from typing import Any
 import onnx
 from torch import nn
 
-from openvis_rt.bundle import Bundle, Manifest, Preprocess, Tracker, write_manifest
+from openvis_rt.bundle import MANIFEST, Bundle, Manifest, Preprocess, Tracker, write_manifest
 from openvis_rt.errors import InputError
 from openvis_rt.export.masks import Masks, masks_graph
 from openvis_rt.export.onnx_export import OPSET, add_metadata, onnx_from_module
@@ -66,7 +66,7 @@ def export_bundle(
         source_size: (Hs, Ws) of the source video: then `propose` takes frames of this size and
             resizes them itself, and `masks` makes masks of this size. None: the host resizes.
         checkpoint: where the weights came from, for the manifest.
-        overwrite: replace an existing bundle.
+        overwrite: replace an existing bundle; no other directory is replaced.
         verify: run every graph in ONNX Runtime against PyTorch on a random input.
         progress: told before each step.
 
@@ -92,7 +92,7 @@ def export_bundle(
     steps = len(specs) * (2 if verify else 1) + 1
     differences: list[Difference] = []
     done = 0
-    with output_directory(output, overwrite=overwrite) as folder:
+    with output_directory(output, overwrite=overwrite, ours=_is_bundle) as folder:
         for name, spec in specs.items():
             progress(f"exporting {name}", done, steps)
             if name == "masks":
@@ -128,6 +128,10 @@ def tool_versions() -> dict[str, str]:
         except PackageNotFoundError:
             found[name] = "not installed as a package"
     return found
+
+
+def _is_bundle(folder: Path) -> bool:
+    return (folder / MANIFEST).is_file()
 
 
 def _check_sizes(size: tuple[int, int], source: tuple[int, int] | None, divisor: int) -> None:

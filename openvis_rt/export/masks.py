@@ -70,7 +70,7 @@ def masks_graph(
     constants: dict[str, npt.NDArray[np.generic]] = {
         "padded_size": np.array(padded_size, np.int64),
         "crop_starts": np.zeros(2, np.int64),
-        "crop_ends": np.array(network_size, np.int64),
+        "picture_size": np.array(network_size, np.int64),
         "crop_axes": np.array([2, 3], np.int64),
         "zero": np.zeros((), np.float32),
         "frame_size": np.array(frame_size, np.int64),
@@ -83,7 +83,9 @@ def masks_graph(
         helper.make_node("Concat", ["leading", "padded_size"], ["padded_shape"], axis=0),
         helper.make_node("Concat", ["leading", "frame_size"], ["frame_shape"], axis=0),
         helper.make_node("Resize", ["chosen", "", "", "padded_shape"], ["padded"], **resize),
-        helper.make_node("Slice", ["padded", "crop_starts", "crop_ends", "crop_axes"], ["picture"]),
+        helper.make_node(
+            "Slice", ["padded", "crop_starts", "picture_size", "crop_axes"], ["picture"]
+        ),
         helper.make_node("Resize", ["picture", "", "", "frame_shape"], ["full"], **resize),
         helper.make_node("Greater", ["full", "zero"], ["inside"]),
         helper.make_node("Cast", ["inside"], ["masks"], to=TensorProto.UINT8),
@@ -96,7 +98,10 @@ def masks_graph(
                 "mask_logits", TensorProto.FLOAT, list(spec.inputs[0].shape)
             ),
             helper.make_tensor_value_info("selected", TensorProto.INT64, ["n"]),
-            helper.make_tensor_value_info("frame_size", TensorProto.INT64, [2]),
+            *(
+                helper.make_tensor_value_info(t.name, TensorProto.INT64, list(t.shape))
+                for t in spec.overridable
+            ),
         ],
         [helper.make_tensor_value_info("masks", TensorProto.UINT8, list(spec.outputs[0].shape))],
         [numpy_helper.from_array(v, k) for k, v in constants.items()],

@@ -1,10 +1,10 @@
 """Exported graphs against PyTorch: one random input through both, each output's difference.
 
-The gate is a signal-to-noise ratio, SQNR = 10 log10(sum y^2 / sum (y - y')^2) in dB. A stage of
-sums agrees to float rounding, 110 dB and more. Inside `propose`, one attention-mask bit that flips
-on such rounding moves one query by 1e-3 or more (seen between two runs of the public code too),
-which a largest difference would show as loudly as a defect; a defect of one operator leaves less
-than 25 dB.
+The gate is a signal-to-noise ratio, SQNR = 10 log10(sum y^2 / sum (y - y')^2) in dB. Float rounding
+leaves 100 dB and more. But inside `propose` an attention-mask bit that lies on the edge may flip on
+such rounding, and then queries differ by 1e-3, or by far more with random weights (two runs of the
+public code differ so too). A flip happens for one picture in a few, a defect shows in every one: so
+a graph that misses its gates is tried on further inputs, and fails if it misses them on all.
 """
 
 from __future__ import annotations
@@ -25,21 +25,19 @@ __all__ = ["Difference", "compare_with_torch"]
 
 Array = npt.NDArray[np.generic]
 
-_FLIPS = 30.0  # dB, after flipped attention-mask bits (47 dB seen on noise at 192x320)
-_ROUNDING = 90.0  # dB, float rounding alone
-_GATES = {
-    "mask_logits": _FLIPS,
-    "queries": _FLIPS,
-    "object_logits": _FLIPS,
-    "mask_iou": _FLIPS,
-    "mask_area": _FLIPS,
-    "mask_mass": _FLIPS,
-    "features": _ROUNDING,
-    "instance_tokens": _ROUNDING,
+_TRIES = 5
+_GATES = {  # dB
+    "mask_logits": 80.0,
+    "queries": 80.0,
+    "object_logits": 80.0,
+    "mask_iou": 80.0,
+    "features": 90.0,
+    "instance_tokens": 90.0,
     "class_scores": 70.0,  # softmax of 100 cos multiplies the rounding by 100
     "embeddings": 60.0,  # 12 blocks amplify rounding: PyTorch's own FP32 is 91 dB from its FP64
 }
-_BITS = 5e-3  # share of a thresholded mask's bits that may differ
+_SHARE = 1e-3  # of a mask's pixels that may differ: those whose logit is zero but for rounding
+_TINY = 1e-30
 
 
 @dataclass(frozen=True)
@@ -49,8 +47,9 @@ class Difference:
     Attributes:
         graph, output: names.
         largest: largest absolute difference; for masks the share of bits that differ.
-        relative: ``largest`` over the output's largest value; for masks the same share.
-        sqnr: signal-to-noise ratio in dB; for masks infinite.
+        relative: ``largest`` over the output's largest value; for masks the same share, for sums
+            over masks the mean difference over the number of pixels.
+        sqnr: signal-to-noise ratio in dB; for masks and sums over them infinite.
         passed: whether it is within its gate.
     """
 
@@ -82,31 +81,33 @@ def compare_with_torch(
         import onnxruntime
     except ImportError as exc:
         raise DependencyError("onnxruntime", "cpu") from exc
-    inputs = _random_inputs(spec)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    found = session.run([t.name for t in spec.outputs], inputs)
-    tensors = {name: torch.from_numpy(value) for name, value in inputs.items()}
-    with torch.inference_mode():
-        outputs = module(**tensors)
-    wanted = outputs if isinstance(outputs, tuple) else (outputs,)
-    differences = [
-        _difference(spec.name, tensor, a, b.numpy())
-        for tensor, a, b in zip(spec.outputs, found, wanted, strict=True)
-    ]
-    worst = [d for d in differences if not d.passed]
-    if worst:
-        listing = "; ".join(f"{d.output} {d.sqnr:.0f} dB, largest {d.largest:.2e}" for d in worst)
-        raise ParityError(
-            f"the exported graph {spec.name!r} does not give PyTorch's numbers: {listing}. "
-            "Nothing was written. This is a defect; please report it, with `openvis doctor`."
-        )
-    return differences
+    for seed in range(_TRIES):
+        inputs = _random_inputs(spec, seed)
+        found = session.run([t.name for t in spec.outputs], inputs)
+        with torch.inference_mode():
+            outputs = module(**{name: torch.from_numpy(v) for name, v in inputs.items()})
+        wanted = outputs if isinstance(outputs, tuple) else (outputs,)
+        differences = [
+            _difference(spec.name, tensor, a, b.numpy(), _pixels(spec))
+            for tensor, a, b in zip(spec.outputs, found, wanted, strict=True)
+        ]
+        if all(d.passed for d in differences):
+            return differences
+    listing = "; ".join(
+        f"{d.output} {d.sqnr:.0f} dB, largest {d.largest:.2e}" for d in differences if not d.passed
+    )
+    raise ParityError(
+        f"the exported graph {spec.name!r} does not give PyTorch's numbers on any of {_TRIES} "
+        f"inputs: {listing}. Nothing was written. This is a defect; please report it, with "
+        "`openvis doctor`."
+    )
 
 
-def _random_inputs(spec: GraphSpec) -> dict[str, Array]:
-    rng = np.random.default_rng(0)
+def _random_inputs(spec: GraphSpec, seed: int) -> dict[str, Array]:
+    rng = np.random.default_rng(seed)
     lengths = {"K": 7, "B": 5, "n": 4}  # not the lengths that were traced
     out: dict[str, Array] = {}
     for tensor in spec.inputs:
@@ -118,7 +119,7 @@ def _random_inputs(spec: GraphSpec) -> dict[str, Array]:
         elif tensor.name == "selected":
             value = rng.permutation(4)
         elif tensor.dtype == "uint8":
-            value = rng.integers(0, 256, shape, np.uint8)
+            value = _picture(rng, shape)
         elif tensor.dtype == "bool":
             value = rng.random(shape) < 0.3
             value[0] = False  # an instance without a pixel
@@ -130,19 +131,35 @@ def _random_inputs(spec: GraphSpec) -> dict[str, Array]:
     return out
 
 
-def _difference(graph: str, tensor: TensorSpec, found: Array, wanted: Array) -> Difference:
+def _difference(
+    graph: str, tensor: TensorSpec, found: Array, wanted: Array, pixels: int
+) -> Difference:
+    y = wanted.astype(np.float64)
+    error = np.abs(found.astype(np.float64) - y)
+    largest = float(error.max())
     if tensor.dtype in ("bool", "uint8"):
-        share = float((found != wanted).mean())
-        return Difference(graph, tensor.name, share, share, math.inf, share <= _BITS)
-    y, error = wanted.astype(np.float64), found.astype(np.float64) - wanted.astype(np.float64)
-    largest = float(np.abs(error).max())
-    noise = float((error**2).sum())
-    sqnr = math.inf if noise == 0 else 10 * math.log10(float((y**2).sum()) / noise)
-    return Difference(
-        graph,
-        tensor.name,
-        largest,
-        largest / float(np.abs(y).max()),
-        sqnr,
-        bool(sqnr >= _GATES[tensor.name]),  # false for NaN as well
-    )
+        share = float(error.mean())
+        return Difference(graph, tensor.name, share, share, math.inf, share <= _SHARE)
+    if tensor.name in ("mask_area", "mask_mass"):  # sums over thresholded pixels
+        share = float(error.mean()) / pixels
+        return Difference(graph, tensor.name, largest, share, math.inf, share <= _SHARE)
+    signal, noise = float((y**2).sum()), float((error**2).sum())
+    sqnr = math.inf if noise == 0 else 10 * math.log10(max(signal, _TINY) / noise)
+    relative = largest / max(float(np.abs(y).max()), _TINY)
+    passed = bool(sqnr >= _GATES[tensor.name])  # false for NaN as well
+    return Difference(graph, tensor.name, largest, relative, sqnr, passed)
+
+
+def _picture(rng: np.random.Generator, shape: list[int]) -> Array:
+    """Patches of colour with some noise: uint8 [1, H, W, 3]."""
+    _, height, width, _ = shape
+    patches = rng.integers(20, 236, (-(-height // 24), -(-width // 24), 3))
+    picture = patches.repeat(24, axis=0).repeat(24, axis=1)[None, :height, :width]
+    return (picture + rng.integers(-20, 20, shape)).astype(np.uint8)
+
+
+def _pixels(spec: GraphSpec) -> int:
+    """Pixels of the stride-4 grid, for graphs that sum over it."""
+    shapes = {t.name: t.shape for t in spec.outputs}
+    *_, height, width = shapes.get("mask_logits", (1, 1))
+    return int(height) * int(width)

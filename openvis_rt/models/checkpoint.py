@@ -127,7 +127,7 @@ def _first_line(exc: BaseException) -> str:
         return f"found {found.group(1)}"
     if found := re.search(r"WeightsUnpickler error: (.*)", text):  # torch's advice comes first
         return found.group(1)
-    return next(iter(text.splitlines()), type(exc).__name__)
+    return next((line for line in text.splitlines() if line.strip(". ")), type(exc).__name__)
 
 
 def _damaged(path: Path, exc: BaseException) -> str:
@@ -142,6 +142,14 @@ def family_of_keys(keys: Mapping[str, Any] | set[str]) -> str | None:
     for family, patterns in _SIGNATURES.items():
         if all(any(re.match(p, key) for key in keys) for p in patterns):
             return family
+    return None
+
+
+def variant_of_keys(keys: Mapping[str, Any]) -> str | None:
+    """The CLIP-VIS variant that a state dict belongs to, by its image encoder; None if neither."""
+    for part, name in (("trunk.", "clip-vis-convnext-b"), ("layer4.", "clip-vis-r50")):
+        if any(key.startswith(f"backbone.clip_model.visual.{part}") for key in keys):
+            return name
     return None
 
 
@@ -203,6 +211,8 @@ def _load_strictly(model: ClipVis, state: dict[str, Tensor], path: Path, variant
     ]
     if missing or unexpected or shapes:
         parts = [f"{path} does not fit {variant.name} (decoder layers: {model_layers(model)})."]
+        if (likely := variant_of_keys(state)) not in (None, variant.name):
+            parts = [f"{path} looks like a checkpoint of {likely}, not of {variant.name}."]
         for title, keys in (
             ("missing", missing),
             ("unexpected", unexpected),
@@ -241,6 +251,7 @@ def describe_checkpoint(path: Path) -> dict[str, Any]:
     return {
         "file": str(path),
         "system": family_of_keys(state) or "none that is known here",
+        "model": variant_of_keys(state) or "none of `openvis models`",
         "decoder layers": _decoder_layers(state),
         "tensors": len(state),
         "parameters": sum(v.numel() for v in state.values()),

@@ -28,7 +28,6 @@ __all__ = [
     "Proposal",
     "build_clip_vis_convnext_b",
     "build_clip_vis_r50",
-    "class_probabilities",
 ]
 
 
@@ -141,7 +140,7 @@ class ClipVis(nn.Module):
         Returns:
             instance tokens float32 [N, D], and class scores float32 [N, K]: over the K rows,
             softmax(exp(logit_scale) * cos). Rows that are synonyms of one class are merged by
-            :func:`class_probabilities`.
+            the runtime (`merge_synonyms` in its scoring).
         """
         tokens = self.backbone.pool(features, pool_mask)
         unit = tokens / tokens.norm(dim=-1, keepdim=True).clamp(min=1e-12)
@@ -149,27 +148,6 @@ class ClipVis(nn.Module):
         if self.variant.empty_mask_is_uniform:
             logits = logits * pool_mask.flatten(1).any(dim=1, keepdim=True).to(logits.dtype)
         return tokens, logits.softmax(-1)
-
-
-def class_probabilities(scores: Tensor, class_of_row: Tensor) -> Tensor:
-    """Merge synonyms: the softmax over classes of each class's best row.
-
-    With s = softmax(z) over rows, max over a class's rows keeps the order of z, so
-
-        softmax_c( max_{k in c} z_k ) = max_{k in c} s_k / sum_c' max_{k in c'} s_k.
-
-    Args:
-        scores: float32 [..., K], softmax over rows.
-        class_of_row: int64 [K], 0..C-1, each class at least once.
-
-    Returns:
-        float32 [..., C].
-    """
-    classes = int(class_of_row.max()) + 1
-    index = class_of_row.expand(scores.shape)
-    best = scores.new_zeros((*scores.shape[:-1], classes))
-    best = best.scatter_reduce(-1, index, scores, "amax", include_self=False)
-    return best / best.sum(-1, keepdim=True)
 
 
 def _build(variant: Variant, *, decoder_layers: int, queries: int) -> ClipVis:

@@ -44,6 +44,7 @@ Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 Image8 = npt.NDArray[np.uint8]
 
+_HOST_OUTPUTS = ["queries", "object_logits", "mask_iou", "mask_area", "mask_mass"]  # of `propose`
 _MASKS_A_RUN = 8  # masks made at once: 8 x 1080 x 1920 floats are 66 MB
 
 
@@ -77,7 +78,7 @@ class ClipVisPipeline:
         *,
         keep_video: bool,
     ) -> None:
-        self._bundle, self._selection, self._keep_video = bundle, selection, keep_video
+        self._bundle, self.selection, self.keep_video = bundle, selection, keep_video
         self._tracker = tracker
         self._propose = factory.open(bundle, "propose", precision)
         self._classify = factory.open(bundle, "classify", precision)
@@ -92,6 +93,7 @@ class ClipVisPipeline:
         self._placement: Placement | None = None
         self._vocabulary = Vocabulary(("object",))
         self._scores: VideoScores | None = None
+        self._torn = False
         self._kept: list[list[RLE]] = []  # run lengths of every track, a frame
 
     def set_vocabulary(self, vocabulary: Vocabulary, embeddings: Floats) -> None:
@@ -105,18 +107,23 @@ class ClipVisPipeline:
             InputError: in video mode, in the middle of a video: its averages cannot mix
                 vocabularies.
         """
-        if self._keep_video and self._kept:
-            raise InputError(
-                "the vocabulary cannot change in the middle of a video in video mode; "
-                "call reset() first, or open the pipeline for streaming"
-            )
+        self.check_vocabulary_may_change()
         self._vocabulary = vocabulary
         self._classify.write("text_embeddings", embeddings)
         self._restart_scores()
 
+    def check_vocabulary_may_change(self) -> None:
+        """Refuse in the middle of a video in video mode; see :meth:`set_vocabulary`."""
+        if self.keep_video and self._kept:
+            raise InputError(
+                "the vocabulary cannot change in the middle of a video in video mode; "
+                "call reset() first, or open the pipeline for streaming"
+            )
+
     def reset(self) -> None:
         """Forget the video: tracks, sums and masks."""
         self._tracker.reset()
+        self._torn = False
         self._placement = None
         self._kept.clear()
         self._restart_scores()
@@ -138,30 +145,27 @@ class ClipVisPipeline:
 
         Raises:
             InputError: the image is not RGB of 8 bits, or of another size than the first.
+            BackendError: a graph failed, or gave NaN or infinity.
         """
+        if self._torn:
+            raise InputError("an earlier frame of this video failed half-way; call reset() first")
         placement = self._place(image)
         self._propose.write("frames", self._frame)
         self._propose.run()
         self._classify.run()
-        area = np.asarray(self._propose.fetch("mask_area"), np.float32)
-        queries = np.asarray(self._propose.fetch("queries"), np.float32)
-        if not np.isfinite(queries).all():
-            raise BackendError(
-                f"graph 'propose' gave NaN or infinity at frame {index}: the weights, the "
-                "precision or the backend do not work; try --backend onnxruntime --precision fp32"
-            )
-        order = self._tracker.step(queries)
-        self._add_scores(order, area)
-        wanted = self._choose(area[order] > 0)
-        tracks = (
-            np.flatnonzero(area[order] > 0)
-            if self._keep_video
-            else np.array(sorted(wanted), np.int64)
-        )
-        found = dict(zip(tracks.tolist(), self._make_masks(order[tracks], placement), strict=True))
-        if self._keep_video:
+        output = self._fetch_outputs(index)
+        self._torn = True  # until tracker, sums and masks all have this frame
+        order = self._tracker.step(output["queries"])
+        self._add_scores(output, order)
+        visible = output["mask_area"][order] > 0
+        wanted = self._choose(visible)
+        shown = np.array(sorted(wanted), np.int64)
+        tracks = np.flatnonzero(visible) if self.keep_video else shown
+        found = dict(zip(tracks.tolist(), self._make_masks(order[tracks]), strict=True))
+        if self.keep_video:
             empty = empty_rle(*placement.source)
             self._kept.append([found.get(t, empty) for t in range(self._queries)])
+        self._torn = False
         instances = [
             Instance(track, category, self._vocabulary.names[category], score, box, found[track])
             for track, (category, score) in wanted.items()
@@ -175,8 +179,10 @@ class ClipVisPipeline:
         Raises:
             InputError: no frame was given, or the pipeline was opened for streaming.
         """
-        if not self._keep_video:
+        if not self.keep_video:
             raise InputError("a pipeline opened for streaming keeps no video to report")
+        if self._torn:
+            raise InputError("a frame of this video failed half-way; call reset() first")
         if self._placement is None or self._scores is None:
             raise InputError("no frame was given, so there is no video to report")
         height, width = self._placement.source
@@ -217,7 +223,8 @@ class ClipVisPipeline:
             )
         if self._placement is None:
             self._placement = self.placement(*image.shape[:2])
-            self._masks.write("frame_size", np.array(self._placement.canvas, np.int64))
+            self._masks.write("picture_size", np.array(self._placement.cut, np.int64))
+            self._masks.write("frame_size", np.array(self._placement.source, np.int64))
         if image.shape[:2] != self._placement.source:
             raise InputError(
                 f"a frame of {image.shape[1]}x{image.shape[0]} came after frames of "
@@ -228,18 +235,30 @@ class ClipVisPipeline:
         place_frame(image, self._placement, self._frame[0], mean)
         return self._placement
 
-    def _add_scores(self, order: Ints, area: Floats) -> None:
-        fetch = self._propose.fetch
-        rows = np.asarray(self._classify.fetch("class_scores"), np.float32)
-        probabilities = merge_synonyms(rows, self._vocabulary.rows_of_class)
+    def _fetch_outputs(self, index: int) -> dict[str, Floats]:
+        """What the host needs of a frame, by output name; float32, in the order of the queries."""
+        out: dict[str, Floats] = {}
+        for session, names in ((self._propose, _HOST_OUTPUTS), (self._classify, ["class_scores"])):
+            for name in names:
+                out[name] = np.asarray(session.fetch(name), np.float32)
+                if not np.isfinite(out[name]).all():
+                    raise BackendError(
+                        f"graph {session.spec.name!r} gave NaN or infinity in {name!r} at frame "
+                        f"{index}: the weights, the precision or the backend do not work; try "
+                        "--backend onnxruntime --precision fp32"
+                    )
+        return out
+
+    def _add_scores(self, output: dict[str, Floats], order: Ints) -> None:
+        rows = self._vocabulary.rows_of_class
         if self._scores is None:
-            self._scores = VideoScores(self._queries, len(self._vocabulary), keep=self._keep_video)
+            self._scores = VideoScores(self._queries, len(rows), keep=self.keep_video)
         self._scores.add(
-            probabilities[order],
-            np.asarray(fetch("mask_iou"), np.float32)[order],
-            np.asarray(fetch("object_logits"), np.float32)[order],
-            area[order],
-            np.asarray(fetch("mask_mass"), np.float32)[order],
+            merge_synonyms(output["class_scores"], rows)[order],
+            output["mask_iou"][order],
+            output["object_logits"][order],
+            output["mask_area"][order],
+            output["mask_mass"][order],
         )
 
     def _choose(self, visible: npt.NDArray[np.bool_]) -> dict[int, tuple[int, float]]:
@@ -247,20 +266,19 @@ class ClipVisPipeline:
         assert self._scores is not None
         categories, scores, shown = self._scores.now()
         scores = np.where(visible & shown, scores, 0.0)
-        best = np.argsort(-scores, kind="stable")[: self._selection.limit]
+        best = np.argsort(-scores, kind="stable")[: self.selection.limit]
         return {
             int(t): (int(categories[t]), float(scores[t]))
             for t in best
-            if scores[t] >= self._selection.threshold and scores[t] > 0
+            if scores[t] >= self.selection.threshold and scores[t] > 0
         }
 
-    def _make_masks(self, queries: Ints, placement: Placement) -> Sequence[RLE]:
+    def _make_masks(self, queries: Ints) -> Sequence[RLE]:
         """Run lengths of some queries' masks at the source's size."""
-        height, width = placement.source
         out: list[RLE] = []
         for start in range(0, len(queries), _MASKS_A_RUN):
             self._masks.write("selected", queries[start : start + _MASKS_A_RUN].astype(np.int64))
             self._masks.run()
-            masks = np.asarray(self._masks.fetch("masks"), np.uint8)[:, 0, :height, :width]
-            out += encode_masks(masks)
+            masks = np.asarray(self._masks.fetch("masks"), np.uint8)
+            out += encode_masks(masks[:, 0])
         return out

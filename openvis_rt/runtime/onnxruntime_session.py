@@ -20,22 +20,28 @@ class OnnxRuntime:
     """The backend.
 
     Args:
-        device: ``cpu``, ``cuda``, or ``auto`` for CUDA where ONNX Runtime offers it.
-        threads: of the CPU, for one operator; 0 for ONNX Runtime's choice.
+        device: ``cpu``, ``cuda``, or ``auto``: CUDA where it works, else the CPU, and it says so.
+
+    Attributes:
+        device: where sessions run; with ``auto`` it is settled by the first one that is opened.
+        warnings: what should be known of that.
 
     Raises:
         DependencyError: ONNX Runtime is not installed.
+        InputError: there is no such device.
         BackendError: the device was asked for and is not offered.
     """
 
     name = "onnxruntime"
 
-    def __init__(self, device: str = "auto", *, threads: int = 0) -> None:
+    def __init__(self, device: str = "auto") -> None:
         try:
             import onnxruntime
         except ImportError as exc:
             raise DependencyError("onnxruntime", "cpu") from exc
         offered = onnxruntime.get_available_providers()
+        self.warnings: list[str] = []
+        self._may_fall_back = device == "auto"
         if device == "auto":
             device = "cuda" if _PROVIDERS["cuda"] in offered else "cpu"
         if device not in _PROVIDERS:
@@ -47,16 +53,20 @@ class OnnxRuntime:
                 "pip install 'openvis-rt[gpu]' (the two packages must never be installed together)"
             )
         self.device = device
-        self.threads = threads
 
     def open(self, bundle: Bundle, graph: str, precision: str = "fp32") -> OnnxRuntimeSession:
         """Open one graph of a bundle; see :class:`OnnxRuntimeSession`."""
-        return OnnxRuntimeSession(
-            str(bundle.graph_path(graph, precision)),
-            bundle.graph_specs[graph],
-            self.device,
-            self.threads,
-        )
+        path, spec = str(bundle.graph_path(graph, precision)), bundle.graph_specs[graph]
+        try:
+            session = OnnxRuntimeSession(path, spec, self.device)
+        except BackendError as exc:  # offered is what was compiled in, not what works here
+            if not self._may_fall_back or self.device == "cpu":
+                raise
+            self.warnings.append(f"running on the CPU: {exc}")
+            self.device = "cpu"
+            session = OnnxRuntimeSession(path, spec, self.device)
+        self._may_fall_back = False
+        return session
 
 
 class OnnxRuntimeSession:
@@ -66,14 +76,13 @@ class OnnxRuntimeSession:
     bound to it reads the very same memory.
     """
 
-    def __init__(self, path: str, spec: GraphSpec, device: str, threads: int = 0) -> None:
+    def __init__(self, path: str, spec: GraphSpec, device: str) -> None:
         import onnxruntime as ort
 
         self.spec = spec
         self._ort, self._device = ort, device
         options = ort.SessionOptions()
         options.log_severity_level = 3  # errors; its warnings are about node placement
-        options.intra_op_num_threads = threads
         try:
             self._session = ort.InferenceSession(path, options, providers=[_PROVIDERS[device]])
         except Exception as exc:  # its exceptions share no base of their own
@@ -90,6 +99,7 @@ class OnnxRuntimeSession:
             )
         self._binding = self._session.io_binding()
         self._hosts: dict[str, Array] = {}  # numpy arrays that share memory with a buffer
+        self._overrides: dict[str, Array] = {}
         self._values: dict[str, Any] = {}
         self._dynamic = [t.name for t in spec.outputs if any(isinstance(d, str) for d in t.shape)]
         self._fixed = [t.name for t in spec.outputs if t.name not in self._dynamic]
@@ -109,8 +119,13 @@ class OnnxRuntimeSession:
 
     def write(self, name: str, value: Array) -> None:
         """See :class:`Session`. An input of fixed shape keeps its buffer from the first call on."""
-        if name not in {"frame_size"}:  # an overridable initializer, no input of the contract
-            check_value(self.spec, name, value)
+        check_value(self.spec, name, value)
+        if any(t.name == name for t in self.spec.overridable):
+            # read on the host to shape the work, and copied when bound: so it is bound anew
+            self._overrides[name] = np.array(value, order="C")
+            override = self._ort.OrtValue.ortvalue_from_numpy(self._overrides[name])
+            self._binding.bind_ortvalue_input(name, override)
+            return
         held = self._values.get(name)
         if held is not None and tuple(held.shape()) == value.shape:
             held.update_inplace(np.ascontiguousarray(value))

@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from openvis_rt.errors import OutputError
 from openvis_rt.files import output_errors, output_file
-from openvis_rt.runtime.results import FrameResult, Instance, close_output, decode_mask
+from openvis_rt.runtime.results import FrameResult, Instance, decode_mask
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -189,7 +189,7 @@ class OverlayWriter:
         audio_from: the video file whose first sound track is copied; folders have none.
 
     Attributes:
-        warnings: why sound is missing, if it is.
+        warnings: why sound is missing or ends early, if it does.
 
     Raises:
         OutputError: the suffix is unknown, or the place cannot be written.
@@ -249,19 +249,16 @@ class OverlayWriter:
     ) -> None:
         container, video = self._container, self._video
         self._container = self._video = None
-        failure: BaseException | None = error
-        try:
-            if error is None and container is not None and video is not None:
-                if self._count == 0:
-                    raise OutputError(f"no frame was written to {self.path}; nothing is left there")
-                with self._write_errors():
-                    container.mux(video.encode())
-                    container.close()
-        except BaseException as exc:
-            failure = exc
-            raise
-        finally:
-            close_output(self._stack, failure)
+        with self._stack:
+            if error is not None:
+                raise error  # so that the stack removes the file
+            if container is None or video is None:
+                return
+            if self._count == 0:
+                raise OutputError(f"no frame was written to {self.path}; nothing is left there")
+            with self._write_errors():
+                container.mux(video.encode())
+                container.close()
 
     def _audio_copy(
         self, source: str, output: OutputContainer, stack: ExitStack
@@ -280,7 +277,7 @@ class OverlayWriter:
             return None
         audio = container.streams.audio[0]
         try:
-            return _AudioCopy(container, audio, output)
+            return _AudioCopy(container, audio, output, self.warnings)
         except ValueError:
             self.warnings.append(
                 f"no sound: {self.path.suffix} cannot hold {audio.codec_context.name}; .mkv may"
@@ -305,9 +302,13 @@ class _AudioCopy:
     """Copies packets of sound beside the pictures; one packet is held at a time."""
 
     def __init__(
-        self, source: InputContainer, stream: AudioStream, output: OutputContainer
+        self,
+        source: InputContainer,
+        stream: AudioStream,
+        output: OutputContainer,
+        warnings: list[str],
     ) -> None:
-        self._output = output
+        self._output, self._warnings = output, warnings
         self._track = output.add_stream_from_template(stream)
         self._packets = source.demux(stream)
         self._next: Packet[AudioStream] | None = None
@@ -319,7 +320,7 @@ class _AudioCopy:
 
     def copy_until(self, time: float) -> None:
         """Write the packets that begin before ``time`` in seconds of the output."""
-        while (packet := self._next or next(self._packets, None)) is not None:
+        while (packet := self._next or self._read(time)) is not None:
             self._next = None
             if packet.dts is None or packet.pts is None or packet.time_base is None:
                 continue  # the empty packet at the end
@@ -331,7 +332,22 @@ class _AudioCopy:
             packet.dts -= shift
             if packet.pts + (packet.duration or 0) >= 0:  # sound before the first picture is cut
                 packet.stream = self._track
-                self._output.mux(packet)
+                try:
+                    self._output.mux(packet)
+                except av.InvalidDataError as exc:  # the packet is damaged; a full disk is OSError
+                    self._stop(time, exc)
+
+    def _read(self, time: float) -> Packet[AudioStream] | None:
+        """The next packet; None at the end, and where the source breaks."""
+        try:
+            return next(self._packets, None)
+        except av.FFmpegError as exc:
+            self._stop(time, exc)
+            return None
+
+    def _stop(self, time: float, error: av.FFmpegError) -> None:
+        self._packets = iter(())
+        self._warnings.append(f"the sound ends at {time:.1f} s: it is damaged ({error.strerror})")
 
 
 @contextlib.contextmanager

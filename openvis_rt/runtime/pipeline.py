@@ -9,15 +9,16 @@ with Pipeline.open("bundle", vocabulary=["cat", "skateboard"]) as pipeline:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from openvis_rt.bundle import Bundle
-from openvis_rt.errors import BundleError
+from openvis_rt.errors import BundleError, InputError
 from openvis_rt.runtime.association import TemporalTopK
 from openvis_rt.runtime.clip_vis import ClipVisPipeline, Selection
 from openvis_rt.runtime.preprocess import Placement
@@ -37,13 +38,14 @@ class Pipeline:
 
     Attributes:
         bundle: what it runs.
-        backend: where it runs: name and device, for people.
+        backend: where it runs: name, device and precision, for people.
     """
 
     def __init__(
         self, bundle: Bundle, factory: SessionFactory, family: ClipVisPipeline, precision: str
     ) -> None:
         self.bundle = bundle
+        self._factory = factory
         self.backend = f"{factory.name} ({factory.device}, {precision})"
         self._family = family
         self._embedder = TextEmbedder(bundle, lambda: factory.open(bundle, "text", precision))
@@ -89,6 +91,13 @@ class Pipeline:
                 f"{bundle.path} holds a model of the family {manifest.family!r}, "
                 "this version of openvis-rt runs clip-vis"
             )
+        if manifest.tracker.name != "temporal-top-k":
+            raise BundleError(
+                f"{bundle.path} wants the tracker {manifest.tracker.name!r}, this version of "
+                "openvis-rt has temporal-top-k"
+            )
+        if mode not in get_args(Mode):
+            raise InputError(f"the mode is {' or '.join(get_args(Mode))}; got {mode!r}")
         words = Vocabulary.of(vocabulary)
         tracker = TemporalTopK(
             manifest.tracker.frames if tracker_frames is None else tracker_frames,
@@ -103,8 +112,11 @@ class Pipeline:
             selection or Selection(),
             keep_video=mode == "video",
         )
-        pipeline = cls(bundle, factory, family, precision)
-        pipeline.set_vocabulary(words, progress)
+        with ExitStack() as stack:
+            stack.callback(family.close)
+            pipeline = cls(bundle, factory, family, precision)
+            pipeline.set_vocabulary(words, progress)
+            stack.pop_all()
         return pipeline
 
     def set_vocabulary(
@@ -119,13 +131,24 @@ class Pipeline:
         Raises:
             InputError: in the middle of a video in video mode.
         """
+        self._family.check_vocabulary_may_change()
         words = Vocabulary.of(vocabulary)
         self._family.set_vocabulary(words, self._embedder(words, progress))
 
     @property
     def warnings(self) -> list[str]:
         """What did not stop the work but should be known."""
-        return self._embedder.warnings
+        return [*self._factory.warnings, *self._embedder.warnings]
+
+    @property
+    def mode(self) -> Mode:
+        """``video`` or ``stream``."""
+        return "video" if self._family.keep_video else "stream"
+
+    @property
+    def selection(self) -> Selection:
+        """What a frame's result shows."""
+        return self._family.selection
 
     def placement(self, height: int, width: int) -> Placement:
         """Where a source frame of this size (pixels) lies in the network's frame."""

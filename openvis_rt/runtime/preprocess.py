@@ -18,41 +18,46 @@ Image8 = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Placement:
-    """Where a source frame lies in the network's frame, and how its masks come back.
+    """Where a source frame lies in the graph's frame, and where its masks are cut out.
 
     Attributes:
-        picture: (h, w) of the resized picture at the top left of the network's frame, pixels.
-        canvas: (H, W) of the network's whole frame at the source's scale; masks are made at this
-            size and cut to ``source``.
+        picture: (h, w) of the resized picture at the top left of ``frames``, pixels.
+        cut: (h, w) of the picture in network pixels; other than ``picture`` if the graph resizes.
         source: (H, W) of the source frame.
-        exact: whether this is the official geometry, with nothing left free.
+        fills: whether the picture fills ``frames``, so that nothing is left free.
         official: (h, w) that the family's rule would resize this source to.
     """
 
     picture: tuple[int, int]
-    canvas: tuple[int, int]
+    cut: tuple[int, int]
     source: tuple[int, int]
-    exact: bool
+    fills: bool
     official: tuple[int, int]
 
 
 def placement_for(height: int, width: int, rule: Preprocess) -> Placement:
-    """Fit a source of that size into the network's frame, keeping its shape."""
-    network = rule.source_size or rule.network_size  # the graph may resize by itself
-    official = resized_size(height, width, rule.short_side, rule.max_side)
-    scale = min(network[0] / height, network[1] / width)
-    picture = (
-        min(network[0], max(1, int(height * scale + 0.5))),
-        min(network[1], max(1, int(width * scale + 0.5))),
+    """Fit a source of that size (pixels) into the graph's frame, keeping its shape."""
+    frame = rule.source_size or rule.network_size  # the graph may resize by itself
+    scale = min(frame[0] / height, frame[1] / width)
+    picture = _scaled((height, width), (scale, scale), frame)
+    inner = (rule.network_size[0] / frame[0], rule.network_size[1] / frame[1])
+    return Placement(
+        picture,
+        _scaled(picture, inner, rule.network_size),
+        (height, width),
+        picture == frame,
+        resized_size(height, width, rule.short_side, rule.max_side),
     )
-    canvas = (
-        max(height, round(network[0] * height / picture[0])),
-        max(width, round(network[1] * width / picture[1])),
+
+
+def _scaled(
+    size: tuple[int, int], scale: tuple[float, float], most: tuple[int, int]
+) -> tuple[int, int]:
+    height, width = (
+        min(limit, max(1, int(side * s + 0.5)))
+        for side, s, limit in zip(size, scale, most, strict=True)
     )
-    if picture == network:
-        canvas = (height, width)
-    exact = picture == network and official == rule.network_size
-    return Placement(picture, canvas, (height, width), exact, official)
+    return height, width
 
 
 def place_frame(

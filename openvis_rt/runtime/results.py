@@ -220,7 +220,7 @@ class FrameLog:
         trace: TracebackType | None,
     ) -> None:
         self._file = None
-        close_output(self._stack, error)
+        self._stack.__exit__(kind, error, trace)
 
 
 def write_results(path: Path, entries: Iterable[dict[str, Any]]) -> None:
@@ -239,21 +239,6 @@ def write_results(path: Path, entries: Iterable[dict[str, Any]]) -> None:
 def _open_text(path: Path) -> TextIO:
     # a name from the command line may hold bytes that are no text: \\udc80 is valid JSON, too
     return path.open("w", encoding="utf-8", errors="backslashreplace", newline="\n")
-
-
-class _AbandonedError(Exception):
-    """Takes the place of the caller's error inside :func:`output_file`."""
-
-
-def close_output(stack: ExitStack, error: BaseException | None) -> None:
-    """Leave ``output_file``: keep the file if ``error`` is None, else remove it.
-
-    An ``OSError`` of the caller's block is not handed in, for it would read as a failure to write.
-    """
-    if error is None:
-        stack.close()
-    else:
-        stack.__exit__(_AbandonedError, _AbandonedError(), None)
 
 
 def _instance_entry(instance: Instance) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from openvis_rt.errors import InputError, VideoError
+from openvis_rt.errors import InputError, OutputError, VideoError
 from openvis_rt.files import output_directory
 from openvis_rt.runtime.clip_vis import Selection
 from openvis_rt.runtime.overlay import OverlayWriter, draw
@@ -32,9 +32,11 @@ from openvis_rt.runtime.results import (
     box_of,
     write_results,
 )
-from openvis_rt.runtime.video import VideoSource, open_video
+from openvis_rt.runtime.video import VideoSource, is_live, open_video
 
 __all__ = ["RunOptions", "RunReport", "frame_results", "run_video"]
+
+_OUTPUTS = frozenset({"overlay.mp4", "frames.jsonl", "results.json"})
 
 Progress = Callable[[str, int, int | None], None]
 """Called with the phase, frames done, and frames in all if that is known."""
@@ -45,15 +47,13 @@ class RunOptions:
     """What to read and what to write.
 
     Attributes:
-        mode: ``video``, ``stream``, or ``auto``: video for files, stream for cameras and addresses.
         video_id: of the entries in ``results.json``.
         overlay: write ``overlay.mp4``.
         allow_truncated: take what can be read of a damaged video.
         max_frames: stop after so many; None for all.
-        overwrite: replace the output directory.
+        overwrite: replace the output directory of an earlier run; no other one is replaced.
     """
 
-    mode: Literal["auto", "video", "stream"] = "auto"
     video_id: int = 1
     overlay: bool = True
     allow_truncated: bool = False
@@ -81,14 +81,13 @@ def resolve_mode(mode: str, source: str) -> Literal["video", "stream"]:
     Raises:
         InputError: video mode for a source that can be read only once.
     """
-    live = source.isdecimal() or "://" in source
-    if mode == "video" and live:
+    if mode == "video" and is_live(source):
         raise InputError(
             f"{source} can be read only once, and video mode reads twice; use --mode stream"
         )
     if mode in ("video", "stream"):
         return "video" if mode == "video" else "stream"
-    return "stream" if live else "video"
+    return "stream" if is_live(source) else "video"
 
 
 def run_video(
@@ -96,10 +95,9 @@ def run_video(
     source: str,
     output: Path,
     options: RunOptions,
-    selection: Selection,
     progress: Progress = lambda *_: None,
 ) -> RunReport:
-    """Run a whole source; the pipeline must be open in the mode of :func:`resolve_mode`.
+    """Run a whole source in the pipeline's own mode; :func:`resolve_mode` tells which one fits it.
 
     Args:
         pipeline: open, with its vocabulary.
@@ -107,26 +105,33 @@ def run_video(
         output: directory that takes ``overlay.mp4``, ``frames.jsonl`` and ``results.json``; it gets
             its name only when everything in it is whole.
         options: see :class:`RunOptions`.
-        selection: what is drawn and logged of a video-mode result.
         progress: told after each frame.
 
     Raises:
         VideoError: the source cannot be read to its end.
-        OutputError: ``output`` exists or cannot be written.
+        OutputError: ``output`` exists, holds the source, or cannot be written.
     """
-    mode = resolve_mode(options.mode, source)
+    mode = resolve_mode(pipeline.mode, source)
+    if not is_live(source) and Path(source).resolve().is_relative_to(output.resolve()):
+        raise OutputError(f"{source} lies in {output}; give another place for the output")
     with ExitStack() as stack:
-        folder = stack.enter_context(output_directory(output, overwrite=options.overwrite))
+        folder = stack.enter_context(
+            output_directory(output, overwrite=options.overwrite, ours=_is_run)
+        )
         video = stack.enter_context(open_video(source, allow_truncated=options.allow_truncated))
         report = RunReport(mode, pipeline.backend, (video.height, video.width))
         _explain_placement(pipeline, video, report)
         if mode == "stream":
             _stream(pipeline, video, source, folder, options, report, progress)
         else:
-            _whole(pipeline, video, source, folder, options, selection, report, progress)
+            _whole(pipeline, video, source, folder, options, report, progress)
         report.warnings += [*video.warnings, *pipeline.warnings]
         report.outputs = {file.stem: output / file.name for file in sorted(folder.iterdir())}
     return report
+
+
+def _is_run(folder: Path) -> bool:
+    return {file.name for file in folder.iterdir()} <= _OUTPUTS
 
 
 def frame_results(
@@ -174,7 +179,6 @@ def _whole(
     source: str,
     folder: Path,
     options: RunOptions,
-    selection: Selection,
     report: RunReport,
     progress: Progress,
 ) -> None:
@@ -187,12 +191,13 @@ def _whole(
         for index, frame in enumerate(again):
             if index == result.frame_count:
                 break
-            shown = frame_results(result, selection, index, frame.time)
+            shown = frame_results(result, pipeline.selection, index, frame.time)
             log.write(shown)
             if overlay is not None:
                 overlay.write(draw(frame.image, shown))
             progress("drawing", index + 1, result.frame_count)
-    report.tracks = len({i.track_id for i in result.instances if i.score >= selection.threshold})
+    threshold = pipeline.selection.threshold
+    report.tracks = len({i.track_id for i in result.instances if i.score >= threshold})
 
 
 def _pass(
@@ -258,10 +263,9 @@ def _explain_placement(pipeline: Pipeline, video: VideoSource, report: RunReport
     placement = pipeline.placement(video.height, video.width)
     rule = pipeline.bundle.manifest.preprocess
     network = rule.source_size or rule.network_size
-    if placement.picture != network:  # part of the network's frame stays free
+    if not placement.fills:
         report.warnings.append(
-            f"frames of {video.width}x{video.height} lie as {placement.picture[0]}x"
-            f"{placement.picture[1]} (height x width) in the bundle's {network[0]}x{network[1]}; "
-            f"for the official numbers on this video, export with "
-            f"--size {placement.official[0]}x{placement.official[1]}"
+            f"the video's frames fill only {placement.picture[0]}x{placement.picture[1]} (height x "
+            f"width) of the bundle's {network[0]}x{network[1]}; for the official numbers on this "
+            f"video, export with --size {placement.official[0]}x{placement.official[1]}"
         )

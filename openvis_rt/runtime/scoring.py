@@ -23,6 +23,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import expit
 
+from openvis_rt.errors import OutputError
+
 __all__ = ["Detection", "VideoScores", "merge_synonyms", "object_probability"]
 
 Floats = npt.NDArray[np.float32]
@@ -102,7 +104,15 @@ class VideoScores:
         self._areas.append(mask_area)
         self._masses.append(mask_mass)
         self._rows.append(rows)
-        self._spool.write(np.ascontiguousarray(self._probabilities[rows], np.float32).tobytes())
+        try:
+            self._spool.write(np.ascontiguousarray(self._probabilities[rows], np.float32).tobytes())
+        except OSError as exc:
+            raise OutputError(
+                f"the temporary folder {tempfile.gettempdir()} took no more of the video's class "
+                f"scores ({exc.strerror}): video mode needs up to "
+                f"{4 * self._tracks * self._classes} bytes a frame there. Set TMPDIR to a larger "
+                "one, or use streaming."
+            ) from exc
 
     def scores(self) -> npt.NDArray[np.float64]:
         """S [N, C] of the frames so far."""

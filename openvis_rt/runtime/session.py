@@ -51,6 +51,7 @@ class SessionFactory(Protocol):
 
     name: str
     device: str
+    warnings: list[str]
 
     def open(self, bundle: Bundle, graph: str, precision: str) -> Session:
         """Open one graph of a bundle."""
@@ -84,9 +85,10 @@ def session_factory(backend: str, device: str = "auto") -> SessionFactory:
 
 def check_value(spec: GraphSpec, name: str, value: Array) -> None:
     """Refuse an input of another type or shape than the graph's."""
-    tensor = next((t for t in spec.inputs if t.name == name), None)
+    taken = (*spec.inputs, *spec.overridable)
+    tensor = next((t for t in taken if t.name == name), None)
     if tensor is None:
-        names = ", ".join(t.name for t in spec.inputs)
+        names = ", ".join(t.name for t in taken)
         raise InputError(f"graph {spec.name!r} has no input {name!r}; it has {names}")
     wanted: tuple[Any, ...] = tensor.shape
     fits = len(value.shape) == len(wanted) and all(

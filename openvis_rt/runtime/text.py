@@ -151,9 +151,12 @@ class TextEmbedder:
         try:
             with output_file(self._path(phrase)) as path:
                 save_file({"embedding": embedding}, path, metadata=facts)
-        except OutputError as exc:
+        except (OutputError, SafetensorError) as exc:  # the latter where the disk is full
             if not self.warnings:  # a read-only bundle works, only without its cache
-                self.warnings.append(f"text embeddings are not cached: {exc}")
+                self.warnings.append(
+                    f"the bundle takes no files ({exc.__cause__ or exc}), so text embeddings are not "
+                    "cached: class names are embedded anew at every start"
+                )
 
 
 def _unit(x: Floats) -> Floats:

@@ -1,13 +1,11 @@
-"""Bundles that must not open, and output that appears whole or not at all."""
+"""Bundles: what opens, what must not, and what an export may replace."""
 
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import pytest
@@ -16,7 +14,7 @@ from tiny import NETWORK, VARIANT, export_tiny, traced_before
 from openvis_rt.bundle import MANIFEST, SCHEMA, Bundle, write_manifest
 from openvis_rt.errors import BundleError, InputError, OutputError
 from openvis_rt.export import bundle_export
-from openvis_rt.files import output_directory, output_file, sha256_of
+from openvis_rt.files import sha256_of
 from openvis_rt.graphs import CLIP_VIS_GRAPHS
 
 FILES = [
@@ -220,168 +218,11 @@ def test_a_network_smaller_than_its_stride_is_refused_before_any_work(tmp_path, 
     assert names(tmp_path) == []
 
 
-# directories and files that appear whole or not at all
-
-
-def test_a_directory_takes_its_name_only_at_the_end(tmp_path):
-    target = tmp_path / "deep" / "er" / "out"
-    with output_directory(target) as folder:
-        (folder / "a").write_text("1")
-        assert not target.exists()
-    assert names(target) == ["a"]
-    assert names(target.parent) == ["out"]
-    assert target.stat().st_mode & 0o777 == 0o777 & ~current_umask()
-
-
-def current_umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
-def test_an_existing_directory_is_kept_unless_it_may_be_replaced(tmp_path):
-    target = tmp_path / "out"
-    target.mkdir()
-    (target / "old").write_text("old")
-    with pytest.raises(OutputError, match="--overwrite"), output_directory(target):
-        pytest.fail("the block must not run")
-    with pytest.raises(KeyError), output_directory(target, overwrite=True):
-        raise KeyError
-    assert names(target) == ["old"]
-    with output_directory(target, overwrite=True) as folder:
-        (folder / "new").write_text("new")
-    assert names(target) == ["new"]
-    assert names(tmp_path) == ["out"]
-
-
-def test_a_file_where_a_directory_is_wanted_is_replaced_without_litter(tmp_path):
-    target = tmp_path / "out"
-    target.write_text("old")
-    with output_directory(target, overwrite=True) as folder:
-        (folder / "new").write_text("new")
-    assert names(target) == ["new"]
-    assert names(tmp_path) == ["out"]
-
-
-@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])
-def test_an_error_inside_leaves_nothing_and_is_not_renamed(tmp_path, error):
-    def interrupt(path: Path) -> None:
-        path.write_text("1")
-        raise error
-
-    with pytest.raises(error), output_directory(tmp_path / "out") as folder:
-        interrupt(folder / "a")
-    with pytest.raises(error), output_file(tmp_path / "out.txt") as path:
-        interrupt(path)
-    assert names(tmp_path) == []
-
-
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-from openvis_rt.files import output_directory
-with output_directory(Path(sys.argv[1]), overwrite=True) as folder:
-    (folder / "half").write_text("x")
-    os.kill(os.getpid(), signal.SIGKILL)
-"""
-
-
-@pytest.mark.parametrize("name", ["out", "out[1]", "a b ü"])
-def test_litter_of_a_killed_process_is_removed_by_the_next_one(tmp_path, name):
-    target = tmp_path / name
-    assert python(KILLED, target).returncode == -signal.SIGKILL
-    assert len(names(tmp_path)) == 1
-    assert not target.exists()
-    with output_directory(target):
-        pass
-    assert names(tmp_path) == [name]
-
-
-@pytest.mark.parametrize(
-    ("running", "starting"), [("out-2", "out"), ("out", "out"), ("out", "*"), ("out", "o*")]
-)
-def test_work_that_is_still_running_is_no_litter(tmp_path, running, starting):
-    with output_directory(tmp_path / running, overwrite=True) as folder:
-        (folder / "work").write_text("hours of it")
-        other = threading.Thread(target=_make, args=(tmp_path / starting,))
-        other.start()
-        other.join()
-        assert (folder / "work").is_file()
-    assert names(tmp_path / running) == ["work"]
-
-
-def _make(path: Path) -> None:
-    with output_directory(path, overwrite=True):
-        pass
-
-
-def test_a_place_below_a_file_cannot_be_written_and_says_so(tmp_path):
-    (tmp_path / "file").write_text("in the way")
-    with pytest.raises(OutputError, match="cannot write"), output_directory(tmp_path / "file/out"):
-        pytest.fail("the block must not run")
-    with pytest.raises(OutputError, match="cannot write"), output_file(tmp_path / "file/out.txt"):
-        pytest.fail("the block must not run")
-    assert (tmp_path / "file").read_text() == "in the way"
-
-
-@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="no /proc, a place nobody can write")
-def test_a_read_only_place_says_so():
-    with pytest.raises(OutputError, match="/proc/out"), output_directory(Path("/proc/out")):
-        pytest.fail("the block must not run")
-
-
-def test_the_working_directory_itself_cannot_be_replaced(tmp_path, monkeypatch):
-    (tmp_path / "mine").write_text("mine")
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(OutputError), output_directory(Path(), overwrite=True):
-        pass
-    assert names(tmp_path) == ["mine"]
-
-
-FULL = """
-import resource, sys
-from pathlib import Path
-from openvis_rt.errors import OutputError
-from openvis_rt.files import output_directory, output_file
-resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))  # as good as a full disk
-target, kind = Path(sys.argv[1]), sys.argv[2]
-try:
-    if kind == "file":
-        with output_file(target) as path:
-            path.write_bytes(bytes(2000))
-    else:
-        with output_directory(target, overwrite=True) as folder:
-            (folder / "a").write_bytes(bytes(2000))
-except OutputError as exc:
-    print(exc)
-    sys.exit(exc.exit_code)
-"""
-
-
-@pytest.mark.parametrize("kind", ["file", "directory"])
-def test_a_full_disk_says_so_and_keeps_what_was_there(tmp_path, kind):
-    target = tmp_path / "out"
-    if kind == "file":
-        target.write_text("old")
-    else:
-        target.mkdir()
-        (target / "old").write_text("old")
-    ended = python(FULL, target, kind)
-    assert ended.returncode == 2, ended.stderr
-    assert "cannot write" in ended.stdout
-    assert names(tmp_path) == ["out"]
-    assert (target if kind == "file" else target / "old").read_text() == "old"
-
-
-def test_a_file_takes_its_name_at_the_end_with_the_users_rights(tmp_path):
-    target = tmp_path / "new" / "a.json"
-    with output_file(target) as path:
-        path.write_text("1")
-        assert not target.exists()
-        assert path.suffix == ".json"
-    assert target.read_text() == "1"
-    assert target.stat().st_mode & 0o777 == 0o666 & ~current_umask()
-    assert names(target.parent) == ["a.json"]
+def test_an_export_replaces_bundles_and_nothing_else(tmp_path):
+    (tmp_path / "mine.pth").write_text("mine")
+    with pytest.raises(OutputError, match="not made by openvis"):
+        export_tiny(tmp_path, overwrite=True)
+    assert names(tmp_path) == ["mine.pth"]
 
 
 def test_the_docs_list_every_tensor_of_the_contract():

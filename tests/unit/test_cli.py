@@ -356,13 +356,13 @@ def test_an_output_is_replaced_only_when_asked_and_only_by_a_whole_one(
 ):
     output = tmp_path / "out"
     output.mkdir()
-    (output / "mine.txt").write_text("mine")
+    (output / "frames.jsonl").write_text("mine")
     args = ("run", cached_bundle, small_video, "-o", output, *WORDS, "--max-frames", 1)
     assert openvis(*args)[0] == 2
     cut = tmp_path / "cut.mp4"
     cut.write_bytes(small_video.read_bytes()[: small_video.stat().st_size // 2])
     assert openvis("run", cached_bundle, cut, "-o", output, *WORDS, "--overwrite")[0] == 2
-    assert names(output) == ["mine.txt"]
+    assert names(output) == ["frames.jsonl"]
     assert openvis(*args, "--overwrite")[0] == 0
     assert names(output) == ["frames.jsonl", "overlay.mp4", "results.json"]
     assert names(tmp_path) == ["cut.mp4", "out"]

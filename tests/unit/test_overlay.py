@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import signal
 import subprocess
 import sys
@@ -189,6 +190,54 @@ def test_sound_that_the_container_cannot_hold(tmp_path):
     [warning] = write_video(tmp_path / "out.mp4", (48, 64), audio_from=str(source))
     assert "pcm_u8" in warning
     assert list(tracks(tmp_path / "out.mp4")) == ["video"]
+
+
+def test_sound_that_breaks_ends_there_and_the_video_is_kept(tmp_path):
+    source, target = tmp_path / "in.mp4", tmp_path / "out.mp4"
+    write_sample_video(source, width=64, height=48, seconds=2, objects=1)
+
+    def broken(packets):
+        yield from itertools.islice(packets, 20)
+        raise av.InvalidDataError(1, "Invalid data found", str(source))
+
+    with OverlayWriter(target, 64, 48, 25, str(source)) as writer:
+        writer._audio._packets = broken(writer._audio._packets)
+        for _ in range(50):
+            writer.write(np.zeros((48, 64, 3), np.uint8))
+    [warning] = writer.warnings
+    assert "the sound ends at 0.4 s" in warning  # 20 packets of 1024 samples at 44.1 kHz: 0.46 s
+    assert "Invalid data found" in warning
+    assert tracks(target) == {"video": 50, "audio": 20}
+
+
+def test_a_damaged_packet_ends_the_sound_and_the_video_is_kept(tmp_path):
+    source, target = tmp_path / "in.mp4", tmp_path / "out.mp4"
+    write_sample_video(source, width=64, height=48, seconds=2, objects=1)
+    with av.open(str(source)) as reader, av.open(str(tmp_path / "in.ts"), "w") as writer:
+        copies = {s.index: writer.add_stream_from_template(s) for s in reader.streams}
+        for packet in reader.demux():
+            if packet.dts is not None:
+                packet.stream = copies[packet.stream.index]
+                writer.mux(packet)
+
+    def damaged(packets):
+        for index, packet in enumerate(packets):
+            if index == 20:
+                noise = av.Packet(bytes(64))  # no header of ADTS
+                noise.pts, noise.dts, noise.time_base = packet.pts, packet.dts, packet.time_base
+                yield noise
+            else:
+                yield packet
+
+    with OverlayWriter(target, 64, 48, 25, str(tmp_path / "in.ts")) as writer:
+        writer._audio._packets = damaged(writer._audio._packets)
+        for _ in range(50):
+            writer.write(np.zeros((48, 64, 3), np.uint8))
+    [warning] = writer.warnings
+    assert "the sound ends at 0." in warning
+    found = tracks(target)
+    assert found["video"] == 50
+    assert 15 <= found["audio"] <= 20  # of sound before the first picture nothing is kept
 
 
 def test_unknown_suffix(tmp_path):

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -25,6 +26,7 @@ from openvis_rt.runtime.results import (
     encode_masks,
     write_results,
 )
+from openvis_rt.runtime.run import RunOptions, run_video
 
 
 def reference(mask: np.ndarray) -> dict[str, object]:
@@ -191,3 +193,28 @@ def test_write_results_takes_entries_one_at_a_time(tmp_path):
     assert json.loads(path.read_text("utf-8")) == entries
     write_results(path, [])
     assert json.loads(path.read_text("utf-8")) == []
+
+
+@pytest.mark.parametrize(("others", "message"), [(True, "not made by openvis"), (False, "lies in")])
+def test_a_run_replaces_neither_its_source_nor_what_others_made(tmp_path, others, message):
+    output = tmp_path / "videos"
+    output.mkdir()
+    kept = ["a.mp4"] if others else ["frames.jsonl", "overlay.mp4"]
+    for name in kept:
+        (output / name).write_text("")
+    source = tmp_path / "b.mp4" if others else output / "overlay.mp4"
+    pipeline = SimpleNamespace(mode="video")  # nothing else of it is used before the output is made
+    with pytest.raises(OutputError, match=message):
+        run_video(pipeline, str(source), output, RunOptions(overwrite=True))
+    assert sorted(file.name for file in output.iterdir()) == kept
+
+
+def test_an_error_of_reading_inside_is_not_one_of_writing(tmp_path):
+    def fail() -> None:
+        with FrameLog(tmp_path / "log") as log:
+            log.write(frame_result())
+            (tmp_path / "missing").read_bytes()
+
+    with pytest.raises(FileNotFoundError, match="missing"):
+        fail()
+    assert list(tmp_path.iterdir()) == []

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
+import socket
+import struct
 import threading
 from fractions import Fraction
 from typing import TYPE_CHECKING
@@ -14,7 +17,7 @@ from PIL import Image
 
 from openvis_rt.errors import VideoError
 from openvis_rt.runtime.sample_video import sample_frames, write_sample_video
-from openvis_rt.runtime.video import open_video
+from openvis_rt.runtime.video import is_live, open_video
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -326,7 +329,7 @@ def test_any_error_of_the_thread_reaches_the_consumer(sample, monkeypatch):
 
     with open_video(str(sample)) as video:
         next(video)
-        monkeypatch.setattr("openvis_rt.runtime.video._upright", fail)
+        monkeypatch.setattr("openvis_rt.runtime.container._upright", fail)
         with pytest.raises(MemoryError):
             list(video)
 
@@ -361,6 +364,66 @@ def test_missing_camera_and_stream():
         open_video("97")
     with pytest.raises(VideoError, match="cannot be opened"):
         open_video("udp-nothing://127.0.0.1:1")
+
+
+@contextlib.contextmanager
+def served(data: bytes):
+    """The address of a server that sends ``data`` and then breaks the connection."""
+    ended = threading.Event()
+
+    def send() -> None:
+        connection, _ = server.accept()
+        with connection:
+            connection.sendall(data)
+            ended.wait(20)
+            # closing resets the connection, as a host does that starts anew
+            linger = struct.pack("ii", 1, 0)
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=send)
+        thread.start()
+        try:
+            yield f"tcp://127.0.0.1:{server.getsockname()[1]}", ended
+        finally:
+            ended.set()
+            thread.join()
+
+
+def test_a_stream_that_breaks_off_ends_with_a_warning(sample, tmp_path):
+    data = remuxed(sample, tmp_path / "a.ts").read_bytes()
+    with served(data) as (address, ended), open_video(address) as video:
+        assert video.live
+        first = next(video)
+        ended.set()
+        count = 1 + sum(1 for _ in video)
+    assert (first.index, first.image.shape) == (0, (96, 160, 3))
+    assert 50 < count <= 100
+    [warning] = video.warnings
+    assert warning.startswith(f"{address} was lost after {count} frames: reading fails")
+
+
+def test_a_stream_that_breaks_off_before_its_first_frame_is_an_error(sample, tmp_path):
+    data = remuxed(sample, tmp_path / "a.ts").read_bytes()[:400]
+    with served(data) as (address, ended):
+        ended.set()
+        with pytest.raises(VideoError, match="tcp://"):
+            open_video(address)
+
+
+@pytest.mark.parametrize("source", ["0", "12", "rtsp://host/x", "http://host/a.mp4"])
+def test_cameras_and_streams_are_live(source):
+    assert is_live(source)
+
+
+@pytest.mark.parametrize("source", ["a.mp4", "0.mp4", "/dev/video0", "-1", "", "a:/b"])
+def test_files_are_not_live(source):
+    assert not is_live(source)
+
+
+def test_a_source_that_the_system_refuses(tmp_path):
+    with pytest.raises(VideoError, match="cannot be read: File name too long"):
+        open_video(str(tmp_path / ("x" * 300)))
 
 
 def test_queue_size_must_be_positive(sample):
