@@ -30,9 +30,10 @@ from openvis_rt.export.bundle_export import export_bundle
 from openvis_rt.models.checkpoint import model_from_checkpoint
 from openvis_rt.models.clip_vis import ClipVis
 from openvis_rt.runtime.association import TemporalTopK
-from openvis_rt.runtime.clip_vis import ClipVisPipeline, Selection
+from openvis_rt.runtime.clip_vis import ClipVisPipeline
 from openvis_rt.runtime.results import VideoInstance, decode_mask
 from openvis_rt.runtime.scoring import VideoScores, merge_synonyms
+from openvis_rt.runtime.selection import Selection
 from openvis_rt.runtime.session import session_factory
 from openvis_rt.vocabulary import Vocabulary
 

@@ -223,7 +223,7 @@ def _read_manifest(path: Path) -> Manifest:
     file = path / MANIFEST
     if path.is_file():
         raise BundleError(
-            f"{path} is a file, and a bundle is a directory; `openvis export` makes one of a checkpoint"
+            f"{path} is a file, and a bundle is a directory; `openvis export` makes one"
         )
     if not path.is_dir():
         raise BundleError(f"{path} is not a bundle: there is no such directory")

@@ -10,7 +10,7 @@ import typer
 from openvis_rt.bundle import Bundle
 from openvis_rt.cli.ui import TALK, print_json, progress_bar, warn
 from openvis_rt.errors import InputError, OutputError
-from openvis_rt.runtime.clip_vis import Selection
+from openvis_rt.runtime.selection import Selection
 from openvis_rt.vocabulary import Vocabulary
 
 

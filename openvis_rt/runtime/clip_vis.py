@@ -15,7 +15,6 @@ grows.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -35,10 +34,11 @@ from openvis_rt.runtime.results import (
     encode_masks,
 )
 from openvis_rt.runtime.scoring import VideoScores, merge_synonyms
+from openvis_rt.runtime.selection import Selection
 from openvis_rt.runtime.session import SessionFactory
 from openvis_rt.vocabulary import Vocabulary
 
-__all__ = ["ClipVisPipeline", "Selection"]
+__all__ = ["ClipVisPipeline"]
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
@@ -46,14 +46,6 @@ Image8 = npt.NDArray[np.uint8]
 
 _HOST_OUTPUTS = ["queries", "object_logits", "mask_iou", "mask_area", "mask_mass"]  # of `propose`
 _MASKS_A_RUN = 8  # masks made at once: 8 x 1080 x 1920 floats are 66 MB
-
-
-@dataclass(frozen=True)
-class Selection:
-    """What a frame's result shows: scores from ``threshold`` on, at most ``limit`` instances."""
-
-    threshold: float = 0.3
-    limit: int = 20
 
 
 class ClipVisPipeline:

@@ -20,9 +20,10 @@ import numpy.typing as npt
 from openvis_rt.bundle import Bundle
 from openvis_rt.errors import BundleError, InputError
 from openvis_rt.runtime.association import TemporalTopK
-from openvis_rt.runtime.clip_vis import ClipVisPipeline, Selection
+from openvis_rt.runtime.clip_vis import ClipVisPipeline
 from openvis_rt.runtime.preprocess import Placement
 from openvis_rt.runtime.results import FrameResult, VideoResult
+from openvis_rt.runtime.selection import Selection
 from openvis_rt.runtime.session import SessionFactory, session_factory
 from openvis_rt.runtime.text import TextEmbedder
 from openvis_rt.runtime.video import Frame

@@ -21,7 +21,6 @@ import numpy.typing as npt
 
 from openvis_rt.errors import InputError, OutputError, VideoError
 from openvis_rt.files import output_directory
-from openvis_rt.runtime.clip_vis import Selection
 from openvis_rt.runtime.overlay import OverlayWriter, draw
 from openvis_rt.runtime.pipeline import Pipeline
 from openvis_rt.runtime.results import (
@@ -32,6 +31,7 @@ from openvis_rt.runtime.results import (
     box_of,
     write_results,
 )
+from openvis_rt.runtime.selection import Selection
 from openvis_rt.runtime.video import VideoSource, is_live, open_video
 
 __all__ = ["RunOptions", "RunReport", "frame_results", "run_video"]

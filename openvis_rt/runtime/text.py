@@ -154,8 +154,8 @@ class TextEmbedder:
         except (OutputError, SafetensorError) as exc:  # the latter where the disk is full
             if not self.warnings:  # a read-only bundle works, only without its cache
                 self.warnings.append(
-                    f"the bundle takes no files ({exc.__cause__ or exc}), so text embeddings are not "
-                    "cached: class names are embedded anew at every start"
+                    f"the bundle takes no files ({exc.__cause__ or exc}), so text embeddings "
+                    "are not cached: class names are embedded anew at every start"
                 )
 
 

@@ -153,7 +153,7 @@ def test_what_is_no_bundle_is_refused(tmp_path):
     file.write_text("x")
     for path, message in [
         (tmp_path / "none", "no such directory"),
-        (file, "no such directory"),
+        (file, "is a file"),
         (tmp_path, MANIFEST),
     ]:
         with pytest.raises(BundleError, match=message) as caught:

@@ -221,7 +221,7 @@ def test_inspect_says_what_a_bundle_is(openvis, cached_bundle):
     facts = json.loads(out)
     assert facts["variant"] == MODEL
     assert "propose.onnx" in facts["files"]
-    assert facts["engines"] == []
+    assert facts["engines"] == {}
     code, out, _ = openvis("inspect", cached_bundle)
     assert code == 0
     assert "pool_mask" in out

@@ -13,10 +13,10 @@ from tiny import NETWORK, QUERIES
 from openvis_rt import Pipeline
 from openvis_rt.bundle import MANIFEST, Bundle, Manifest, write_manifest
 from openvis_rt.errors import BackendError, BundleError, InputError, VocabularyError
-from openvis_rt.runtime.clip_vis import Selection
 from openvis_rt.runtime.preprocess import place_frame, placement_for
 from openvis_rt.runtime.results import decode_mask
 from openvis_rt.runtime.sample_video import sample_frames
+from openvis_rt.runtime.selection import Selection
 
 CLASSES = ("cat", "dog", "monkey, ape")
 EVERYTHING = Selection(threshold=0.0, limit=QUERIES)
