@@ -99,8 +99,10 @@ def _onnxruntime(device: str, provider: str, extra: str) -> Finding:
 
     offered = onnxruntime.get_available_providers()
     text = f"onnxruntime {onnxruntime.__version__}"
-    if provider in offered:
+    if provider in offered and (device == "cpu" or shutil.which("nvidia-smi")):
         return Finding(ability, True, text)
+    if provider in offered:  # that is what it was compiled with
+        return Finding(ability, False, f"{text} with CUDA, but no NVIDIA driver", "a driver")
     return Finding(ability, False, f"{text} without {provider}", add)
 
 
