@@ -146,6 +146,8 @@ class OnnxRuntimeSession:
 
     def run(self) -> None:
         """See :class:`Session`."""
+        if self._session is None:
+            raise InputError(f"the session of graph {self.spec.name!r} is closed")
         for name in self._dynamic:  # else the last run's buffer is kept, with its shape
             self._binding.bind_output(name, self._device)
         try:

@@ -391,3 +391,59 @@ def test_what_an_earlier_video_left_around_the_picture_is_painted_over(opened):
     pipeline.step(wide)
     pipeline.reset()
     assert pipeline.step(tall) == opened().step(tall)
+
+
+# what must not go on quietly
+
+
+def test_a_mode_that_is_none_is_refused_at_once(opened):
+    with pytest.raises(InputError, match="video or stream"):
+        opened("vidoe")
+
+
+@pytest.mark.parametrize("output", ["class_scores", "mask_iou", "object_logits"])
+def test_nan_of_a_graph_stops_the_video_by_name(opened, frames, monkeypatch, output):
+    pipeline = opened("video")
+    family = pipeline._family
+    session = family._classify if output == "class_scores" else family._propose
+    fetch = session.fetch
+
+    def poisoned(name):
+        value = fetch(name)
+        return np.full_like(value, np.nan) if name == output else value
+
+    monkeypatch.setattr(session, "fetch", poisoned)
+    with pytest.raises(BackendError, match=output):
+        pipeline.step(frames[0])
+
+
+def test_a_frame_that_fails_half_way_spoils_its_video_and_no_other(opened, frames, monkeypatch):
+    pipeline, fresh = opened("video"), opened("video")
+    pipeline.step(frames[0])
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline._family._masks, "run", _fail)
+        with pytest.raises(BackendError, match="device lost"):
+            pipeline.step(frames[1])
+    for go_on in (lambda: pipeline.step(frames[2]), pipeline.finish):
+        with pytest.raises(InputError, match="reset"):
+            go_on()
+    pipeline.reset()
+    for each in (pipeline, fresh):
+        list(each.stream(frames))
+    assert pipeline.finish() == fresh.finish()
+
+
+def _fail() -> None:
+    raise BackendError("device lost")
+
+
+@pytest.mark.filterwarnings("ignore")  # ONNX Runtime warns of the provider that it has not
+def test_auto_runs_on_the_cpu_where_cuda_is_offered_and_does_not_work(opened, frames, monkeypatch):
+    offered = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: offered)
+    pipeline = opened("stream", device="auto")
+    pipeline.step(frames[0])
+    assert "cpu" in pipeline.backend
+    assert any("running on the CPU" in warning for warning in pipeline.warnings)
+    with pytest.raises(BackendError, match="fell back"):
+        opened("stream", device="cuda")
