@@ -7,7 +7,6 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from openvis_rt.bundle import Bundle
@@ -48,7 +47,7 @@ def inspect(
         for side, tensors in (("in", spec.inputs), ("out", spec.outputs)):
             for tensor in tensors:
                 shape = ", ".join(str(d) for d in tensor.shape)
-                table.add_row(spec.name, tensor.name, side, tensor.dtype, escape(f"[{shape}]"))
+                table.add_row(spec.name, tensor.name, side, tensor.dtype, f"[{shape}]")
         table.add_section()
     console.print(table)
     for name, entry in manifest.files.items():
