@@ -14,7 +14,7 @@ from pathlib import Path
 
 from openvis_rt.errors import OutputError
 
-__all__ = ["output_directory", "output_errors", "output_file", "sha256_of"]
+__all__ = ["output_directory", "output_errors", "output_file", "refuse_existing", "sha256_of"]
 
 _PARTIAL = ".partial-"  # every name that begins so is litter, once its process is gone
 _REPLACED = ".replaced-"  # holds the old directory while a new one takes its name
@@ -110,15 +110,24 @@ def output_directory(
             os.close(lock)
 
 
+def refuse_existing(path: Path, *, overwrite: bool) -> None:
+    """Refuse an output that is there already; long work asks this before it begins.
+
+    Raises:
+        OutputError: it exists, and ``overwrite`` is false.
+    """
+    if os.path.lexists(path) and not overwrite:
+        raise OutputError(
+            f"{path} exists already. Give another place, or --overwrite to replace it."
+        )
+
+
 def _check_replaceable(path: Path, *, overwrite: bool, ours: Callable[[Path], bool]) -> None:
     if not os.path.lexists(path):
         return
     if not path.is_dir():
         raise OutputError(f"{path} is not a directory. Remove it yourself or give another place.")
-    if not overwrite:
-        raise OutputError(
-            f"{path} exists already. Give another place, or --overwrite to replace it."
-        )
+    refuse_existing(path, overwrite=overwrite)
     if Path.cwd().is_relative_to(path.resolve()):
         raise OutputError(f"{path} holds the working directory and cannot be replaced.")
     if any(path.iterdir()) and not ours(path):

@@ -6,6 +6,7 @@ import platform
 import shutil
 import subprocess
 from dataclasses import asdict, dataclass
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from typing import Annotated
@@ -80,7 +81,7 @@ def _export() -> Finding:
     text = ", ".join([*found, *(f"no {m}" for m in missing)])
     if not missing:
         try:
-            import open_clip  # noqa: F401
+            import_module("open_clip")
         except Exception as exc:  # torch and torchvision of different builds fail in many ways
             return Finding(
                 "export", False, f"{text}, but importing failed: {exc}", _extra("export")

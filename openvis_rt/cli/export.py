@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated
 
@@ -10,7 +11,8 @@ from rich.console import Console
 from rich.table import Table
 
 from openvis_rt.cli.ui import TALK, parse_size, print_json, progress_bar
-from openvis_rt.errors import DependencyError, InputError, OutputError
+from openvis_rt.errors import DependencyError, InputError
+from openvis_rt.files import refuse_existing
 from openvis_rt.variants import variant_named
 
 
@@ -56,8 +58,7 @@ def export(
     if (checkpoint is None) == (random_weights is None):
         raise InputError("give either --checkpoint FILE or --random-weights SEED")
     network, source = parse_size(size, "--size"), parse_size(source_size, "--source-size")
-    if output.exists() and not overwrite:  # before minutes of work
-        raise OutputError(f"{output} exists already. Give another place, or --overwrite.")
+    refuse_existing(output, overwrite=overwrite)  # before minutes of work
     variant_named(model)
     require_export()
     from openvis_rt.export.bundle_export import export_bundle
@@ -81,16 +82,7 @@ def export(
             {
                 "bundle": output,
                 "graphs": [s.to_json() for s in result.bundle.graph_specs.values()],
-                "differences": [
-                    {
-                        "graph": d.graph,
-                        "output": d.output,
-                        "largest": d.largest,
-                        "relative": d.relative,
-                        "sqnr_db": d.sqnr if d.sqnr != float("inf") else None,
-                    }
-                    for d in result.differences
-                ],
+                "differences": [d.to_json() for d in result.differences],
             }
         )
         return
@@ -110,10 +102,8 @@ def require_export() -> None:
     Raises:
         DependencyError: one of the libraries is missing.
     """
-    try:
-        import onnx  # noqa: F401
-        import onnxscript  # noqa: F401
-        import open_clip  # noqa: F401
-        import torch  # noqa: F401
-    except ImportError as exc:
-        raise DependencyError(exc.name or "torch", "export") from exc
+    for module in ("torch", "open_clip", "onnx", "onnxscript"):
+        try:
+            import_module(module)
+        except ImportError as exc:
+            raise DependencyError(exc.name or module, "export") from exc

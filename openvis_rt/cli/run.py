@@ -9,7 +9,8 @@ import typer
 
 from openvis_rt.bundle import Bundle
 from openvis_rt.cli.ui import TALK, print_json, progress_bar, warn
-from openvis_rt.errors import InputError, OutputError
+from openvis_rt.errors import InputError
+from openvis_rt.files import refuse_existing
 from openvis_rt.runtime.selection import Selection
 from openvis_rt.vocabulary import Vocabulary
 
@@ -93,8 +94,7 @@ def run(
     from openvis_rt.runtime.pipeline import Pipeline
     from openvis_rt.runtime.run import RunOptions, resolve_mode, run_video
 
-    if output.exists() and not overwrite:
-        raise OutputError(f"{output} exists already. Give another place, or --overwrite.")
+    refuse_existing(output, overwrite=overwrite)  # before the bundle is opened
     words = _words(classes, vocabulary)
     selection = Selection(threshold, max_instances)
     options = RunOptions(
@@ -122,23 +122,11 @@ def run(
             report = run_video(pipeline, source, output, options, bar)
     for message in report.warnings:
         warn(message)
-    speed = report.frames / report.seconds if report.seconds else 0.0
     if as_json:
-        print_json(
-            {
-                "mode": report.mode,
-                "backend": report.backend,
-                "frames": report.frames,
-                "tracks": report.tracks,
-                "seconds": round(report.seconds, 3),
-                "frames_per_second": round(speed, 3),
-                "outputs": report.outputs,
-                "warnings": report.warnings,
-            }
-        )
+        print_json(report.to_json())
         return
     TALK.print(
-        f"{report.frames} frames, {report.tracks} tracks, {speed:.2f} frames/s "
+        f"{report.frames} frames, {report.tracks} tracks, {report.frames_per_second:.2f} frames/s "
         f"on {report.backend}, {report.mode} mode"
     )
     for kind, path in report.outputs.items():

@@ -27,11 +27,9 @@ from openvis_rt.engines.sidecar import (
     sidecar_path,
 )
 from openvis_rt.errors import (
-    DependencyError,
     EngineError,
     InputError,
     OpenVISError,
-    UnavailableError,
 )
 from openvis_rt.files import output_errors, output_file, sha256_of
 
@@ -223,8 +221,6 @@ def _process_main(job: _Job, sender: Connection[Any, Any]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         result: Sidecar | OpenVISError = _compile(job, lambda *step: sender.send(step))
-    except DependencyError as exc:  # has no pickle
-        result = UnavailableError(str(exc))
     except OpenVISError as exc:
         result = exc
     except Exception:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -183,7 +183,6 @@ def _manifest(
     source_size: tuple[int, int] | None,
     checkpoint: dict[str, Any],
     tools: dict[str, str],
-    prompts: Sequence[str] = VILD_PROMPTS,
 ) -> Manifest:
     variant = model.variant
     return Manifest(
@@ -201,7 +200,7 @@ def _manifest(
         ),
         tracker=Tracker("temporal-top-k", variant.tracker_frames, variant.tracker_top_k),
         detections=variant.detections,
-        prompts=tuple(prompts),
+        prompts=VILD_PROMPTS,
         text_sha256=_text_digest(model),
         checkpoint=checkpoint,
         tools=tools,

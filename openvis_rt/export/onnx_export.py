@@ -22,7 +22,9 @@ from openvis_rt.graphs import DYNAMIC_AXES, GraphSpec, TensorSpec
 __all__ = ["OPSET", "add_metadata", "onnx_from_module"]
 
 OPSET = 18
-"""GridSample is 4-D and Resize has ``axes``; older TensorRT parsers know it."""
+"""GridSample is 4-D, and older TensorRT parsers know it."""
+
+_TABLE = 64 << 20  # bytes: a position table of a 4K frame
 
 
 def onnx_from_module(module: nn.Module, spec: GraphSpec) -> onnx.ModelProto:
@@ -74,7 +76,6 @@ def add_metadata(model: onnx.ModelProto, spec: GraphSpec, facts: dict[str, Any])
 
 
 def _dynamic_shape(tensor: TensorSpec) -> dict[int, Any]:
-    # `Dim.AUTO` lets torch find the range; the symbol's name is put back on the outputs below
     return {
         axis: Dim(symbol, min=1)
         for axis, symbol in enumerate(tensor.shape)
@@ -89,9 +90,6 @@ def _name_axes(value: onnx.ValueInfoProto, tensor: TensorSpec) -> None:
                 raise AssertionError(f"{value.name}: {dim} was traced, {tensor.shape} is specified")
         else:
             dim.dim_param = wanted
-
-
-_TABLE = 64 << 20  # bytes: a position table of a 4K frame
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -59,6 +60,16 @@ class Difference:
     relative: float
     sqnr: float
     passed: bool
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON types; an infinite ratio is null."""
+        return {
+            "graph": self.graph,
+            "output": self.output,
+            "largest": self.largest,
+            "relative": self.relative,
+            "sqnr_db": None if math.isinf(self.sqnr) else self.sqnr,
+        }
 
 
 def compare_with_torch(

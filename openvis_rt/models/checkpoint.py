@@ -210,7 +210,8 @@ def _load_strictly(model: ClipVis, state: dict[str, Tensor], path: Path, variant
         if k in state and state[k].shape != own[k].shape
     ]
     if missing or unexpected or shapes:
-        parts = [f"{path} does not fit {variant.name} (decoder layers: {model_layers(model)})."]
+        depth = model.sem_seg_head.predictor.layers
+        parts = [f"{path} does not fit {variant.name} (decoder layers: {depth})."]
         if (likely := variant_of_keys(state)) not in (None, variant.name):
             parts = [f"{path} looks like a checkpoint of {likely}, not of {variant.name}."]
         for title, keys in (
@@ -225,11 +226,6 @@ def _load_strictly(model: ClipVis, state: dict[str, Tensor], path: Path, variant
     if bad:
         raise CheckpointError(f"{path} holds NaN or infinity in {_some(bad)}; it cannot be used")
     model.load_state_dict({k: state[k] for k in own if k in state}, strict=False)
-
-
-def model_layers(model: ClipVis) -> int:
-    """Decoder layers of a model."""
-    return int(model.sem_seg_head.predictor.layers)
 
 
 def _matches(key: str, patterns: Mapping[str, str]) -> bool:

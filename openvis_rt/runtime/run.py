@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -67,12 +67,29 @@ class RunReport:
 
     mode: str
     backend: str
-    size: tuple[int, int]
     outputs: dict[str, Path] = field(default_factory=dict)
     frames: int = 0
     tracks: int = 0
     seconds: float = 0.0
     warnings: list[str] = field(default_factory=list)
+
+    @property
+    def frames_per_second(self) -> float:
+        """Frames over the pipeline's seconds; reading, drawing and writing are not counted."""
+        return self.frames / self.seconds if self.seconds else 0.0
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON types; paths are strings."""
+        return {
+            "mode": self.mode,
+            "backend": self.backend,
+            "frames": self.frames,
+            "tracks": self.tracks,
+            "seconds": round(self.seconds, 3),
+            "frames_per_second": round(self.frames_per_second, 3),
+            "outputs": {kind: str(path) for kind, path in self.outputs.items()},
+            "warnings": self.warnings,
+        }
 
 
 def resolve_mode(mode: str, source: str) -> Literal["video", "stream"]:
@@ -119,7 +136,7 @@ def run_video(
             output_directory(output, overwrite=options.overwrite, ours=_is_run)
         )
         video = stack.enter_context(open_video(source, allow_truncated=options.allow_truncated))
-        report = RunReport(mode, pipeline.backend, (video.height, video.width))
+        report = RunReport(mode, pipeline.backend)
         _explain_placement(pipeline, video, report)
         if mode == "stream":
             _stream(pipeline, video, source, folder, options, report, progress)

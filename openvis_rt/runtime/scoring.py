@@ -133,8 +133,7 @@ class VideoScores:
         categories = scores.argmax(1)
         tracks = np.arange(self._tracks)
         best = scores[tracks, categories]
-        p = self._probabilities[tracks, categories].astype(np.float64)
-        f = np.sqrt(self._object_now / (1 + np.exp(-p)))
+        f = _frame_score(self._probabilities[tracks, categories], self._object_now)
         return categories, best * self._mass / (self._area + 1e-6), f >= _KEEP * best
 
     def detections(self, count: int) -> list[Detection]:
@@ -175,7 +174,7 @@ class VideoScores:
             place[rows] = np.arange(len(rows))
             for index in np.flatnonzero(place[tracks] >= 0):
                 p = kept[place[tracks[index]], categories[index]]
-                f = np.sqrt(self._objects[frame][tracks[index]] / (1 + np.exp(-np.float64(p))))
+                f = _frame_score(p, self._objects[frame][tracks[index]])
                 out[frame, index] = f >= _KEEP * best[index]
         self._spool.seek(0, 2)
         return out
@@ -183,6 +182,14 @@ class VideoScores:
     def close(self) -> None:
         """Drop the temporary file."""
         self._spool.close()
+
+
+def _frame_score(p: npt.ArrayLike, objects: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    """The f of this module's docstring: sqrt( sigmoid(p) * o ), float64, elementwise."""
+    score: npt.NDArray[np.float64] = np.sqrt(
+        np.asarray(objects, np.float64) / (1 + np.exp(-np.asarray(p, np.float64)))
+    )
+    return score
 
 
 def object_probability(logits: npt.NDArray[np.floating]) -> Floats:
