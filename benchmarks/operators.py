@@ -30,7 +30,7 @@ def main() -> None:
         height, width = bundle.manifest.preprocess.network_size
         print(f"\n### {bundle.manifest.variant} at {height}x{width}\n")
         print("| graph | nodes | operators |\n|---|---|---|")
-        for graph in bundle.graph_specs:
+        for graph in bundle.graphs:
             model = onnx.load(bundle.graph_path(graph))
             print(row(f"`{graph}`", model))
             if any(node.op_type == "GridSample" for node in model.graph.node):

@@ -22,9 +22,9 @@ from openvis_rt.errors import BundleError
 from openvis_rt.files import sha256_of
 from openvis_rt.graphs import GraphSpec
 
-__all__ = ["SCHEMA", "Bundle", "Manifest", "Preprocess", "Tracker", "write_manifest"]
+__all__ = ["SCHEMA", "Bundle", "GraphFile", "Manifest", "Preprocess", "Tracker", "write_manifest"]
 
-SCHEMA = 1
+SCHEMA = 2
 MANIFEST = "bundle.json"
 
 
@@ -59,13 +59,38 @@ class Tracker:
 
 
 @dataclass(frozen=True)
+class GraphFile:
+    """One graph in one precision.
+
+    Attributes:
+        file: its path inside the bundle.
+        precision: in which it computes; a graph of which nothing may be narrowed stays ``fp32`` and
+            serves a narrower bundle as it is.
+        spec: its tensors with their sizes filled in and the types that they have in this file.
+    """
+
+    file: str
+    precision: str
+    spec: GraphSpec
+
+    def to_json(self) -> dict[str, Any]:
+        """The form that ``bundle.json`` holds."""
+        return {"file": self.file, "precision": self.precision, "spec": self.spec.to_json()}
+
+    @classmethod
+    def from_json(cls, entry: dict[str, Any]) -> GraphFile:
+        """Inverse of :meth:`to_json`."""
+        spec = GraphSpec.from_json(entry["spec"])
+        return cls(str(entry["file"]), str(entry["precision"]), spec)
+
+
+@dataclass(frozen=True)
 class Manifest:
     """What ``bundle.json`` says.
 
     Attributes:
         family, variant: the system and the model, as in :mod:`openvis_rt.variants`.
-        graphs: every graph with its sizes filled in.
-        precisions: for each precision, the file of each graph.
+        graphs: for each precision, every graph by name.
         preprocess, tracker: see their classes.
         detections: instances reported for one video.
         prompts: templates of the text classifier, ``{}`` stands for the name.
@@ -78,8 +103,7 @@ class Manifest:
 
     family: str
     variant: str
-    graphs: dict[str, GraphSpec]
-    precisions: dict[str, dict[str, str]]
+    graphs: dict[str, dict[str, GraphFile]]
     preprocess: Preprocess
     tracker: Tracker
     detections: int
@@ -93,7 +117,10 @@ class Manifest:
     def to_json(self) -> dict[str, Any]:
         """The manifest as JSON types, without its own digest."""
         out = {f.name: getattr(self, f.name) for f in fields(self)}
-        out["graphs"] = {name: spec.to_json() for name, spec in self.graphs.items()}
+        out["graphs"] = {
+            precision: {name: graph.to_json() for name, graph in graphs.items()}
+            for precision, graphs in self.graphs.items()
+        }
         out["preprocess"], out["tracker"] = asdict(self.preprocess), asdict(self.tracker)
         return out
 
@@ -101,7 +128,10 @@ class Manifest:
     def from_json(cls, data: dict[str, Any]) -> Manifest:
         """Inverse of :meth:`to_json`; ``KeyError``, ``TypeError``, ``ValueError`` if malformed."""
         values = {f.name: data[f.name] for f in fields(cls)}
-        values["graphs"] = {n: GraphSpec.from_json(g) for n, g in data["graphs"].items()}
+        values["graphs"] = {
+            str(precision): {n: GraphFile.from_json(g) for n, g in graphs.items()}
+            for precision, graphs in data["graphs"].items()
+        }
         size = data["preprocess"]
         source = size["source_size"]
         values["preprocess"] = Preprocess(
@@ -164,30 +194,31 @@ class Bundle:
                 )
 
     @property
-    def graph_specs(self) -> dict[str, GraphSpec]:
-        """Every graph by name."""
-        return self.manifest.graphs
+    def graphs(self) -> tuple[str, ...]:
+        """Names of the graphs, in the order in which a frame meets them."""
+        return tuple(self.manifest.graphs["fp32"])
 
-    def graph_path(self, graph: str, precision: str = "fp32") -> Path:
-        """The ONNX file of a graph.
+    def graph(self, name: str, precision: str = "fp32") -> GraphFile:
+        """A graph's file, computing precision and tensors.
 
         Raises:
             BundleError: the bundle does not hold this graph in this precision.
         """
-        return self.path / self._file_of(graph, precision)
-
-    def graph_sha256(self, graph: str, precision: str = "fp32") -> str:
-        """Hex SHA-256 of a graph's ONNX file, from the manifest."""
-        return str(self.manifest.files[self._file_of(graph, precision)]["sha256"])
-
-    def _file_of(self, graph: str, precision: str) -> str:
-        files = self.manifest.precisions.get(precision)
-        if files is None or graph not in files:
-            held = ", ".join(f"{p} ({', '.join(g)})" for p, g in self.manifest.precisions.items())
+        found = self.manifest.graphs.get(precision, {}).get(name)
+        if found is None:
+            held = ", ".join(f"{p} ({', '.join(g)})" for p, g in self.manifest.graphs.items())
             raise BundleError(
-                f"{self.path} holds no graph {graph!r} in precision {precision!r}; it holds {held}"
+                f"{self.path} holds no graph {name!r} in precision {precision!r}; it holds {held}"
             )
-        return files[graph]
+        return found
+
+    def graph_path(self, name: str, precision: str = "fp32") -> Path:
+        """The ONNX file of a graph; BundleError as in :meth:`graph`."""
+        return self.path / self.graph(name, precision).file
+
+    def graph_sha256(self, name: str, precision: str = "fp32") -> str:
+        """Hex SHA-256 of a graph's ONNX file, from the manifest."""
+        return str(self.manifest.files[self.graph(name, precision).file]["sha256"])
 
 
 _MEND = "the bundle cannot be trusted: export it again with `openvis export`"

@@ -81,7 +81,7 @@ def export(
         print_json(
             {
                 "bundle": output,
-                "graphs": [s.to_json() for s in result.bundle.graph_specs.values()],
+                "graphs": result.bundle.manifest.to_json()["graphs"],
                 "differences": [d.to_json() for d in result.differences],
             }
         )

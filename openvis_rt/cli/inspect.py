@@ -11,8 +11,8 @@ from rich.table import Table
 
 from openvis_rt.bundle import Bundle
 from openvis_rt.cli.ui import print_json
-from openvis_rt.engines.sidecar import check_plan
 from openvis_rt.errors import BundleError, DependencyError, EngineError
+from openvis_rt.plans import check_plan
 
 
 def inspect(
@@ -42,12 +42,14 @@ def inspect(
         f"T={manifest.tracker.frames} K={manifest.tracker.top_k}, "
         f"{manifest.detections} detections a video"
     )
-    table = Table("graph", "tensor", "", "type", "shape")
-    for spec in manifest.graphs.values():
-        for side, tensors in (("in", spec.inputs), ("out", spec.outputs)):
-            for tensor in tensors:
-                shape = ", ".join(str(d) for d in tensor.shape)
-                table.add_row(spec.name, tensor.name, side, tensor.dtype, f"[{shape}]")
+    table = Table("graph", "tensor", "", *manifest.graphs, "shape")
+    for name in bundle.graphs:
+        specs = [graphs[name].spec for graphs in manifest.graphs.values()]
+        for side in ("inputs", "outputs"):
+            for same in zip(*(getattr(spec, side) for spec in specs), strict=True):
+                shape = ", ".join(str(d) for d in same[0].shape)
+                types = [tensor.dtype for tensor in same]
+                table.add_row(name, same[0].name, side.removesuffix("puts"), *types, f"[{shape}]")
         table.add_section()
     console.print(table)
     for name, entry in manifest.files.items():

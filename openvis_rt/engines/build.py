@@ -19,19 +19,19 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from openvis_rt import __version__
-from openvis_rt.engines.sidecar import (
-    Profile,
-    Sidecar,
-    check_plan,
-    precision_of_layers,
-    sidecar_path,
-)
 from openvis_rt.errors import (
     EngineError,
     InputError,
     OpenVISError,
 )
 from openvis_rt.files import output_errors, output_file, sha256_of
+from openvis_rt.plans import (
+    Profile,
+    Sidecar,
+    check_plan,
+    precision_of_layers,
+    sidecar_path,
+)
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
@@ -146,7 +146,7 @@ class _Job:
 
 
 def _onnx_files(bundle: Bundle, graphs: Sequence[str] | None, precision: str) -> dict[str, Path]:
-    known = list(bundle.graph_specs)
+    known = list(bundle.graphs)
     wanted = known if graphs is None else list(dict.fromkeys(graphs))
     if unknown := [graph for graph in wanted if graph not in known]:
         raise InputError(

@@ -14,9 +14,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from openvis_rt.engines.sidecar import Profile
 from openvis_rt.errors import DependencyError, EngineError, InputError
 from openvis_rt.graphs import TensorSpec
+from openvis_rt.plans import Profile
 
 if TYPE_CHECKING:
     from pathlib import Path

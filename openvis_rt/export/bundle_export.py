@@ -13,7 +13,15 @@ from typing import Any
 import onnx
 from torch import nn
 
-from openvis_rt.bundle import MANIFEST, Bundle, Manifest, Preprocess, Tracker, write_manifest
+from openvis_rt.bundle import (
+    MANIFEST,
+    Bundle,
+    GraphFile,
+    Manifest,
+    Preprocess,
+    Tracker,
+    write_manifest,
+)
 from openvis_rt.errors import InputError
 from openvis_rt.export.masks import Masks, masks_graph
 from openvis_rt.export.onnx_export import OPSET, add_metadata, onnx_from_module
@@ -188,8 +196,9 @@ def _manifest(
     return Manifest(
         family=variant.family,
         variant=variant.name,
-        graphs=specs,
-        precisions={"fp32": {name: f"{name}.onnx" for name in specs}},
+        graphs={
+            "fp32": {name: GraphFile(f"{name}.onnx", "fp32", spec) for name, spec in specs.items()}
+        },
         preprocess=Preprocess(
             network_size=size,
             source_size=source_size,

@@ -56,7 +56,7 @@ class OnnxRuntime:
 
     def open(self, bundle: Bundle, graph: str, precision: str = "fp32") -> OnnxRuntimeSession:
         """Open one graph of a bundle; see :class:`OnnxRuntimeSession`."""
-        path, spec = str(bundle.graph_path(graph, precision)), bundle.graph_specs[graph]
+        path, spec = str(bundle.graph_path(graph, precision)), bundle.graph(graph, precision).spec
         try:
             session = OnnxRuntimeSession(path, spec, self.device)
         except BackendError as exc:  # offered is what was compiled in, not what works here

@@ -49,7 +49,9 @@ class Pipeline:
         self._factory = factory
         self.backend = f"{factory.name} ({factory.device}, {precision})"
         self._family = family
-        self._embedder = TextEmbedder(bundle, lambda: factory.open(bundle, "text", precision))
+        self._embedder = TextEmbedder(
+            bundle, precision, lambda: factory.open(bundle, "text", precision)
+        )
         self._frames = 0
 
     @classmethod

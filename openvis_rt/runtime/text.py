@@ -77,11 +77,14 @@ class TextEmbedder:
 
     Args:
         bundle: its tokenizer, prompts and cache are used.
-        open_session: opens the `text` graph; called only when a phrase is not in the cache.
+        precision: which of the bundle's `text` graphs embeds; each precision has its own entries in
+            the cache.
+        open_session: opens that graph; called only when a phrase is not in the cache.
     """
 
-    def __init__(self, bundle: Bundle, open_session: Callable[[], Session]) -> None:
+    def __init__(self, bundle: Bundle, precision: str, open_session: Callable[[], Session]) -> None:
         self._bundle = bundle
+        self._precision = bundle.graph("text", precision).precision
         self._open_session = open_session
         self._tokenizer = ClipTokenizer(bundle.path / "tokenizer" / "tokenizer.json")
         self._known: dict[str, Floats] = {}
@@ -127,7 +130,7 @@ class TextEmbedder:
 
     def _path(self, phrase: str) -> Path:
         manifest = self._bundle.manifest
-        key = json.dumps([manifest.text_sha256, manifest.prompts, phrase])
+        key = json.dumps([manifest.text_sha256, self._precision, manifest.prompts, phrase])
         name = hashlib.sha256(key.encode()).hexdigest()[:32]
         return self._bundle.path / "text" / f"{name}.safetensors"
 

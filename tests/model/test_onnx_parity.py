@@ -81,7 +81,7 @@ def test_onnx_runtime_gives_pytorchs_numbers_over_videos(exported):
 def test_graphs_hold_nothing_that_tensorrt_cannot_take(exported):
     """No infinity or NaN, no operator whose output shape depends on data, opset 18, metadata."""
     _, bundle = exported
-    for graph in bundle.graph_specs:
+    for graph in bundle.graphs:
         loaded = onnx.load(bundle.graph_path(graph))
         operators = {node.op_type for node in loaded.graph.node}
         assert not operators & {"NonZero", "Where", "Unique", "Compress", "Loop", "If", "Scan"}

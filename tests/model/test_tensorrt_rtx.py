@@ -13,7 +13,7 @@ pytest.importorskip("tensorrt_rtx", reason="compiling needs the extra [rtx]")
 @pytest.mark.parametrize("variant", ["clip-vis-r50"])
 def test_full_size_graphs_compile_for_three_targets(variant, tmp_path):
     from openvis_rt.engines.build import build_engines
-    from openvis_rt.engines.sidecar import check_plan
+    from openvis_rt.plans import check_plan
 
     bundle = export_bundle(
         model_from_seed(variant, 0), tmp_path / "bundle", checkpoint={}, verify=False

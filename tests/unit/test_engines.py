@@ -16,7 +16,6 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from openvis_rt.engines.sidecar import Profile, Sidecar, check_plan, sidecar_path
 from openvis_rt.errors import (
     BundleError,
     DependencyError,
@@ -26,7 +25,8 @@ from openvis_rt.errors import (
     UnavailableError,
 )
 from openvis_rt.files import sha256_of
-from openvis_rt.graphs import GraphSpec, TensorSpec
+from openvis_rt.graphs import TensorSpec
+from openvis_rt.plans import Profile, Sidecar, check_plan, sidecar_path
 
 pytest.importorskip("tensorrt_rtx", reason="tensorrt_rtx is not installed")
 
@@ -149,7 +149,7 @@ def write_bundle(path, **models):
 
     return types.SimpleNamespace(
         path=path,
-        graph_specs={name: GraphSpec(name, (), ()) for name in models},
+        graphs=tuple(models),
         graph_path=graph_path,
         graph_sha256=lambda graph, precision="fp32": sha256_of(graph_path(graph, precision)),
     )

@@ -52,7 +52,9 @@ def _no_session():
 
 def embedder(path: Path, *, open_session=None) -> TextEmbedder:
     bundle = Bundle.open(path, verify=False)
-    return TextEmbedder(bundle, open_session or (lambda: OnnxRuntime("cpu").open(bundle, "text")))
+    return TextEmbedder(
+        bundle, "fp32", open_session or (lambda: OnnxRuntime("cpu").open(bundle, "text"))
+    )
 
 
 def cache_files(bundle: Path) -> list[Path]:
