@@ -196,7 +196,7 @@ class Bundle:
     @property
     def graphs(self) -> tuple[str, ...]:
         """Names of the graphs, in the order in which a frame meets them."""
-        return tuple(self.manifest.graphs["fp32"])
+        return tuple(next(iter(self.manifest.graphs.values())))
 
     def graph(self, name: str, precision: str = "fp32") -> GraphFile:
         """A graph's file, computing precision and tensors.

@@ -17,10 +17,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["CLIP_VIS_GRAPHS", "DYNAMIC_AXES", "GRAPHS_OF_FAMILY", "GraphSpec", "TensorSpec"]
+__all__ = [
+    "CLIP_VIS_GRAPHS",
+    "DYNAMIC_AXES",
+    "GRAPHS_OF_FAMILY",
+    "MASKS_A_RUN",
+    "GraphSpec",
+    "TensorSpec",
+]
 
 DYNAMIC_AXES = frozenset({"K", "B", "n", "Hs", "Ws"})
 """Symbols that stay symbols in every exported graph."""
+
+MASKS_A_RUN = 8
+"""The largest n: more selected queries are as many runs of `masks`, so its buffers stay small."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +79,8 @@ class GraphSpec:
         name: the file's stem.
         inputs, outputs: what a caller gives and gets.
         overridable: initializers that are inputs as well: ONNX Runtime takes a caller's value in
-            place of the file's, TensorRT takes the file's for a constant.
+            place of the file's. A TensorRT plan has them as inputs, with no default, or, where the
+            bundle has a fixed source size, as constants.
     """
 
     name: str

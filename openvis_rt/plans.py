@@ -1,26 +1,58 @@
-"""The JSON beside each plan: what was built, with what and from what.
+"""The JSON beside each plan: what was built, with what and from what; and which plan fits where.
 
 ``<graph>.<precision>.plan`` is a bare plan, as every tool of the vendor expects it, and
 ``<graph>.<precision>.json`` describes it. A plan without its sidecar is not loaded. This module
 imports no library beyond the standard one, so that a runtime can read sidecars.
+
+A plan is used only where all of this holds:
+
+    bundle       built from the ONNX file that the bundle holds now
+    bytes        the plan has the size and the SHA-256 that were written
+    platform     the same system and processor
+    library      the same backend in exactly the same version; with ``--version-compatible`` also
+                 any newer version, and never an older one
+    GPU          its compute capability is among the plan's targets, or at least 8.0 where the plan
+                 was built with ``--hardware-compatible ampere+``
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import sysconfig
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from openvis_rt.errors import EngineError
 from openvis_rt.files import output_file, sha256_of
 from openvis_rt.graphs import TensorSpec
+from openvis_rt.tensorrt_library import version_numbers
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
-__all__ = ["SCHEMA", "Profile", "Sidecar", "check_plan", "precision_of_layers", "sidecar_path"]
+    from openvis_rt.bundle import Bundle
 
-SCHEMA = 1
+__all__ = [
+    "AMPERE_PLUS",
+    "LIBRARY_DEFAULTS",
+    "SCHEMA",
+    "BuildOptions",
+    "Profile",
+    "ShapeValues",
+    "Sidecar",
+    "capability_number",
+    "check_plan",
+    "find_plan",
+    "plan_folder",
+    "plan_path",
+    "sidecar_path",
+]
+
+SCHEMA = 2
+
+AMPERE_PLUS = "ampere+"
+"""The target of a plan for every GPU from compute capability 8.0 on."""
 
 
 class Profile(NamedTuple):
@@ -31,20 +63,52 @@ class Profile(NamedTuple):
     largest: int
 
 
+class ShapeValues(NamedTuple):
+    """Values of an input that holds sizes, such as height and width; as :class:`Profile`."""
+
+    least: tuple[int, ...]
+    usual: tuple[int, ...]
+    largest: tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class BuildOptions:
+    """What a build may ask of the library; None leaves it to the library.
+
+    Attributes:
+        workspace_mib: most temporary GPU memory of one layer, MiB.
+        optimization_level: 0 (quick build) to 5 (longest search).
+        version_compatible: the plan also runs on newer versions, and may be slower.
+        hardware_compatible: ``ampere+``, or ``same-compute-capability``, which is for other models
+            of the builder's own compute capability.
+    """
+
+    workspace_mib: int | None = None
+    optimization_level: int | None = None
+    version_compatible: bool = False
+    hardware_compatible: str | None = None
+
+
+LIBRARY_DEFAULTS = BuildOptions()
+"""Nothing is asked."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Sidecar:
     """What the JSON holds.
 
     Attributes:
         graph: its name in the bundle.
-        precision: what was asked for: ``fp32``, ``fp16`` or ``int8``.
-        precision_built: the same, by the types of the parsed network's layers.
+        precision: that of the graph's file: ``fp32``, ``fp16`` or ``int8``.
+        precision_built: the same, by the types of the layers.
         plan_sha256: of the plan's bytes.
         plan_bytes: the plan's size.
-        library: the module that built it, such as ``tensorrt_rtx``.
-        library_version: of that module.
+        backend: ``tensorrt`` or ``tensorrt-rtx``.
+        library_version: of the library that built it.
         platform: system and processor of the builder; a plan runs on no other.
-        targets: compute capabilities, ascending.
+        gpu: name of the GPU that it was built on; None where none took part.
+        targets: compute capabilities, ascending, such as ``sm87``; or ``ampere+`` alone.
+        options: as the library was asked.
         onnx_sha256: of the graph's file in the bundle, before anything was rewritten.
         replaced_grid_samples: GridSample nodes that became gathers.
         replacement_error: largest difference of these gathers to GridSample in ONNX Runtime, as a
@@ -52,7 +116,10 @@ class Sidecar:
         inputs: in the network's order; a dynamic size is a symbol.
         outputs: the same; a size that follows from the inputs is ``?``.
         profiles: for each symbol of the inputs.
-        layers: layer type -> type of its output -> number of layers in the parsed network.
+        shape_values: for each input that holds sizes.
+        layers: layer type -> type that it computes in -> number of layers.
+        layers_from: ``network`` if they are those of the parsed, strongly typed network;
+            ``inspector`` if the built engine was asked.
         build_seconds: wall time, with rewriting and its check.
         created_with: version of this distribution.
     """
@@ -62,17 +129,21 @@ class Sidecar:
     precision_built: str
     plan_sha256: str
     plan_bytes: int
-    library: str
+    backend: str
     library_version: str
     platform: str
+    gpu: str | None
     targets: tuple[str, ...]
+    options: BuildOptions
     onnx_sha256: str
     replaced_grid_samples: int
     replacement_error: float | None
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     profiles: dict[str, Profile]
+    shape_values: dict[str, ShapeValues]
     layers: dict[str, dict[str, int]]
+    layers_from: str
     build_seconds: float
     created_with: str
 
@@ -104,6 +175,7 @@ class Sidecar:
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         fields["inputs"] = [spec.to_json() for spec in self.inputs]
         fields["outputs"] = [spec.to_json() for spec in self.outputs]
+        fields["options"] = dataclasses.asdict(self.options)
         return {"schema": SCHEMA, **fields}
 
     @classmethod
@@ -121,17 +193,23 @@ class Sidecar:
             if wanted is not None and not isinstance(fields[field.name], wanted):
                 raise TypeError(f"{field.name} is {fields[field.name]!r}, not {field.type}")
         fields["targets"] = tuple(str(target) for target in fields["targets"])
+        fields["options"] = BuildOptions(**fields["options"])
         fields["inputs"] = tuple(TensorSpec.from_json(spec) for spec in fields["inputs"])
         fields["outputs"] = tuple(TensorSpec.from_json(spec) for spec in fields["outputs"])
         fields["profiles"] = {
             str(name): Profile(*(int(size) for size in sizes))
             for name, sizes in fields["profiles"].items()
         }
+        fields["shape_values"] = {
+            str(name): ShapeValues(*(tuple(int(v) for v in values) for values in ranges))
+            for name, ranges in fields["shape_values"].items()
+        }
         return cls(**fields)
 
 
 _PLAIN_TYPES: dict[str, tuple[type, ...]] = {
     "str": (str,),
+    "str | None": (str, type(None)),
     "int": (int,),
     "float": (int, float),
     "float | None": (int, float, type(None)),
@@ -141,16 +219,26 @@ _PLAIN_TYPES: dict[str, tuple[type, ...]] = {
 }
 
 
-def precision_of_layers(layers: dict[str, dict[str, int]]) -> str:
-    """The name of a network's precision: the narrowest type in which any of its layers computes."""
-    types = {dtype for counts in layers.values() for dtype in counts}
-    narrowest_first = {"int8": "int8", "bfloat16": "bf16", "float16": "fp16"}
-    return next((name for dtype, name in narrowest_first.items() if dtype in types), "fp32")
+def plan_folder(bundle_path: Path, backend: str, targets: Sequence[str]) -> Path:
+    """Where a backend's plans for these targets stand in a bundle."""
+    return bundle_path / "engines" / "-".join((backend, *targets))
+
+
+def plan_path(
+    bundle_path: Path, backend: str, targets: Sequence[str], graph: str, precision: str
+) -> Path:
+    """Where one graph's plan stands; the precision is that of the graph's file."""
+    return plan_folder(bundle_path, backend, targets) / f"{graph}.{precision}.plan"
 
 
 def sidecar_path(plan_path: Path) -> Path:
     """The JSON that belongs to a plan."""
     return plan_path.with_suffix(".json")
+
+
+def capability_number(target: str) -> int:
+    """87 of ``sm87``, to put targets in order."""
+    return int(target.removeprefix("sm"))
 
 
 def check_plan(plan_path: Path, onnx_sha256: str) -> Sidecar:
@@ -165,31 +253,155 @@ def check_plan(plan_path: Path, onnx_sha256: str) -> Sidecar:
             one now.
     """
     bundle = plan_path.parents[2]
-    mend = f"Build it again with: openvis build {bundle}"
     if not plan_path.is_file():
         raise EngineError(f"there is no plan {plan_path}. Build it with: openvis build {bundle}")
     try:
         sidecar = Sidecar.read(sidecar_path(plan_path))
     except EngineError as exc:
-        raise EngineError(f"{exc} {mend}") from exc
-    mend += (
-        f" --backend {sidecar.library.replace('_', '-')} --precision {sidecar.precision}"
-        f" --targets {','.join(sidecar.targets)} --graph {sidecar.graph}"
+        raise EngineError(f"{exc} Build it again with: openvis build {bundle}") from exc
+    problem = _damage(plan_path, sidecar) or _other_graph(sidecar, onnx_sha256)
+    if problem:
+        again = _build_command(
+            bundle,
+            sidecar.backend,
+            sidecar.precision,
+            sidecar.graph,
+            targets=sidecar.targets,
+            options=sidecar.options,
+        )
+        raise EngineError(f"{plan_path} {problem}. Build it again with: {again}")
+    return sidecar
+
+
+def find_plan(
+    bundle: Bundle,
+    graph: str,
+    precision: str,
+    *,
+    backend: str,
+    version: str,
+    capability: str | None,
+) -> tuple[Path, Sidecar]:
+    """The plan of a graph that this library and this GPU can load, and its sidecar.
+
+    Of several, the one built for the fewest targets, by this very version.
+
+    Args:
+        bundle: the bundle, opened.
+        graph: its name.
+        precision: of the bundle; the graph's file may compute in a wider one.
+        backend: ``tensorrt`` or ``tensorrt-rtx``.
+        version: of the library that is to load it.
+        capability: of the GPU, such as ``sm87``; None if that is not known, and then any fits.
+
+    Raises:
+        BundleError: the bundle does not hold this graph in this precision.
+        EngineError: no plan fits; the message has every candidate with what was found and what was
+            needed, and the command that builds one.
+    """
+    name = f"{graph}.{bundle.graph(graph, precision).precision}.plan"
+    problems = []
+    fitting: list[tuple[Path, Sidecar]] = []
+    for plan in sorted(bundle.path.glob(f"engines/*/{name}")):
+        try:
+            sidecar = Sidecar.read(sidecar_path(plan))
+        except EngineError as exc:
+            problems.append(str(exc))
+            continue
+        problem = _misfit(sidecar, backend, version, capability) or _other_graph(
+            sidecar, bundle.graph_sha256(graph, precision)
+        )
+        if problem:
+            problems.append(f"{plan} {problem}")
+        else:
+            fitting.append((plan, sidecar))
+    fitting.sort(key=lambda found: _distance(found[1], version))
+    for plan, sidecar in fitting:
+        damage = _damage(plan, sidecar)  # reads the whole file, so only of what would be used
+        if not damage:
+            return plan, sidecar
+        problems.append(f"{plan} {damage}")
+    targets = (capability,) if backend == "tensorrt-rtx" and capability else ()
+    command = _build_command(bundle.path, backend, precision, graph, targets=targets)
+    raise EngineError(
+        f"{bundle.path} has no {name} for {backend} {version}"
+        f"{f' on {capability}' if capability else ''}.\n"
+        + "".join(f"  {problem}\n" for problem in problems)
+        + f"Build it with: {command}"
     )
+
+
+def _misfit(sidecar: Sidecar, backend: str, version: str, capability: str | None) -> str | None:
+    """Why this library and GPU cannot load a plan, as the end of a sentence about it."""
+    platform = sysconfig.get_platform()
+    if sidecar.backend != backend:
+        return f"is a plan of {sidecar.backend}, and {backend} was asked for"
+    if sidecar.platform != platform:
+        return f"was built on {sidecar.platform}, and this is {platform}"
+    if not _version_fits(sidecar, version):
+        rule = " or newer" if sidecar.options.version_compatible else " exactly"
+        return (
+            f"was built by {backend} {sidecar.library_version} and needs that version{rule}; "
+            f"this is {version}"
+        )
+    if capability is not None and not _capability_fits(sidecar.targets, capability):
+        return f"was built for {', '.join(sidecar.targets)}, and this GPU is {capability}"
+    return None
+
+
+def _version_fits(sidecar: Sidecar, version: str) -> bool:
+    if sidecar.options.version_compatible:
+        return version_numbers(version) >= version_numbers(sidecar.library_version)
+    return version == sidecar.library_version
+
+
+def _capability_fits(targets: Sequence[str], capability: str) -> bool:
+    return capability in targets or (AMPERE_PLUS in targets and capability_number(capability) >= 80)
+
+
+def _distance(sidecar: Sidecar, version: str) -> tuple[bool, bool, int]:
+    """Smaller is the better plan of two that fit."""
+    other_version = sidecar.library_version != version
+    return AMPERE_PLUS in sidecar.targets, other_version, len(sidecar.targets)
+
+
+def _other_graph(sidecar: Sidecar, onnx_sha256: str) -> str | None:
+    if onnx_sha256 == sidecar.onnx_sha256:
+        return None
+    return (
+        f"was built from another {sidecar.graph} graph: the bundle's ONNX file has SHA-256 "
+        f"{onnx_sha256}, and the plan is of {sidecar.onnx_sha256}"
+    )
+
+
+def _damage(plan_path: Path, sidecar: Sidecar) -> str | None:
     size = plan_path.stat().st_size
     if size != sidecar.plan_bytes:
-        raise EngineError(
-            f"{plan_path} has {size} bytes, and {sidecar.plan_bytes} were written. {mend}"
-        )
+        return f"has {size} bytes, and {sidecar.plan_bytes} were written"
     digest = sha256_of(plan_path)
     if digest != sidecar.plan_sha256:
-        raise EngineError(
-            f"{plan_path} was changed after it was built: its SHA-256 is {digest}, and it was "
-            f"{sidecar.plan_sha256}. {mend}"
+        return (
+            f"was changed after it was built: its SHA-256 is {digest}, and it was "
+            f"{sidecar.plan_sha256}"
         )
-    if onnx_sha256 != sidecar.onnx_sha256:
-        raise EngineError(
-            f"{plan_path} was built from another {sidecar.graph} graph: the bundle's ONNX file has "
-            f"SHA-256 {onnx_sha256}, and the plan is of {sidecar.onnx_sha256}. {mend}"
-        )
-    return sidecar
+    return None
+
+
+def _build_command(
+    bundle: Path,
+    backend: str,
+    precision: str,
+    graph: str,
+    *,
+    targets: Sequence[str],
+    options: BuildOptions = LIBRARY_DEFAULTS,
+) -> str:
+    """The command that makes such a plan."""
+    words = ["openvis build", str(bundle), "--backend", backend, "--precision", precision]
+    if backend == "tensorrt-rtx" and targets:
+        words += ["--targets", ",".join(targets)]
+    if options.version_compatible:
+        words.append("--version-compatible")
+    if options.hardware_compatible:
+        words += ["--hardware-compatible", options.hardware_compatible]
+    return " ".join([*words, "--graph", graph])

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from doubles.own_process import is_inner, pytest_configure, pytest_runtest_protocol  # noqa: F401
 
 from openvis_rt.bundle import MANIFEST, Bundle
 
@@ -30,7 +31,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             raise pytest.UsageError(
                 f"{item.path} is in no tier: tests live in {', '.join(f'tests/{t}' for t in TIERS)}"
             )
-        if item.get_closest_marker("timeout") is None:
+        if item.get_closest_marker("own_process") and not is_inner():
+            item.add_marker(pytest.mark.timeout(0))  # its process keeps the limit
+        elif item.get_closest_marker("timeout") is None:
             item.add_marker(pytest.mark.timeout(TIERS[tier]))
 
 
@@ -101,3 +104,20 @@ def small_video(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("video") / "small.mp4"
     write_sample_video(path, width=180, height=120, fps=10, seconds=1.2, objects=2)
     return path
+
+
+@pytest.fixture(scope="session")
+def fake_driver(tmp_path_factory):
+    """The fake CUDA driver, loaded for good: for tests marked ``own_process`` only."""
+    from doubles.fake_cuda import FakeCuda, build
+
+    assert is_inner(), "mark the test own_process"
+    return FakeCuda(build(tmp_path_factory.mktemp("driver")))
+
+
+@pytest.fixture
+def driver(fake_driver):
+    """The fake CUDA driver as in a new process; in the end nothing may be left in it."""
+    fake_driver.reset()
+    yield fake_driver
+    fake_driver.check()

@@ -11,23 +11,85 @@ from rich.console import Console
 from rich.table import Table
 
 from openvis_rt.bundle import Bundle
-from openvis_rt.cli.ui import print_json, progress_bar
-from openvis_rt.engines.build import BuildResult, build_engines
-from openvis_rt.errors import UnavailableError
-
-_BACKENDS = ("tensorrt-rtx",)
+from openvis_rt.cli.ui import TALK, parse_size, print_json, progress_bar, warn
+from openvis_rt.engines.build import (
+    DEFAULT_TARGETS,
+    LARGEST_FRAME,
+    BuildResult,
+    build_engines,
+    default_backend,
+)
+from openvis_rt.plans import BuildOptions
 
 
 def build(
     bundle: Annotated[Path, typer.Argument(help="The bundle's directory; plans are put into it.")],
     *,
     backend: Annotated[
-        str, typer.Option(help=f"The library to build with: {', '.join(_BACKENDS)}.")
-    ] = "tensorrt-rtx",
-    precision: Annotated[str, typer.Option(help="Which of the bundle's graphs to build.")] = "fp32",
+        str | None,
+        typer.Option(
+            help="tensorrt compiles for the GPU of this machine (Jetson, servers); tensorrt-rtx "
+            "compiles for GeForce RTX GPUs and needs none here. Default: the one that is "
+            "installed; of both, tensorrt where there is a GPU."
+        ),
+    ] = None,
+    precision: Annotated[
+        str,
+        typer.Option(help="Which of the bundle's graphs: fp32, fp16, several with commas, or all."),
+    ] = "fp32",
     targets: Annotated[
-        str, typer.Option(help="Compute capabilities, with commas. No GPU is needed to build.")
-    ] = "sm86,sm89,sm120",
+        str | None,
+        typer.Option(
+            help="Only for tensorrt-rtx: compute capabilities, with commas. "
+            f"Default: {','.join(DEFAULT_TARGETS)}."
+        ),
+    ] = None,
+    workspace_mib: Annotated[
+        int | None,
+        typer.Option(help="Most temporary GPU memory of one layer. Default: all that there is."),
+    ] = None,
+    optimization_level: Annotated[
+        int | None,
+        typer.Option(
+            help="Only for tensorrt: 0 is a quick build, 5 the longest search for fast kernels. "
+            "Default: the library's, 3."
+        ),
+    ] = None,
+    version_compatible: Annotated[
+        bool,
+        typer.Option(
+            "--version-compatible",
+            help="Only for tensorrt: plans that newer versions load as well; maybe slower.",
+        ),
+    ] = False,
+    hardware_compatible: Annotated[
+        str | None,
+        typer.Option(
+            help="Only for tensorrt: plans for other GPUs as well, maybe slower: ampere+, or in "
+            "newer versions same-compute-capability."
+        ),
+    ] = None,
+    max_classes: Annotated[
+        int | None,
+        typer.Option(
+            help="Most rows of text embeddings, which is class names with their synonyms, that a "
+            "plan takes. Default: 4096."
+        ),
+    ] = None,
+    max_frame: Annotated[
+        str,
+        typer.Option(
+            help="Largest height x width of the masks. A smaller one saves GPU memory at run time."
+        ),
+    ] = f"{LARGEST_FRAME[0]}x{LARGEST_FRAME[1]}",
+    timing_cache: Annotated[
+        bool | None,
+        typer.Option(
+            "--timing-cache/--no-timing-cache",
+            help="Only for tensorrt: keep measured kernel times beside the plans, so that the next "
+            "build is faster. Default: yes.",
+        ),
+    ] = None,
     graph: Annotated[
         list[str] | None, typer.Option(help="Only this graph; may be repeated.")
     ] = None,
@@ -41,32 +103,53 @@ def build(
 ) -> None:
     """Compile a bundle's graphs to TensorRT plans, each with a JSON that says what was built.
 
-    Example: `openvis build bundle --targets sm86,sm89`
+    What is up to date is left alone, so a build that was stopped goes on where it was.
+
+    Examples: `openvis build bundle --precision fp16` on a Jetson,
+    `openvis build bundle --backend tensorrt-rtx --targets sm86,sm89` anywhere.
     """
-    if backend not in _BACKENDS:
-        raise UnavailableError(
-            f"there is no builder for the backend {backend!r} yet; this version builds with "
-            f"{', '.join(_BACKENDS)}. Give that with --backend."
-        )
+    if backend is None:
+        backend = default_backend()
+        TALK.print(f"building with {backend} (--backend chooses)", markup=False)
+    largest = parse_size(max_frame, "--max-frame")
     with progress_bar() as bar:
         bar("checking the bundle", 0, None)
+        opened = Bundle.open(bundle)
         results = build_engines(
-            Bundle.open(bundle),
-            targets=targets.split(","),
-            precision=precision,
+            opened,
+            backend=backend,
+            targets=None if targets is None else targets.split(","),
+            precisions=_precisions(opened, precision),
             graphs=graph,
+            options=BuildOptions(
+                workspace_mib, optimization_level, version_compatible, hardware_compatible
+            ),
+            max_classes=max_classes,
+            max_frame=largest or LARGEST_FRAME,
+            timing_cache=timing_cache,
             verify=verify,
             force=force,
             report=lambda name, phase, done, steps: bar(f"{name}: {phase}", done, steps),
         )
+    for text in dict.fromkeys(text for result in results for text in result.warnings):
+        warn(text)
     if as_json:
         print_json([{"plan": r.plan, "skipped": r.skipped, **r.sidecar.to_json()} for r in results])
-    else:
-        Console().print(_table(results))
+        return
+    console = Console(highlight=False)
+    console.print(_table(results))
+    for folder in sorted({str(result.plan.parent) for result in results}):
+        console.print(f"plans are in {folder}", markup=False, soft_wrap=True)
+
+
+def _precisions(bundle: Bundle, text: str) -> list[str]:
+    if text == "all":
+        return list(bundle.manifest.graphs)
+    return [name.strip() for name in text.split(",")]
 
 
 def _table(results: list[BuildResult]) -> Table:
-    table = Table("graph", "layers", "layer types", "seconds", "MB", "plan")
+    table = Table("graph", "built as", "layers by type", "seconds", "MB", "plan")
     for result in results:
         sidecar = result.sidecar
         types = Counter[str]()
@@ -74,10 +157,13 @@ def _table(results: list[BuildResult]) -> Table:
             types.update(counts)
         table.add_row(
             sidecar.graph,
-            str(types.total()),
-            ", ".join(f"{dtype} {number}" for dtype, number in sorted(types.items())),
+            sidecar.precision_built,
+            ", ".join(f"{dtype} {number}" for dtype, number in types.most_common()),
             "up to date" if result.skipped else f"{sidecar.build_seconds:.1f}",
             f"{sidecar.plan_bytes / 1e6:.1f}",
-            str(result.plan),
+            result.plan.name,
         )
+    table.caption = (
+        f"layers counted in the {', '.join(sorted({r.sidecar.layers_from for r in results}))}"
+    )
     return table

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import platform
 import shutil
-import subprocess
 from dataclasses import asdict, dataclass
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
@@ -17,6 +16,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from openvis_rt.cli.ui import print_json
+from openvis_rt.errors import DependencyError, UnavailableError
+from openvis_rt.runtime.cuda import open_cuda
+from openvis_rt.tensorrt_library import tensorrt_library
 
 
 @dataclass(frozen=True)
@@ -38,9 +40,10 @@ def doctor(
         _export(),
         _onnxruntime("cpu", "CPUExecutionProvider", "cpu"),
         _onnxruntime("cuda", "CUDAExecutionProvider", "gpu"),
-        _tensorrt_rtx(),
-        _video_encoder(),
+        _tensorrt("tensorrt-rtx", "build: TensorRT-RTX engines (no GPU needed)", "rtx"),
+        _tensorrt("tensorrt", "build: TensorRT engines (on their GPU)", "tensorrt"),
         _gpu(),
+        _video_encoder(),
     ]
     if as_json:
         print_json([asdict(finding) for finding in findings])
@@ -107,15 +110,11 @@ def _onnxruntime(device: str, provider: str, extra: str) -> Finding:
     return Finding(ability, False, f"{text} without {provider}", add)
 
 
-def _tensorrt_rtx() -> Finding:
-    ability = "build: TensorRT-RTX engines (no GPU needed)"
-    if find_spec("tensorrt_rtx") is None:
-        return Finding(ability, False, "no tensorrt_rtx", _extra("rtx"))
+def _tensorrt(backend: str, ability: str, extra: str) -> Finding:
     try:
-        import tensorrt_rtx
-    except Exception as exc:  # a missing shared library is an OSError or an ImportError
-        return Finding(ability, False, f"importing tensorrt_rtx failed: {exc}", _extra("rtx"))
-    return Finding(ability, True, f"tensorrt_rtx {tensorrt_rtx.__version__}")
+        return Finding(ability, True, str(tensorrt_library(backend)))
+    except UnavailableError as exc:
+        return Finding(ability, False, str(exc).split(". ")[0], _extra(extra))
 
 
 def _video_encoder() -> Finding:
@@ -127,10 +126,17 @@ def _video_encoder() -> Finding:
 
 
 def _gpu() -> Finding:
-    tool = shutil.which("nvidia-smi")
-    if tool is None:
-        return Finding("NVIDIA GPU", False, "no nvidia-smi", "an NVIDIA driver and a GPU")
-    query = [tool, "--query-gpu=name,compute_cap,driver_version", "--format=csv,noheader"]
-    result = subprocess.run(query, capture_output=True, text=True, check=False, timeout=20)  # noqa: S603 - fixed arguments
-    text = "; ".join(result.stdout.split("\n")).strip("; ") or result.stderr.strip()
-    return Finding("NVIDIA GPU", result.returncode == 0, text)
+    """The GPU as the TensorRT backends reach it."""
+    try:
+        cuda = open_cuda()
+    except UnavailableError as exc:
+        add = _extra("tensorrt") if isinstance(exc, DependencyError) else "an NVIDIA GPU and driver"
+        return Finding("run: engines on a GPU", False, str(exc).split(". ")[0], add)
+    free, total = cuda.memory()
+    cuda.close()
+    graphs = "CUDA graphs" if cuda.has_graphs else "no CUDA graphs"
+    found = (
+        f"{cuda.device_name} ({cuda.capability}), {free / 1e9:.1f} of {total / 1e9:.1f} GB free, "
+        f"{cuda.binding}, {graphs}"
+    )
+    return Finding("run: engines on a GPU", True, found)

@@ -43,6 +43,14 @@ def export(
             "Pillow, and masks come at this size."
         ),
     ] = None,
+    precision: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="fp32, fp16 or both, with a comma or repeated; both if not given. fp16 halves "
+            "the files and is what TensorRT is fast with; norms, softmax, mask and class scores "
+            "stay FP32 in it (docs/fp16.md). Take fp32 alone where weights exceed FP16's range."
+        ),
+    ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the bundle if there is one.")
     ] = False,
@@ -61,9 +69,11 @@ def export(
     refuse_existing(output, overwrite=overwrite)  # before minutes of work
     variant_named(model)
     require_export()
-    from openvis_rt.export.bundle_export import export_bundle
+    from openvis_rt.export.bundle_export import PRECISIONS, checked_precisions, export_bundle
     from openvis_rt.export.source import model_from_source
 
+    wanted = [name.strip() for text in precision or PRECISIONS for name in text.split(",")]
+    precisions = checked_precisions(wanted)
     with progress_bar() as bar:
         bar("loading the weights", 0, None)
         network_model, origin = model_from_source(model, checkpoint, random_weights)
@@ -72,6 +82,7 @@ def export(
             output,
             network_size=network,
             source_size=source,
+            precisions=precisions,
             checkpoint=origin,
             overwrite=overwrite,
             verify=verify,
@@ -87,10 +98,13 @@ def export(
         )
         return
     if result.differences:
-        table = Table("graph", "output", "largest difference from PyTorch", "relative", "SQNR dB")
+        table = Table(
+            "graph", "precision", "output", "largest difference from PyTorch", "relative", "SQNR dB"
+        )
         for d in result.differences:
             table.add_row(
-                d.graph, d.output, f"{d.largest:.1e}", f"{d.relative:.1e}", f"{d.sqnr:.0f}"
+                *(d.graph, d.precision, d.output),
+                *(f"{d.largest:.1e}", f"{d.relative:.1e}", f"{d.sqnr:.0f}"),
             )
         Console().print(table)
     TALK.print(f"wrote {output}", markup=False)

@@ -67,8 +67,12 @@ def _engines(bundle: Bundle) -> dict[str, str]:
     for plan in sorted(bundle.path.glob("engines/*/*.plan")):
         graph, precision = plan.stem.rsplit(".", 1)
         try:
-            check_plan(plan, bundle.graph_sha256(graph, precision))
-            state = "fits this bundle"
+            made = check_plan(plan, bundle.graph_sha256(graph, precision))
+            where = f"{', '.join(made.targets)}{f' ({made.gpu})' if made.gpu else ''}"
+            state = (
+                f"fits this bundle; {made.precision_built}, by {made.backend} "
+                f"{made.library_version} for {where}"
+            )
         except (BundleError, EngineError) as exc:
             state = str(exc)
         found[plan.relative_to(bundle.path).as_posix()] = state

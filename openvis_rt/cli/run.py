@@ -50,12 +50,20 @@ def run(
         ),
     ] = "auto",
     backend: Annotated[
-        Literal["auto", "onnxruntime"], typer.Option(help="What runs the graphs.")
+        Literal["auto", "tensorrt", "tensorrt-rtx", "onnxruntime"],
+        typer.Option(
+            help="What runs the graphs. auto: TensorRT where `openvis build` made engines for this "
+            "GPU, else ONNX Runtime."
+        ),
     ] = "auto",
     device: Annotated[
         Literal["auto", "cpu", "cuda"], typer.Option(help="Where; auto is CUDA where it works.")
     ] = "auto",
     precision: Annotated[str, typer.Option(help="A precision that the bundle holds.")] = "fp32",
+    cuda: Annotated[
+        Literal["auto", "cuda-python", "pycuda"],
+        typer.Option(help="The CUDA binding for TensorRT; only cuda-python has CUDA graphs."),
+    ] = "auto",
     threshold: Annotated[
         float,
         typer.Option(
@@ -117,6 +125,7 @@ def run(
             selection=selection,
             tracker_frames=tracker_frames,
             tracker_top_k=tracker_top_k,
+            cuda=cuda,
             progress=lambda done, total: bar("embedding class names", done, total),
         ) as pipeline:
             report = run_video(pipeline, source, output, options, bar)

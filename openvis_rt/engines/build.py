@@ -1,48 +1,59 @@
-"""The plans of a bundle: rewrite, check, compile, write; one process for each graph.
+"""The plans of a bundle: which are to be built for what, and which an earlier build left.
 
-A process of its own gives its memory back when its graph is done, and can be killed at any moment.
-What it makes stands in a scratch folder until it is whole; the plan takes its name first and its
-sidecar last, and a plan without a matching sidecar does not load. So after Ctrl-C the finished
-graphs stay, and the next build goes on with the rest.
+Graphs are built one after the other, each in a process of its own; so after Ctrl-C the finished
+ones stay, and the next build goes on with the rest.
 """
 
 from __future__ import annotations
 
-import multiprocessing
-import shutil
-import signal
 import sysconfig
-import time
-import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
 
 from openvis_rt import __version__
-from openvis_rt.errors import (
-    EngineError,
-    InputError,
-    OpenVISError,
+from openvis_rt.engines.build_job import Job, Machine, Report, run_job
+from openvis_rt.engines.gpu import gpu_of_this_machine
+from openvis_rt.engines.plan_builder import (
+    DEFAULT_PROFILES,
+    BuildRequest,
+    check_options,
+    check_targets,
 )
-from openvis_rt.files import output_errors, output_file, sha256_of
+from openvis_rt.errors import EngineError, InputError, UnavailableError
 from openvis_rt.plans import (
+    AMPERE_PLUS,
+    LIBRARY_DEFAULTS,
+    BuildOptions,
     Profile,
+    ShapeValues,
     Sidecar,
+    capability_number,
     check_plan,
-    precision_of_layers,
-    sidecar_path,
+    plan_folder,
+    plan_path,
 )
+from openvis_rt.tensorrt_library import TensorRtLibrary, tensorrt_library
 
 if TYPE_CHECKING:
-    from multiprocessing.connection import Connection
     from pathlib import Path
 
     from openvis_rt.bundle import Bundle
 
-__all__ = ["BuildResult", "Report", "build_engines", "plan_folder", "plan_path"]
+__all__ = [
+    "DEFAULT_TARGETS",
+    "LARGEST_FRAME",
+    "BuildResult",
+    "Report",
+    "build_engines",
+    "default_backend",
+]
 
-Report = Callable[[str, str, int, int], None]
-"""Called as ``report(graph, phase, steps done, steps)``."""
+DEFAULT_TARGETS = ("sm86", "sm89", "sm120")
+"""What TensorRT-RTX compiles for if nothing else is asked: GeForce RTX 30, 40 and 50."""
+
+_USUAL_FRAME, LARGEST_FRAME = (1080, 1920), (2304, 4096)  # height, width of a video
 
 
 @dataclass(frozen=True)
@@ -53,109 +64,180 @@ class BuildResult:
         plan: where it is; its sidecar is beside it.
         sidecar: what the sidecar says.
         skipped: an earlier build had made it, and it still fits.
+        warnings: what did not work and was done without.
     """
 
     plan: Path
     sidecar: Sidecar
     skipped: bool
+    warnings: tuple[str, ...] = ()
 
 
-def plan_folder(bundle_path: Path, targets: Sequence[str]) -> Path:
-    """Where the TensorRT-RTX plans for these targets stand in a bundle."""
-    return bundle_path / "engines" / "-".join(("tensorrt-rtx", *targets))
+def default_backend() -> str:
+    """The backend to build with where none is named: the one that can, of what is installed.
 
-
-def plan_path(bundle_path: Path, targets: Sequence[str], graph: str, precision: str) -> Path:
-    """Where one graph's TensorRT-RTX plan for these targets stands in a bundle."""
-    return plan_folder(bundle_path, targets) / f"{graph}.{precision}.plan"
+    With both, ``tensorrt`` where there is a GPU, which it compiles for, and else ``tensorrt-rtx``.
+    """
+    if find_spec("tensorrt") is None:
+        return "tensorrt-rtx"
+    if find_spec("tensorrt_rtx") is None or gpu_of_this_machine() is not None:
+        return "tensorrt"
+    return "tensorrt-rtx"
 
 
 def build_engines(
     bundle: Bundle,
     *,
-    targets: Sequence[str],
-    precision: str = "fp32",
+    backend: str,
+    targets: Sequence[str] | None = None,
+    precisions: Sequence[str] = ("fp32",),
     graphs: Sequence[str] | None = None,
+    options: BuildOptions = LIBRARY_DEFAULTS,
+    max_classes: int | None = None,
+    max_frame: tuple[int, int] = LARGEST_FRAME,
+    timing_cache: bool | None = None,
     verify: bool = True,
     force: bool = False,
     report: Report | None = None,
 ) -> list[BuildResult]:
-    """Build TensorRT-RTX plans inside a bundle; no GPU is needed.
+    """Build plans inside a bundle. TensorRT-RTX needs no GPU for it, TensorRT builds for its own.
 
-    Processes are spawned, so a script calls this below ``if __name__ == "__main__":``.
+    A graph whose file serves several of the precisions is built once. Processes are spawned, so a
+    script calls this below ``if __name__ == "__main__":``.
 
     Args:
         bundle: the bundle; its ``engines`` folder is written.
-        targets: compute capabilities such as ``sm86``.
-        precision: of the ONNX files to build from.
+        backend: ``tensorrt`` or ``tensorrt-rtx``.
+        targets: for TensorRT-RTX, compute capabilities such as ``sm86``; DEFAULT_TARGETS if None.
+        precisions: of the bundle's graphs.
         graphs: names; all graphs of the bundle if None.
+        options: what else is asked of the library.
+        max_classes: most text embeddings that a plan takes; DEFAULT_PROFILES' if None.
+        max_frame: largest height and width of the masks that a plan makes.
+        timing_cache: keep measured kernel times in the bundle; None is yes where they are measured.
         verify: hold rewritten graphs against the originals in ONNX Runtime.
         force: build also what an earlier build left and still fits.
         report: receives the progress.
 
     Raises:
-        InputError: unknown target or graph, or one that the bundle has not in this precision.
-        EngineError: the library refuses a graph.
-        UnavailableError: tensorrt_rtx is not installed, or onnxruntime with ``verify``.
+        InputError: unknown backend, target or graph, a graph that the bundle has not in this
+            precision, or an option that the library does not have.
+        EngineError: the library refuses a graph, or computes in another precision.
+        UnavailableError: the library is not installed, or lacks a GPU; or onnxruntime is not
+            installed, with ``verify``.
         ParityError: a rewritten graph differs from the original.
         OutputError: the bundle cannot be written.
     """
-    from openvis_rt.engines import tensorrt_rtx
-
-    targets = tensorrt_rtx.check_targets(targets)
-    jobs = [
-        _Job(
-            graph=graph,
-            precision=precision,
-            onnx=onnx,
-            onnx_sha256=bundle.graph_sha256(graph, precision),
-            plan=plan_path(bundle.path, targets, graph, precision),
-            targets=targets,
-            profiles=tensorrt_rtx.DEFAULT_PROFILES,
-            verify=verify,
-        )
-        for graph, onnx in _onnx_files(bundle, graphs, precision).items()
-    ]
-    results = []
-    for job in jobs:
-        earlier = None if force else _earlier_build(job, tensorrt_rtx.VERSION)
-        if earlier is not None:
-            results.append(BuildResult(job.plan, earlier, skipped=True))
-        else:
-            results.append(BuildResult(job.plan, _build(job, report), skipped=False))
-    return results
-
-
-@dataclass(frozen=True)
-class _Job:
-    """Everything that the process of one graph needs."""
-
-    graph: str
-    precision: str
-    onnx: Path
-    onnx_sha256: str
-    plan: Path
-    targets: tuple[str, ...]
-    profiles: Mapping[str, Profile]
-    verify: bool
-
-    @property
-    def scratch(self) -> Path:
-        """Holds what is not finished; a later build of the same plan clears a killed one's."""
-        return self.plan.with_suffix(".building")
+    library = tensorrt_library(backend)
+    check_options(library, options)
+    wanted = _wanted_graphs(bundle, graphs)
+    machine = _machine(library, targets, options)
+    cache = _timing_cache(library, plan_folder(bundle.path, backend, machine.targets), timing_cache)
+    jobs: dict[Path, Job] = {}
+    for precision in precisions:
+        for graph in wanted:
+            file = bundle.graph(graph, precision)
+            plan = plan_path(bundle.path, backend, machine.targets, graph, file.precision)
+            jobs[plan] = Job(
+                backend=backend,
+                graph=graph,
+                precision=file.precision,
+                onnx=bundle.graph_path(graph, precision),
+                onnx_sha256=bundle.graph_sha256(graph, precision),
+                plan=plan,
+                machine=machine,
+                request=BuildRequest(
+                    targets=machine.targets if library.compiles_for_a_list else (),
+                    profiles=_profiles(max_classes),
+                    shape_values=_shape_values(bundle, graph, precision, max_frame),
+                    options=options,
+                    timing_cache=cache,
+                    inspect=machine.runs_here,
+                ),
+                verify=verify,
+            )
+    return [_result(job, library, force=force, report=report) for job in jobs.values()]
 
 
-def _onnx_files(bundle: Bundle, graphs: Sequence[str] | None, precision: str) -> dict[str, Path]:
+def _wanted_graphs(bundle: Bundle, graphs: Sequence[str] | None) -> list[str]:
     known = list(bundle.graphs)
     wanted = known if graphs is None else list(dict.fromkeys(graphs))
     if unknown := [graph for graph in wanted if graph not in known]:
         raise InputError(
             f"{bundle.path} has no graph {', '.join(unknown)}; it has {', '.join(known)}."
         )
-    return {graph: bundle.graph_path(graph, precision) for graph in wanted}
+    return wanted
 
 
-def _earlier_build(job: _Job, library_version: str) -> Sidecar | None:
+def _machine(
+    library: TensorRtLibrary, targets: Sequence[str] | None, options: BuildOptions
+) -> Machine:
+    gpu = gpu_of_this_machine()
+    if library.compiles_for_a_list:
+        checked = check_targets(library, DEFAULT_TARGETS if targets is None else targets)
+        return Machine(None, checked, gpu is not None and gpu[1] in checked)
+    check_targets(library, targets or ())
+    if gpu is None:
+        raise UnavailableError(
+            f"{library} needs an NVIDIA GPU and its driver to build, and there is none here. Build "
+            "on the machine that is to run the plans, or with --backend tensorrt-rtx, which "
+            "compiles for GeForce RTX GPUs without one."
+        )
+    name, capability = gpu
+    if options.hardware_compatible != AMPERE_PLUS:
+        return Machine(name, (capability,), runs_here=True)
+    if capability_number(capability) < 80:
+        raise UnavailableError(
+            f"--hardware-compatible {AMPERE_PLUS} needs a GPU of compute capability 8.0 or more to "
+            f"build on; {name} is {capability}. Leave it out."
+        )
+    return Machine(name, (AMPERE_PLUS,), runs_here=True)
+
+
+def _timing_cache(library: TensorRtLibrary, folder: Path, asked: bool | None) -> Path | None:
+    measures = not library.compiles_for_a_list
+    if asked and not measures:
+        raise InputError(
+            f"{library} measures no kernels, so it has no --timing-cache. Leave it out."
+        )
+    return folder / "timing.cache" if measures and asked is not False else None
+
+
+def _profiles(max_classes: int | None) -> dict[str, Profile]:
+    profiles = dict(DEFAULT_PROFILES)
+    if max_classes is not None:
+        if max_classes < 1:
+            raise InputError(f"--max-classes is {max_classes}; give 1 or more.")
+        profiles["K"] = Profile(1, min(profiles["K"].usual, max_classes), max_classes)
+    return profiles
+
+
+def _shape_values(
+    bundle: Bundle, graph: str, precision: str, max_frame: tuple[int, int]
+) -> dict[str, ShapeValues]:
+    """Ranges of the sizes that a caller gives; none where the bundle is for one size of video."""
+    rule = bundle.manifest.preprocess
+    if rule.source_size is not None:
+        return {}
+    usual = (min(_USUAL_FRAME[0], max_frame[0]), min(_USUAL_FRAME[1], max_frame[1]))
+    known = {
+        "picture_size": ShapeValues((1, 1), rule.network_size, rule.network_size),
+        "frame_size": ShapeValues((1, 1), usual, max_frame),
+    }
+    return {t.name: known[t.name] for t in bundle.graph(graph, precision).spec.overridable}
+
+
+def _result(
+    job: Job, library: TensorRtLibrary, *, force: bool, report: Report | None
+) -> BuildResult:
+    earlier = None if force else _earlier_build(job, library.version)
+    if earlier is not None:
+        return BuildResult(job.plan, earlier, skipped=True)
+    done = run_job(job, report)
+    return BuildResult(job.plan, done.sidecar, skipped=False, warnings=done.warnings)
+
+
+def _earlier_build(job: Job, library_version: str) -> Sidecar | None:
     """The sidecar of a plan that this job would build again just so."""
     try:
         sidecar = check_plan(job.plan, job.onnx_sha256)
@@ -163,130 +245,14 @@ def _earlier_build(job: _Job, library_version: str) -> Sidecar | None:
         return None
     unverified = sidecar.replaced_grid_samples and sidecar.replacement_error is None
     same = (
-        sidecar.library_version == library_version
+        sidecar.backend == job.backend
+        and sidecar.library_version == library_version
         and sidecar.created_with == __version__
         and sidecar.platform == sysconfig.get_platform()
-        and sidecar.targets == job.targets
-        and all(job.profiles.get(name) == sizes for name, sizes in sidecar.profiles.items())
+        and (sidecar.gpu, sidecar.targets) == (job.machine.gpu, job.machine.targets)
+        and sidecar.options == job.request.options
+        and sidecar.shape_values == job.request.shape_values
+        and all(job.request.profiles.get(name) == sizes for name, sizes in sidecar.profiles.items())
         and not (job.verify and unverified)
     )
     return sidecar if same else None
-
-
-def _build(job: _Job, report: Report | None) -> Sidecar:
-    """Run the job in a process of its own and put what it made in place."""
-    with output_errors(job.plan):
-        shutil.rmtree(job.scratch, ignore_errors=True)
-        job.scratch.mkdir(parents=True)
-    try:
-        sidecar = _run_process(job, report)
-        with output_file(job.plan) as partial:
-            (job.scratch / job.plan.name).replace(partial)
-        sidecar.write(sidecar_path(job.plan))
-    finally:
-        shutil.rmtree(job.scratch, ignore_errors=True)
-    return sidecar
-
-
-def _run_process(job: _Job, report: Report | None) -> Sidecar:
-    context = multiprocessing.get_context("spawn")
-    receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_process_main, args=(job, sender), daemon=True)
-    process.start()
-    sender.close()  # or the end of the process would not end the pipe
-    try:
-        while True:
-            message = receiver.recv()
-            if isinstance(message, Sidecar):
-                return message
-            if isinstance(message, OpenVISError):
-                raise message
-            if report is not None:
-                report(job.graph, *message)
-    except EOFError:
-        process.join()
-        raise EngineError(
-            f"the process that built {job.graph} ended with code {process.exitcode} and no result. "
-            "Code -9 is most often the system's: out of memory. Nothing was left; build it again."
-        ) from None
-    finally:
-        process.kill()
-        process.join()
-        receiver.close()
-
-
-def _process_main(job: _Job, sender: Connection[Any, Any]) -> None:
-    """In the new process: sends (phase, done, steps) any number of times, then one result."""
-    # Ctrl-C reaches the parent, which kills this process
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        result: Sidecar | OpenVISError = _compile(job, lambda *step: sender.send(step))
-    except OpenVISError as exc:
-        result = exc
-    except Exception:
-        result = OpenVISError(f"building {job.graph} failed:\n{traceback.format_exc()}")
-    sender.send(result)
-
-
-def _compile(job: _Job, progress: Callable[[str, int, int], None]) -> Sidecar:
-    """Everything but the final names: the plan is written to the job's scratch folder."""
-    from openvis_rt.engines import tensorrt_rtx
-
-    start = time.perf_counter()
-    rewritten, replaced, error = _rewrite(job, progress)
-    built = tensorrt_rtx.build_plan(
-        rewritten, targets=job.targets, profiles=job.profiles, progress=progress
-    )
-    precision_built = precision_of_layers(built.layers)
-    if precision_built != job.precision:
-        raise EngineError(
-            f"{job.onnx} was to be built as {job.precision}, and its layers compute in "
-            f"{precision_built}: {built.layers}. Export the bundle again."
-        )
-    plan = job.scratch / job.plan.name
-    with output_errors(plan):
-        plan.write_bytes(built.plan)
-    return Sidecar(
-        graph=job.graph,
-        precision=job.precision,
-        precision_built=precision_built,
-        plan_sha256=sha256_of(plan),
-        plan_bytes=len(built.plan),
-        library=tensorrt_rtx.LIBRARY,
-        library_version=tensorrt_rtx.VERSION,
-        platform=sysconfig.get_platform(),
-        targets=job.targets,
-        onnx_sha256=job.onnx_sha256,
-        replaced_grid_samples=replaced,
-        replacement_error=error,
-        inputs=built.inputs,
-        outputs=built.outputs,
-        profiles=built.profiles,
-        layers=built.layers,
-        build_seconds=round(time.perf_counter() - start, 3),
-        created_with=__version__,
-    )
-
-
-def _rewrite(
-    job: _Job, progress: Callable[[str, int, int], None]
-) -> tuple[Path, int, float | None]:
-    """The file to compile, how many GridSample nodes became gathers, and their largest error."""
-    import onnx
-
-    from openvis_rt.engines.grid_sample import find_grid_samples, replace_grid_sample
-    from openvis_rt.engines.grid_sample_check import check_grid_samples, random_inputs
-
-    model = onnx.load(str(job.onnx))
-    replaced = len(find_grid_samples(model))
-    if not replaced:
-        return job.onnx, 0, None
-    error = None
-    if job.verify:
-        progress("Checking gathers against GridSample", 0, 1)
-        sizes = {name: profile.usual for name, profile in job.profiles.items()}
-        error = check_grid_samples(model, random_inputs(model.graph, sizes))
-    rewritten = job.scratch / job.onnx.name
-    with output_errors(rewritten):
-        onnx.save(replace_grid_sample(model), str(rewritten))
-    return rewritten, replaced, error

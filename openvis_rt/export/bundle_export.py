@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -23,19 +23,33 @@ from openvis_rt.bundle import (
     write_manifest,
 )
 from openvis_rt.errors import InputError
+from openvis_rt.export.fp16 import fp16_from_fp32
+from openvis_rt.export.fp16_rounding import rounded_twin
 from openvis_rt.export.masks import Masks, masks_graph
 from openvis_rt.export.onnx_export import OPSET, add_metadata, onnx_from_module
 from openvis_rt.export.resize import PillowResize
 from openvis_rt.export.tokenizer import write_tokenizer
-from openvis_rt.export.verify import Difference, compare_with_torch
+from openvis_rt.export.verify import Difference, TorchReference, compare_with_torch
 from openvis_rt.export.wrappers import Classify, Propose, Text
 from openvis_rt.files import output_directory
-from openvis_rt.graphs import GRAPHS_OF_FAMILY, GraphSpec
+from openvis_rt.graphs import CLIP_VIS_GRAPHS, GRAPHS_OF_FAMILY, GraphSpec
 from openvis_rt.models.clip_vis import ClipVis
 from openvis_rt.variants import resized_size
 from openvis_rt.vocabulary import VILD_PROMPTS
 
-__all__ = ["ExportResult", "export_bundle", "tool_versions"]
+__all__ = [
+    "PRECISIONS",
+    "ExportResult",
+    "checked_precisions",
+    "export_bundle",
+    "graph_modules",
+    "tool_versions",
+]
+
+PRECISIONS = ("fp32", "fp16")
+"""What :func:`export_bundle` can write."""
+
+_NARROWED = ("propose", "classify", "text")  # in `masks` nothing may be narrowed
 
 _LARGEST = 8192  # pixels a side; an 8K frame
 _STRETCH = 1.02  # of a picture's shape, by rounding to whole pixels
@@ -46,7 +60,7 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class ExportResult:
-    """A finished export: the bundle, and each graph's largest differences from PyTorch."""
+    """A finished export: the bundle, and each file's largest differences from PyTorch FP32."""
 
     bundle: Bundle
     differences: list[Difference]
@@ -58,6 +72,7 @@ def export_bundle(
     *,
     network_size: tuple[int, int] | None = None,
     source_size: tuple[int, int] | None = None,
+    precisions: Sequence[str] = PRECISIONS,
     checkpoint: dict[str, Any],
     overwrite: bool = False,
     verify: bool = True,
@@ -73,13 +88,15 @@ def export_bundle(
             on a 16:9 video. The graph pads it to the family's divisor.
         source_size: (Hs, Ws) of the source video: then `propose` takes frames of this size and
             resizes them itself, and `masks` makes masks of this size. None: the host resizes.
+        precisions: of :data:`PRECISIONS`, at least one. Every graph is traced once; its FP16
+            version is made from the FP32 one in memory.
         checkpoint: where the weights came from, for the manifest.
         overwrite: replace an existing bundle; no other directory is replaced.
         verify: run every graph in ONNX Runtime against PyTorch on a random input.
         progress: told before each step.
 
     Raises:
-        InputError: a size that cannot be exported.
+        InputError: a size or precision that cannot be exported, or weights beyond FP16's range.
         OutputError: ``output`` exists or cannot be written.
         ParityError: a graph's outputs are not PyTorch's.
     """
@@ -87,44 +104,91 @@ def export_bundle(
     source = source_size or (1080, 1920)
     size = network_size or resized_size(*source, variant.short_side, variant.max_side)
     _check_sizes(size, source_size, variant.size_divisor)
+    precisions = checked_precisions(precisions)
     specs, padded = _sized_graphs(model, size, source_size)
-    resize = None if source_size is None else PillowResize(source_size, size)
-    modules: dict[str, nn.Module] = {
-        "propose": Propose(model, resize),
-        "classify": Classify(model),
-        "text": Text(model),
-        "masks": Masks(padded, size, source_size or size),
-    }
+    modules = graph_modules(model, padded, size, source_size)
     tools = tool_versions()
     facts = {"openvis_rt": tools["openvis-rt"], "variant": variant.name, "checkpoint": checkpoint}
-    steps = len(specs) * (2 if verify else 1) + 1
-    differences: list[Difference] = []
-    done = 0
     with output_directory(output, overwrite=overwrite, ours=_is_bundle) as folder:
+        work = _Export(folder, precisions, facts, verify=verify, progress=progress)
         for name, spec in specs.items():
-            progress(f"exporting {name}", done, steps)
+            work.step(f"exporting {name}")
             if name == "masks":
-                onnx_model = masks_graph(
-                    spec,
-                    padded_size=padded,
-                    network_size=size,
-                    frame_size=source_size or size,
-                    opset=OPSET,
+                frame = source_size or size
+                graph = masks_graph(
+                    spec, padded_size=padded, network_size=size, frame_size=frame, opset=OPSET
                 )
             else:
-                onnx_model = onnx_from_module(modules[name], spec)
-            add_metadata(onnx_model, spec, facts)
-            onnx.save_model(onnx_model, folder / f"{name}.onnx")
-            onnx.checker.check_model(folder / f"{name}.onnx")
-            done += 1
-            if verify:
-                progress(f"holding {name} against PyTorch", done, steps)
-                differences += compare_with_torch(folder / f"{name}.onnx", spec, modules[name])
-                done += 1
-        progress("writing the manifest", done, steps)
+                graph = onnx_from_module(modules[name], spec)
+            work.write(graph, spec, modules[name])
+        work.step("writing the manifest")
         write_tokenizer(folder / "tokenizer" / "tokenizer.json")
-        write_manifest(folder, _manifest(model, specs, size, source_size, checkpoint, tools))
-    return ExportResult(Bundle.open(output, verify=False), differences)
+        write_manifest(folder, _manifest(model, work.graphs, size, source_size, checkpoint, tools))
+    return ExportResult(Bundle.open(output, verify=False), work.differences)
+
+
+class _Export:
+    """Files of one export as they are written, one traced graph after the other.
+
+    Attributes:
+        graphs: for the manifest.
+        differences: of every file that was held against PyTorch.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        precisions: tuple[str, ...],
+        facts: dict[str, Any],
+        *,
+        verify: bool,
+        progress: Progress,
+    ) -> None:
+        self._folder, self._facts, self._verify = folder, facts, verify
+        self._progress, self._done = progress, 0
+        narrow = len(_NARROWED) if "fp16" in precisions else 0
+        wide = len(CLIP_VIS_GRAPHS) if "fp32" in precisions else 1
+        self._steps = 1 + len(CLIP_VIS_GRAPHS) + narrow + (narrow + wide) * verify
+        self.graphs: dict[str, dict[str, GraphFile]] = {p: {} for p in precisions}
+        self.differences: list[Difference] = []
+
+    def step(self, phase: str) -> None:
+        """Tell what is done now."""
+        self._progress(phase, self._done, self._steps)
+        self._done += 1
+
+    def write(self, model: onnx.ModelProto, spec: GraphSpec, module: nn.Module) -> None:
+        """Write a traced graph in every precision, each held against the module."""
+        reference = TorchReference(spec, module)
+        wide = GraphFile(f"{spec.name}.onnx", "fp32", spec)
+        alone = spec.name not in _NARROWED  # one file for every precision
+        if "fp32" in self.graphs or alone:
+            self._save(model, wide, reference, {})
+        for precision in self.graphs:
+            self.graphs[precision][spec.name] = wide
+        if "fp16" in self.graphs and not alone:
+            self.step(f"narrowing {spec.name} to fp16")
+            half = fp16_from_fp32(model, spec)
+            narrow = GraphFile(f"{spec.name}.fp16.onnx", "fp16", half.spec)
+            self._save(half.model, narrow, reference, {"kept_in_fp32": half.kept})
+            self.graphs["fp16"][spec.name] = narrow
+
+    def _save(
+        self,
+        model: onnx.ModelProto,
+        file: GraphFile,
+        reference: TorchReference,
+        facts: dict[str, Any],
+    ) -> None:
+        add_metadata(model, file.spec, {"precision": file.precision, **facts, **self._facts})
+        path = self._folder / file.file
+        onnx.save_model(model, path)
+        onnx.checker.check_model(path, full_check=True)
+        if self._verify:
+            self.step(f"holding {file.file} against PyTorch")
+            narrow = file.precision == "fp16"
+            graph = rounded_twin(model).SerializeToString() if narrow else path
+            self.differences += compare_with_torch(graph, file.spec, reference, file.precision)
 
 
 def tool_versions() -> dict[str, str]:
@@ -136,6 +200,43 @@ def tool_versions() -> dict[str, str]:
         except PackageNotFoundError:
             found[name] = "not installed as a package"
     return found
+
+
+def checked_precisions(precisions: Sequence[str]) -> tuple[str, ...]:
+    """The wanted ones in the order of :data:`PRECISIONS`, each once.
+
+    Raises:
+        InputError: one is not known, or there is none.
+    """
+    unknown = [p for p in precisions if p not in PRECISIONS]
+    if unknown or not precisions:
+        raise InputError(
+            f"cannot export in {', '.join(map(repr, unknown)) or 'no precision'}; give one or more "
+            f"of: {', '.join(PRECISIONS)}"
+        )
+    return tuple(p for p in PRECISIONS if p in precisions)
+
+
+def graph_modules(
+    model: ClipVis,
+    padded: tuple[int, int],
+    size: tuple[int, int],
+    source: tuple[int, int] | None,
+) -> dict[str, nn.Module]:
+    """What is traced, and held against: one module for each graph.
+
+    Args:
+        model: with its weights.
+        padded, size: of the network's frame, (H, W) in pixels, with and without padding.
+        source: (H, W) of the source's frames where the graph resizes.
+    """
+    resize = None if source is None else PillowResize(source, size)
+    return {
+        "propose": Propose(model, resize),
+        "classify": Classify(model),
+        "text": Text(model),
+        "masks": Masks(padded, size, source or size),
+    }
 
 
 def _is_bundle(folder: Path) -> bool:
@@ -186,7 +287,7 @@ def _sized_graphs(
 
 def _manifest(
     model: ClipVis,
-    specs: dict[str, GraphSpec],
+    graphs: dict[str, dict[str, GraphFile]],
     size: tuple[int, int],
     source_size: tuple[int, int] | None,
     checkpoint: dict[str, Any],
@@ -196,9 +297,7 @@ def _manifest(
     return Manifest(
         family=variant.family,
         variant=variant.name,
-        graphs={
-            "fp32": {name: GraphFile(f"{name}.onnx", "fp32", spec) for name, spec in specs.items()}
-        },
+        graphs=graphs,
         preprocess=Preprocess(
             network_size=size,
             source_size=source_size,

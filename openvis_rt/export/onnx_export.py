@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import io
 import json
@@ -35,7 +36,9 @@ def onnx_from_module(module: nn.Module, spec: GraphSpec) -> onnx.ModelProto:
         spec: the graph with every size filled in, but for the dynamic axes.
 
     Returns:
-        the checked model, weights inside, without traces of the machine that made it.
+        the model, weights inside, without traces of the machine that made it. A node's name is
+        ``<path of the module that made it>/<name>``, without a path where the wrapper's own
+        ``forward`` or an optimisation made it.
     """
     dynamic = {t.name: _dynamic_shape(t) for t in spec.inputs}
     with _quiet():
@@ -54,8 +57,9 @@ def onnx_from_module(module: nn.Module, spec: GraphSpec) -> onnx.ModelProto:
         fold_constants(program.model, input_size_limit=_TABLE, output_size_limit=_TABLE)
         remove_unused_nodes(program.model)
     model = program.model_proto
-    for node in model.graph.node:  # stack traces and paths of the exporting machine
-        del node.metadata_props[:]
+    for node in model.graph.node:
+        node.name = _name_in_module(node)
+        del node.metadata_props[:]  # stack traces and paths of the exporting machine
         node.doc_string = ""
     for value in (*model.graph.value_info, *model.graph.input, *model.graph.output):
         del value.metadata_props[:]
@@ -73,6 +77,17 @@ def add_metadata(model: onnx.ModelProto, spec: GraphSpec, facts: dict[str, Any])
     for key, value in {"graph": spec.to_json(), **facts}.items():
         entry = model.metadata_props.add()
         entry.key, entry.value = f"openvis_rt.{key}", json.dumps(value)
+
+
+def _name_in_module(node: onnx.NodeProto) -> str:
+    """The node's name behind the path of the innermost module whose ``forward`` made it."""
+    scopes = next(
+        (p.value for p in node.metadata_props if p.key == "pkg.torch.onnx.name_scopes"), "[]"
+    )
+    *modules, _ = ast.literal_eval(scopes) or [""]  # from the wrapper to the operator
+    path = modules[-1] if modules else ""
+    name = node.name.removeprefix("node_")
+    return f"{path}/{name}" if path else name
 
 
 def _dynamic_shape(tensor: TensorSpec) -> dict[int, Any]:

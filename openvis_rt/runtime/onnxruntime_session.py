@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,7 @@ class OnnxRuntime:
     """
 
     name = "onnxruntime"
+    slots = 1  # it computes at once
 
     def __init__(self, device: str = "auto") -> None:
         try:
@@ -54,8 +56,16 @@ class OnnxRuntime:
             )
         self.device = device
 
-    def open(self, bundle: Bundle, graph: str, precision: str = "fp32") -> OnnxRuntimeSession:
-        """Open one graph of a bundle; see :class:`OnnxRuntimeSession`."""
+    def open(
+        self,
+        bundle: Bundle,
+        graph: str,
+        precision: str = "fp32",
+        *,
+        fetched: Sequence[str] = (),
+        slots: int = 1,
+    ) -> OnnxRuntimeSession:
+        """Open one graph of a bundle; every output can be fetched, and there is one slot."""
         path, spec = str(bundle.graph_path(graph, precision)), bundle.graph(graph, precision).spec
         try:
             session = OnnxRuntimeSession(path, spec, self.device)
@@ -68,12 +78,20 @@ class OnnxRuntime:
         self._may_fall_back = False
         return session
 
+    def counters(self) -> dict[str, float]:
+        """Nothing: the library does not tell."""
+        return {}
+
+    def close(self) -> None:
+        """Nothing is left to give back."""
+
 
 class OnnxRuntimeSession:
     """One graph. Outputs of fixed shape are allocated at once and keep their address.
 
-    On the CPU an output buffer is a numpy array that ONNX Runtime writes into, so that a session
-    bound to it reads the very same memory.
+    It has one slot, and ``run`` returns when the outputs are there. On the CPU an output buffer is
+    a numpy array that ONNX Runtime writes into, so that a session bound to it reads the very same
+    memory.
     """
 
     def __init__(self, path: str, spec: GraphSpec, device: str) -> None:
@@ -117,7 +135,7 @@ class OnnxRuntimeSession:
             self._hosts[name] = value
         return self._ort.OrtValue.ortvalue_from_numpy(value, self._device, 0)
 
-    def write(self, name: str, value: Array) -> None:
+    def write(self, name: str, value: Array, slot: int = 0) -> None:
         """See :class:`Session`. An input of fixed shape keeps its buffer from the first call on."""
         check_value(self.spec, name, value)
         if any(t.name == name for t in self.spec.overridable):
@@ -144,7 +162,7 @@ class OnnxRuntimeSession:
             raise InputError(f"cannot bind {name!r} to {output!r} of another backend's session")
         self._binding.bind_ortvalue_input(name, source._values[output])
 
-    def run(self) -> None:
+    def run(self, slot: int = 0) -> None:
         """See :class:`Session`."""
         if self._session is None:
             raise InputError(f"the session of graph {self.spec.name!r} is closed")
@@ -155,7 +173,7 @@ class OnnxRuntimeSession:
         except Exception as exc:  # its exceptions share no base of their own
             raise BackendError(f"ONNX Runtime failed in graph {self.spec.name!r}: {exc}") from exc
 
-    def fetch(self, name: str) -> Array:
+    def fetch(self, name: str, slot: int = 0) -> Array:
         """See :class:`Session`."""
         if name in self._hosts:
             return self._hosts[name].copy()

@@ -21,10 +21,11 @@ from openvis_rt.bundle import Bundle
 from openvis_rt.errors import BundleError, InputError
 from openvis_rt.runtime.association import TemporalTopK
 from openvis_rt.runtime.clip_vis import ClipVisPipeline
+from openvis_rt.runtime.cuda import CudaChoice
 from openvis_rt.runtime.preprocess import Placement
 from openvis_rt.runtime.results import FrameResult, VideoResult
 from openvis_rt.runtime.selection import Selection
-from openvis_rt.runtime.session import SessionFactory, session_factory
+from openvis_rt.runtime.session import Session, SessionFactory, session_factory
 from openvis_rt.runtime.text import TextEmbedder
 from openvis_rt.runtime.video import Frame
 from openvis_rt.vocabulary import Vocabulary
@@ -47,10 +48,13 @@ class Pipeline:
     ) -> None:
         self.bundle = bundle
         self._factory = factory
+        self._precision = precision
         self.backend = f"{factory.name} ({factory.device}, {precision})"
         self._family = family
         self._embedder = TextEmbedder(
-            bundle, precision, lambda: factory.open(bundle, "text", precision)
+            bundle,
+            precision,
+            lambda: factory.open(bundle, "text", precision, fetched=("embeddings",)),
         )
         self._frames = 0
 
@@ -67,6 +71,7 @@ class Pipeline:
         selection: Selection | None = None,
         tracker_frames: int | None = None,
         tracker_top_k: int | None = None,
+        cuda: CudaChoice = "auto",
         progress: Callable[[int, int], None] = lambda *_: None,
     ) -> Pipeline:
         """Open every graph of a bundle on a backend and embed the vocabulary.
@@ -74,13 +79,16 @@ class Pipeline:
         Args:
             bundle: its directory; every file of it is checked.
             vocabulary: class names; ``"monkey, ape"`` is one class with two synonyms.
-            backend: ``onnxruntime`` or ``auto``.
+            backend: ``tensorrt``, ``tensorrt-rtx``, ``onnxruntime``, or ``auto``: the first of
+                these that works here for this bundle; :attr:`backend` says which.
             device: ``cpu``, ``cuda`` or ``auto``.
             precision: ``fp32``, or another one that the bundle holds.
             mode: ``video`` keeps run-length masks so that :meth:`finish` reports the video;
                 ``stream`` keeps memory flat over any length.
             selection: what a frame's result shows.
             tracker_frames, tracker_top_k: T and K of the association; None for the bundle's.
+            cuda: the CUDA binding of the TensorRT backends: ``cuda-python`` (it has CUDA graphs),
+                ``pycuda``, or ``auto``, the first of them that is installed.
             progress: told of phrases that are embedded, done and in all.
 
         Raises:
@@ -106,16 +114,17 @@ class Pipeline:
             manifest.tracker.frames if tracker_frames is None else tracker_frames,
             manifest.tracker.top_k if tracker_top_k is None else tracker_top_k,
         )
-        factory = session_factory(backend, device)
-        family = ClipVisPipeline(
-            bundle,
-            factory,
-            precision,
-            tracker,
-            selection or Selection(),
-            keep_video=mode == "video",
-        )
         with ExitStack() as stack:
+            factory = session_factory(backend, device, bundle, precision, cuda)
+            stack.callback(factory.close)
+            family = ClipVisPipeline(
+                bundle,
+                factory,
+                precision,
+                tracker,
+                selection or Selection(),
+                keep_video=mode == "video",
+            )
             stack.callback(family.close)
             pipeline = cls(bundle, factory, family, precision)
             pipeline.set_vocabulary(words, progress)
@@ -143,6 +152,16 @@ class Pipeline:
         """What did not stop the work but should be known."""
         return [*self._factory.warnings, *self._embedder.warnings]
 
+    def counters(self) -> dict[str, float]:
+        """Seconds and bytes since it was opened.
+
+        ``place_seconds``, ``submit_seconds``, ``wait_seconds``, ``associate_seconds`` and
+        ``masks_seconds`` are the host's, as :class:`ClipVisPipeline` says. What the backend counts
+        comes beside them: ``device_seconds`` and bytes over the bus.
+        """
+        host = {f"{stage}_seconds": seconds for stage, seconds in self._family.seconds.items()}
+        return {**host, **self._factory.counters()}
+
     @property
     def mode(self) -> Mode:
         """``video`` or ``stream``."""
@@ -157,22 +176,60 @@ class Pipeline:
         """Where a source frame of this size (pixels) lies in the network's frame."""
         return self._family.placement(height, width)
 
-    def stream(self, frames: Iterable[Frame | npt.NDArray[np.uint8]]) -> Iterator[FrameResult]:
+    def stream(
+        self, frames: Iterable[Frame | npt.NDArray[np.uint8]], *, in_flight: int | None = None
+    ) -> Iterator[FrameResult]:
         """Results frame by frame, causal: each says what is known with the frames up to it.
+
+        Where the backend allows, the device works on the next frame while the host works on this
+        one. Then a frame's result comes when the next frame is there: with a live source and
+        ``in_flight`` 1 it comes at once. If the caller stops early, a frame that was taken ahead
+        becomes no part of the video.
 
         Args:
             frames: frames of a video, or uint8 [H, W, 3] arrays in RGB; taken one at a time.
+            in_flight: frames that the device may have at once; None for all that it can.
         """
-        for frame in frames:
-            yield self.step(frame)
+        family, source = self._family, iter(frames)
+        most = min(in_flight or family.most_in_flight, family.most_in_flight)
+        failure: Exception | None = None
+        try:
+            while failure is None:
+                try:
+                    frame = next(source, None)
+                    if frame is None:
+                        break
+                    self._submit(frame)
+                except Exception as exc:  # first the results of the frames before it
+                    failure = exc
+                while family.in_flight == most or (failure and family.in_flight):
+                    yield family.collect()
+            while family.in_flight:
+                yield family.collect()
+        finally:
+            self._frames -= family.in_flight
+            family.discard()
+        if failure is not None:
+            raise failure
 
     def step(self, frame: Frame | npt.NDArray[np.uint8]) -> FrameResult:
-        """The next frame of the video; see :meth:`ClipVisPipeline.step`."""
+        """The next frame of the video, and its result; see :meth:`stream`.
+
+        Raises:
+            InputError: the frame is not uint8 [H, W, 3], or of another size than the first.
+            BackendError: a graph failed, or gave NaN or infinity.
+        """
+        self._submit(frame)
+        return self._family.collect()
+
+    def _open_text(self) -> Session:
+        return self._factory.open(self.bundle, "text", self._precision, fetched=("embeddings",))
+
+    def _submit(self, frame: Frame | npt.NDArray[np.uint8]) -> None:
         if not isinstance(frame, Frame):
             frame = Frame(self._frames, None, frame)
-        result = self._family.step(frame.image, frame.index, frame.time)
+        self._family.submit(frame.image, frame.index, frame.time)
         self._frames += 1  # a frame that was refused takes no number
-        return result
 
     def finish(self) -> VideoResult:
         """The whole video by the official scoring; then a new video begins.
@@ -192,6 +249,7 @@ class Pipeline:
     def close(self) -> None:
         """Give all memory back."""
         self._family.close()
+        self._factory.close()
 
     def __enter__(self) -> Pipeline:
         return self

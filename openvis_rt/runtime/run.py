@@ -10,9 +10,11 @@ from __future__ import annotations
 import signal
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,7 +34,7 @@ from openvis_rt.runtime.results import (
     write_results,
 )
 from openvis_rt.runtime.selection import Selection
-from openvis_rt.runtime.video import VideoSource, is_live, open_video
+from openvis_rt.runtime.video import Frame, VideoSource, is_live, open_video
 
 __all__ = ["RunOptions", "RunReport", "frame_results", "run_video"]
 
@@ -63,7 +65,11 @@ class RunOptions:
 
 @dataclass
 class RunReport:
-    """What a run did: files by kind, frames, seconds of the pipeline, warnings for people."""
+    """What a run did: files by kind, frames, warnings for people.
+
+    ``seconds`` is the wall time of the pass that segments: reading and the pipeline, and in stream
+    mode drawing and writing.
+    """
 
     mode: str
     backend: str
@@ -75,7 +81,7 @@ class RunReport:
 
     @property
     def frames_per_second(self) -> float:
-        """Frames over the pipeline's seconds; reading, drawing and writing are not counted."""
+        """Frames over ``seconds``."""
         return self.frames / self.seconds if self.seconds else 0.0
 
     def to_json(self) -> dict[str, Any]:
@@ -225,16 +231,23 @@ def _pass(
     progress: Progress,
 ) -> Iterator[tuple[npt.NDArray[np.uint8], FrameResult]]:
     total = options.max_frames or video.frame_count
+    images: deque[npt.NDArray[np.uint8]] = deque()  # of the frames in flight
+    begin = time.perf_counter()
     with _stop_on_interrupt(enabled=video.live) as stopped:
-        for frame in video:
-            begin = time.perf_counter()
-            result = pipeline.step(frame)
-            report.seconds += time.perf_counter() - begin
+
+        def frames() -> Iterator[Frame]:
+            for frame in islice(video, options.max_frames):
+                images.append(frame.image)
+                yield frame
+                if stopped.is_set():
+                    break
+
+        # a live frame's result is wanted now, not when the next frame has come
+        for result in pipeline.stream(frames(), in_flight=1 if video.live else None):
             report.frames += 1
-            yield frame.image, result
+            yield images.popleft(), result
             progress("segmenting", report.frames, total)
-            if stopped.is_set() or report.frames == options.max_frames:
-                break
+    report.seconds = time.perf_counter() - begin
     if not report.frames:
         raise VideoError(f"{video.name} gave no frame")
 

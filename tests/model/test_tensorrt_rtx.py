@@ -9,23 +9,54 @@ from openvis_rt.models.checkpoint import model_from_seed
 
 pytest.importorskip("tensorrt_rtx", reason="compiling needs the extra [rtx]")
 
+TARGETS = ("sm86", "sm89", "sm120")
 
-@pytest.mark.parametrize("variant", ["clip-vis-r50"])
-def test_full_size_graphs_compile_for_three_targets(variant, tmp_path):
+
+def test_full_size_graphs_compile_for_three_targets(tmp_path):
     from openvis_rt.engines.build import build_engines
-    from openvis_rt.plans import check_plan
+    from openvis_rt.plans import find_plan
+    from openvis_rt.tensorrt_library import tensorrt_library
 
     bundle = export_bundle(
-        model_from_seed(variant, 0), tmp_path / "bundle", checkpoint={}, verify=False
+        model_from_seed("clip-vis-r50", 0), tmp_path / "bundle", checkpoint={}, verify=False
     ).bundle
     assert bundle.manifest.preprocess.network_size == (480, 853)
-    results = build_engines(bundle, targets=["sm86", "sm89", "sm120"], precision="fp32")
-    assert [r.sidecar.graph for r in results] == ["propose", "classify", "text", "masks"]
+    assert set(bundle.manifest.graphs) == {"fp32", "fp16"}
+    results = build_engines(
+        bundle, backend="tensorrt-rtx", targets=TARGETS, precisions=["fp32", "fp16"]
+    )
+    built = {}
     for result in results:
-        sidecar = check_plan(result.plan, bundle.graph_sha256(result.sidecar.graph))
+        sidecar = result.sidecar
+        built.setdefault(sidecar.precision_built, {})[sidecar.graph] = sidecar
         print(
-            f"{sidecar.graph:9s} {sidecar.build_seconds:6.1f} s {sidecar.plan_bytes / 1e6:7.1f} MB"
+            f"{sidecar.graph:9s} {sidecar.precision_built} {sidecar.build_seconds:6.1f} s "
+            f"{sidecar.plan_bytes / 1e6:7.1f} MB"
         )
-        floats = {d for counts in sidecar.layers.values() for d in counts}
-        assert "float32" in floats
-        assert "float16" not in floats
+    # `masks` computes in FP32 whatever the bundle's precision, and is built once
+    assert list(built["fp32"]) == ["propose", "classify", "text", "masks"]
+    assert list(built["fp16"]) == ["propose", "classify", "text"]
+    for graph in built["fp16"]:
+        wide, narrow = built["fp32"][graph], built["fp16"][graph]
+        assert not any("float16" in counts for counts in wide.layers.values())
+        # mostly weights; kernels for three targets are the rest
+        assert narrow.plan_bytes < 0.65 * wide.plan_bytes
+        assert narrow.replaced_grid_samples == wide.replaced_grid_samples
+    # the sampled rows are FP16, as the convolutions before them
+    assert built["fp16"]["propose"].layers["GATHER"]["float16"] >= 4
+    assert "GRID_SAMPLE" not in built["fp16"]["propose"].layers
+    masks = built["fp32"]["masks"]
+    assert list(masks.shape_values) == ["picture_size", "frame_size"]
+
+    version = tensorrt_library("tensorrt-rtx").version
+    for precision in ("fp32", "fp16"):
+        for graph in bundle.graphs:
+            plan, _ = find_plan(
+                bundle,
+                graph,
+                precision,
+                backend="tensorrt-rtx",
+                version=version,
+                capability="sm120",
+            )
+            assert plan.parent.name == "tensorrt-rtx-sm86-sm89-sm120"

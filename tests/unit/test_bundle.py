@@ -22,6 +22,9 @@ FILES = [
     "classify.onnx",
     "text.onnx",
     "masks.onnx",
+    "propose.fp16.onnx",
+    "classify.fp16.onnx",
+    "text.fp16.onnx",
     "tokenizer/tokenizer.json",
 ]
 TESTS = Path(__file__).parents[1]

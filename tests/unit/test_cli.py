@@ -192,7 +192,7 @@ def test_a_graph_that_is_not_the_networks_exits_4_and_writes_nothing(
         "export", MODEL, "-o", tmp_path / "new", "--random-weights", 5, "--size", "60x90"
     )
     assert code == 4
-    assert "'propose' does not give PyTorch's numbers" in one_line(err)
+    assert "'propose' (fp32) does not give PyTorch's numbers" in one_line(err)
     assert names(tmp_path) == []
 
 

@@ -1,164 +1,81 @@
-"""Plans of tiny graphs, compiled for real by TensorRT-RTX, which needs no GPU for it."""
+"""Plans of tiny graphs, compiled for real by TensorRT-RTX, which needs no GPU for it.
+
+Where the other library is meant, TensorRT-RTX stands in for it: the two have one interface, and
+what each of its versions really has is the business of ``tests/model/test_tensorrt_api.py``.
+"""
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import signal
 import subprocess
 import sys
 import textwrap
-import types
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from graph_bundle import (
+    MODELS,
+    NETWORK_SIZE,
+    classify_model,
+    half_model,
+    info,
+    masks_model,
+    model_of,
+    propose_model,
+    text_model,
+    write_bundle,
+)
+from onnx import TensorProto, helper
 
+from openvis_rt.bundle import Bundle
+from openvis_rt.engines import build as build_module
+from openvis_rt.engines.build import build_engines, default_backend
+from openvis_rt.engines.plan_builder import (
+    DEFAULT_PROFILES,
+    BuildRequest,
+    build_plan,
+    check_options,
+    check_targets,
+)
+from openvis_rt.engines.rewrite import without_defaults
 from openvis_rt.errors import (
     BundleError,
-    DependencyError,
     EngineError,
     InputError,
     OutputError,
     UnavailableError,
 )
-from openvis_rt.files import sha256_of
 from openvis_rt.graphs import TensorSpec
-from openvis_rt.plans import Profile, Sidecar, check_plan, sidecar_path
+from openvis_rt.plans import BuildOptions, Profile, ShapeValues, check_plan, find_plan, plan_folder
+from openvis_rt.tensorrt_library import TensorRtLibrary, tensorrt_library
 
 pytest.importorskip("tensorrt_rtx", reason="tensorrt_rtx is not installed")
 
-from openvis_rt.engines import tensorrt_rtx
-from openvis_rt.engines.build import build_engines, plan_folder
-from openvis_rt.engines.tensorrt_rtx import build_plan, check_targets
-
-TESTS = str(Path(__file__).parent)
-
-
-def info(name, dtype, shape):
-    return helper.make_tensor_value_info(name, dtype, shape)
-
-
-def model_of(nodes, inputs, outputs, constants=None):
-    initializers = [numpy_helper.from_array(v, k) for k, v in (constants or {}).items()]
-    graph = helper.make_graph(nodes, "g", inputs, outputs, initializers)
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
-    onnx.checker.check_model(model, full_check=True)
-    return model
-
-
-def propose_model():
-    """uint8 frame -> NCHW float -> values sampled at points computed from them; bool mask."""
-    make = helper.make_node
-    weight = np.random.default_rng(0).standard_normal((8, 3, 3, 3)).astype(np.float32)
-    mix = np.random.default_rng(1).standard_normal((8, 2)).astype(np.float32)
-    return model_of(
-        [
-            make("Cast", ["frames"], ["float"], to=TensorProto.FLOAT),
-            make("Transpose", ["float"], ["image"], perm=[0, 3, 1, 2]),
-            make("Conv", ["image", "weight"], ["value"], pads=[1, 1, 1, 1]),
-            make("Transpose", ["value"], ["last"], perm=[0, 2, 3, 1]),
-            make("MatMul", ["last", "mix"], ["offsets"]),
-            make("Tanh", ["offsets"], ["grid"]),
-            make("GridSample", ["value", "grid"], ["features"], "sample", align_corners=0),
-            make("Greater", ["features", "zero"], ["pool_mask"]),
-        ],
-        [info("frames", TensorProto.UINT8, [1, 12, 16, 3])],
-        [
-            info("features", TensorProto.FLOAT, [1, 8, 12, 16]),
-            info("pool_mask", TensorProto.BOOL, [1, 8, 12, 16]),
-        ],
-        {"weight": weight, "mix": mix, "zero": np.float32(0)},
-    )
-
-
-def classify_model():
-    """Tokens against K text rows."""
-    make = helper.make_node
-    return model_of(
-        [
-            make("Transpose", ["text_embeddings"], ["columns"], perm=[1, 0]),
-            make("MatMul", ["tokens", "columns"], ["cosine"]),
-            make("Softmax", ["cosine"], ["class_scores"], axis=-1),
-        ],
-        [
-            info("tokens", TensorProto.FLOAT, [10, 16]),
-            info("text_embeddings", TensorProto.FLOAT, ["K", 16]),
-        ],
-        [info("class_scores", TensorProto.FLOAT, [10, "K"])],
-    )
-
-
-def text_model():
-    """Token embeddings at the place of the largest token."""
-    make = helper.make_node
-    table = np.random.default_rng(0).standard_normal((40, 8)).astype(np.float32)
-    return model_of(
-        [
-            make("ArgMax", ["tokens"], ["end"], axis=1, keepdims=0),
-            make("Gather", ["table", "end"], ["embeddings"], axis=0),
-        ],
-        [info("tokens", TensorProto.INT64, ["B", 7])],
-        [info("embeddings", TensorProto.FLOAT, ["B", 8])],
-        {"table": table},
-    )
-
-
-def masks_model():
-    """Selected masks at the size of an initializer that ONNX Runtime lets the caller override."""
-    make = helper.make_node
-    return model_of(
-        [
-            make("Gather", ["mask_logits", "selected"], ["chosen"], axis=0),
-            make("Shape", ["chosen"], ["leading"], start=0, end=2),
-            make("Concat", ["leading", "frame_size"], ["sizes"], axis=0),
-            make("Resize", ["chosen", "", "", "sizes"], ["large"], mode="linear"),
-            make("Greater", ["large", "zero"], ["bits"]),
-            make("Cast", ["bits"], ["masks"], to=TensorProto.UINT8),
-        ],
-        [
-            info("mask_logits", TensorProto.FLOAT, [10, 1, 6, 8]),
-            info("selected", TensorProto.INT64, ["n"]),
-            info("frame_size", TensorProto.INT64, [2]),
-        ],
-        [info("masks", TensorProto.UINT8, ["n", 1, "Hs", "Ws"])],
-        {"frame_size": np.array([20, 30], np.int64), "zero": np.float32(0)},
-    )
-
-
-MODELS = {
-    "propose": propose_model,
-    "classify": classify_model,
-    "text": text_model,
-    "masks": masks_model,
+TESTS = str(Path(__file__).parents[1])
+RTX = tensorrt_library("tensorrt-rtx")
+TENSORRT = TensorRtLibrary("tensorrt", RTX.module, "10.3.0")  # a stand-in
+SIZES = {
+    "picture_size": ShapeValues((1, 1), NETWORK_SIZE, NETWORK_SIZE),
+    "frame_size": ShapeValues((1, 1), (1080, 1920), (2304, 4096)),
 }
 
 
-def write_bundle(path, **models):
-    """A bundle with these graphs, as far as a build looks at it."""
-    path.mkdir(exist_ok=True)
-    for name, model in models.items():
-        onnx.save(model, path / f"{name}.onnx")
-
-    def graph_path(graph, precision="fp32"):
-        if precision != "fp32":
-            raise BundleError(f"{path} holds no graph {graph!r} in precision {precision!r}")
-        return path / f"{graph}.onnx"
-
-    return types.SimpleNamespace(
-        path=path,
-        graphs=tuple(models),
-        graph_path=graph_path,
-        graph_sha256=lambda graph, precision="fp32": sha256_of(graph_path(graph, precision)),
-    )
-
-
-def compiled(tmp_path, model, **options):
+def compiled(tmp_path, model, library=RTX, progress=None, **request):
     path = tmp_path / "model.onnx"
     onnx.save(model, path)
-    return build_plan(path, targets=["sm86"], **options)
+    return build_plan(path, library, BuildRequest(("sm86",), **request), progress)
+
+
+def build_rtx(bundle, **arguments):
+    return build_engines(bundle, backend="tensorrt-rtx", **{"targets": ["sm86"], **arguments})
+
+
+@pytest.fixture
+def no_gpu(monkeypatch):
+    monkeypatch.setattr(build_module, "gpu_of_this_machine", lambda: None)
 
 
 # --- the library ---
@@ -180,15 +97,77 @@ def test_dynamic_rows_get_a_profile(tmp_path):
     built = compiled(tmp_path, classify_model())
     assert built.inputs[1] == TensorSpec("text_embeddings", "float32", ("K", 16))
     assert built.outputs == (TensorSpec("class_scores", "float32", (10, "?")),)
-    assert built.profiles == {"K": tensorrt_rtx.DEFAULT_PROFILES["K"]}
+    assert built.profiles == {"K": DEFAULT_PROFILES["K"]}
+    assert built.shape_values == {}
 
 
-def test_int64_indices_and_overridable_initializer(tmp_path):
+def test_sizes_with_defaults_are_constants(tmp_path):
     built = compiled(tmp_path, masks_model())
     assert [spec.name for spec in built.inputs] == ["mask_logits", "selected"]
     assert built.inputs[1] == TensorSpec("selected", "int64", ("n",))
     assert built.outputs == (TensorSpec("masks", "uint8", ("?", 1, 20, 30)),)
     assert "RESIZE" in built.layers
+
+
+def test_sizes_without_defaults_are_inputs_with_their_ranges(tmp_path):
+    built = compiled(tmp_path, without_defaults(masks_model(), SIZES), shape_values=SIZES)
+    assert built.inputs[2:] == (
+        TensorSpec("picture_size", "int64", (2,)),
+        TensorSpec("frame_size", "int64", (2,)),
+    )
+    assert built.shape_values == SIZES
+    assert built.profiles == {"n": Profile(1, 8, 8)}
+    assert built.outputs == (TensorSpec("masks", "uint8", ("?", 1, "?", "?")),)
+
+
+def test_sizes_without_ranges_are_refused(tmp_path):
+    model = without_defaults(masks_model(), SIZES)
+    with pytest.raises(EngineError, match=r"picture_size holds sizes.*only for frame_size"):
+        compiled(tmp_path, model, shape_values={"frame_size": SIZES["frame_size"]})
+
+
+def test_fp16_layers_are_counted_as_such(tmp_path):
+    built = compiled(tmp_path, half_model())
+    assert built.layers["MATRIX_MULTIPLY"] == {"float16": 1}
+    assert built.layers_from == "network"
+
+
+def test_workspace_is_limited(tmp_path):
+    model = model_of(
+        [helper.make_node("Conv", ["x", "weight"], ["y"], pads=[1, 1, 1, 1])],
+        [info("x", TensorProto.FLOAT, [1, 64, 56, 56])],
+        [info("y", TensorProto.FLOAT, [1, 64, 56, 56])],
+        {"weight": np.ones((64, 64, 3, 3), np.float32)},
+    )
+    with pytest.raises(EngineError, match="cannot compile"):
+        compiled(tmp_path, model, options=BuildOptions(workspace_mib=1))
+    assert compiled(tmp_path, model, options=BuildOptions(workspace_mib=1024)).plan
+
+
+def test_options_of_tensorrt_reach_the_library(tmp_path):
+    options = BuildOptions(optimization_level=2, hardware_compatible="ampere+")
+    check_options(TENSORRT, options)
+    assert compiled(tmp_path, text_model(), TENSORRT, options=options).plan
+    # the stand-in refuses this one, and says why
+    with pytest.raises(EngineError, match="lean"):
+        compiled(tmp_path, text_model(), TENSORRT, options=BuildOptions(version_compatible=True))
+
+
+@pytest.mark.parametrize(
+    ("library", "options", "message"),
+    [
+        (RTX, BuildOptions(optimization_level=3), "tensorrt-rtx .* has no --optimization-level"),
+        (RTX, BuildOptions(version_compatible=True), "has no --version-compatible: .*exactly"),
+        (RTX, BuildOptions(hardware_compatible="ampere+"), "has no --hardware-compatible ampere"),
+        (TENSORRT, BuildOptions(hardware_compatible="all"), r"10.3.0 .*it has ampere\+, same-comp"),
+        (TENSORRT, BuildOptions(optimization_level=6), "level is 6; give 0 to 5"),
+        (TENSORRT, BuildOptions(optimization_level=-1), "level is -1; give 0 to 5"),
+        (TENSORRT, BuildOptions(workspace_mib=0), "workspace-mib is 0; give 1 or more"),
+    ],
+)
+def test_an_option_that_the_library_does_not_have_is_refused(library, options, message):
+    with pytest.raises(InputError, match=message):
+        check_options(library, options)
 
 
 def test_unknown_symbol_is_refused(tmp_path):
@@ -211,17 +190,25 @@ def test_file_that_is_no_graph(tmp_path):
     path = tmp_path / "model.onnx"
     path.write_bytes(b"no graph" * 9)
     with pytest.raises(EngineError, match="cannot parse"):
-        build_plan(path, targets=["sm86"])
+        build_plan(path, RTX, BuildRequest(("sm86",)))
 
 
 def test_targets_are_put_in_order():
-    assert check_targets([" SM120", "sm86", "sm89", "sm86"]) == ("sm86", "sm89", "sm120")
+    assert check_targets(RTX, [" SM120", "sm86", "sm89", "sm86"]) == ("sm86", "sm89", "sm120")
 
 
 @pytest.mark.parametrize("targets", [["sm86", "sm87"], [""], []])
 def test_unknown_target_lists_what_works(targets):
     with pytest.raises(InputError, match=r"sm75, sm80, sm86, sm89, sm120, sm121"):
-        check_targets(targets)
+        check_targets(RTX, targets)
+
+
+def test_tensorrt_takes_no_targets():
+    assert check_targets(TENSORRT, []) == ()
+    with pytest.raises(
+        InputError, match=r"sm86: tensorrt 10\.3\.0 compiles for the GPU that it runs"
+    ):
+        check_targets(TENSORRT, ["sm86"])
 
 
 def test_error_in_a_callback_cancels_and_comes_back(tmp_path):
@@ -257,13 +244,13 @@ def built(tmp_path_factory):
     path = tmp_path_factory.mktemp("bundle")
     bundle = write_bundle(path, **{name: make() for name, make in MODELS.items()})
     steps = []
-    results = build_engines(bundle, targets=["sm89", "sm86"], report=lambda *s: steps.append(s))
+    results = build_rtx(bundle, targets=["sm89", "sm86"], report=lambda *s: steps.append(s))
     return bundle, results, steps
 
 
 def test_every_graph_is_built_with_its_sidecar(built):
     bundle, results, steps = built
-    folder = plan_folder(bundle.path, ("sm86", "sm89"))
+    folder = plan_folder(bundle.path, "tensorrt-rtx", ("sm86", "sm89"))
     assert folder == bundle.path / "engines" / "tensorrt-rtx-sm86-sm89"
     names = {f"{graph}.fp32.{suffix}" for graph in MODELS for suffix in ("plan", "json")}
     assert {file.name for file in folder.iterdir()} == names
@@ -274,7 +261,8 @@ def test_every_graph_is_built_with_its_sidecar(built):
         assert sidecar == check_plan(result.plan, bundle.graph_sha256(sidecar.graph))
         assert sidecar.precision == sidecar.precision_built == "fp32"
         assert sidecar.targets == ("sm86", "sm89")
-        assert sidecar.library_version == tensorrt_rtx.VERSION
+        assert sidecar.library_version == RTX.version
+        assert (sidecar.backend, sidecar.gpu) == ("tensorrt-rtx", None)
         assert sidecar.build_seconds > 0
 
 
@@ -289,21 +277,21 @@ def test_grid_sample_was_replaced_and_checked(built):
 
 def test_second_build_does_nothing(built):
     bundle, results, _ = built
-    again = build_engines(bundle, targets=["sm86", "sm89"])
+    again = build_rtx(bundle, targets=["sm86", "sm89"])
     assert all(result.skipped for result in again)
     assert [result.sidecar for result in again] == [result.sidecar for result in results]
 
 
 def test_forced_build_builds(tmp_path):
     bundle = write_bundle(tmp_path, text=text_model())
-    build_engines(bundle, targets=["sm86"])
-    (forced,) = build_engines(bundle, targets=["sm86"], force=True)
+    build_rtx(bundle)
+    (forced,) = build_rtx(bundle, force=True)
     assert not forced.skipped
 
 
 def test_changed_graph_is_detected_and_built_again(tmp_path):
     bundle = write_bundle(tmp_path, text=text_model())
-    (old,) = build_engines(bundle, targets=["sm86"])
+    (old,) = build_rtx(bundle)
     changed = text_model()
     changed.producer_name = "another"
     bundle = write_bundle(tmp_path, text=changed)
@@ -313,14 +301,14 @@ def test_changed_graph_is_detected_and_built_again(tmp_path):
         check_plan(old.plan, bundle.graph_sha256("text"))
     assert old.sidecar.onnx_sha256 in str(caught.value)
     assert bundle.graph_sha256("text") in str(caught.value)
-    (new,) = build_engines(bundle, targets=["sm86"])
+    (new,) = build_rtx(bundle)
     assert not new.skipped
     check_plan(new.plan, bundle.graph_sha256("text"))
 
 
 def test_damaged_plan_is_detected_and_built_again(tmp_path):
     bundle = write_bundle(tmp_path, text=text_model())
-    (old,) = build_engines(bundle, targets=["sm86"])
+    (old,) = build_rtx(bundle)
     data = bytearray(old.plan.read_bytes())
     data[len(data) // 2] ^= 1
     old.plan.write_bytes(data)
@@ -330,25 +318,25 @@ def test_damaged_plan_is_detected_and_built_again(tmp_path):
     old.plan.write_bytes(data[:-1])
     with pytest.raises(EngineError, match=rf"has {len(data) - 1} bytes, and {len(data)} were"):
         check_plan(old.plan, old.sidecar.onnx_sha256)
-    (new,) = build_engines(bundle, targets=["sm86"])
+    (new,) = build_rtx(bundle)
     assert not new.skipped
 
 
 def test_unverified_build_is_verified_by_the_next(tmp_path):
     bundle = write_bundle(tmp_path, propose=propose_model())
-    (fast,) = build_engines(bundle, targets=["sm86"], verify=False)
+    (fast,) = build_rtx(bundle, verify=False)
     assert fast.sidecar.replacement_error is None
-    assert build_engines(bundle, targets=["sm86"], verify=False)[0].skipped
-    (checked,) = build_engines(bundle, targets=["sm86"])
+    assert build_rtx(bundle, verify=False)[0].skipped
+    (checked,) = build_rtx(bundle)
     assert checked.sidecar.replacement_error is not None
 
 
 def test_unknown_graph_and_precision(built):
     bundle = built[0]
     with pytest.raises(InputError, match="no graph depth; it has propose"):
-        build_engines(bundle, targets=["sm86"], graphs=["depth"])
-    with pytest.raises(InputError, match="precision 'int8'"):
-        build_engines(bundle, targets=["sm86"], precision="int8")
+        build_rtx(bundle, graphs=["depth"])
+    with pytest.raises(BundleError, match="precision 'int8'"):
+        build_rtx(bundle, precisions=["int8"])
 
 
 def test_refused_graph_leaves_nothing(tmp_path):
@@ -359,25 +347,92 @@ def test_refused_graph_leaves_nothing(tmp_path):
     )
     bundle = write_bundle(tmp_path, text=text_model(), propose=bad)
     with pytest.raises(EngineError, match="UInt8"):
-        build_engines(bundle, targets=["sm86"])
-    folder = plan_folder(tmp_path, ("sm86",))
+        build_rtx(bundle)
+    folder = plan_folder(tmp_path, "tensorrt-rtx", ("sm86",))
     assert {file.name for file in folder.iterdir()} == {"text.fp32.plan", "text.fp32.json"}
 
 
 def test_half_precision_layers_are_not_fp32(tmp_path):
-    half = classify_model()
-    for value in (*half.graph.input, *half.graph.output):
-        value.type.tensor_type.elem_type = TensorProto.FLOAT16
-    bundle = write_bundle(tmp_path, classify=half)
-    with pytest.raises(EngineError, match="built as fp32, and its layers compute in fp16"):
-        build_engines(bundle, targets=["sm86"])
+    bundle = write_bundle(tmp_path, classify=half_model())
+    with pytest.raises(EngineError, match=r"built as fp32, and by its network.* compute in fp16"):
+        build_rtx(bundle)
+
+
+def test_fp32_layers_are_not_half_precision(tmp_path):
+    bundle = write_bundle(tmp_path, half={"classify": classify_model()}, classify=classify_model())
+    with pytest.raises(EngineError, match=r"built as fp16, and by its network.* compute in fp32"):
+        build_rtx(bundle, precisions=["fp16"])
+
+
+def test_a_graph_that_serves_two_precisions_is_built_once(tmp_path):
+    bundle = write_bundle(
+        tmp_path,
+        half={"classify": half_model()},
+        classify=classify_model(),
+        masks=masks_model(),
+    )
+    results = build_rtx(bundle, precisions=["fp32", "fp16"])
+    assert [(r.plan.name, r.sidecar.precision_built) for r in results] == [
+        ("classify.fp32.plan", "fp32"),
+        ("masks.fp32.plan", "fp32"),
+        ("classify.fp16.plan", "fp16"),
+    ]
+    (again,) = build_rtx(bundle, precisions=["fp16"], graphs=["masks"])
+    assert again.skipped
+    for precision in ("fp32", "fp16"):
+        found = find_plan(
+            bundle,
+            "masks",
+            precision,
+            backend="tensorrt-rtx",
+            version=RTX.version,
+            capability="sm86",
+        )
+        assert found == (again.plan, again.sidecar)
+
+
+def test_sizes_are_inputs_unless_the_bundle_is_for_one_size(tmp_path):
+    (any_size,) = build_rtx(write_bundle(tmp_path / "any", masks=masks_model()))
+    assert any_size.sidecar.shape_values == SIZES
+    assert [spec.name for spec in any_size.sidecar.inputs][2:] == ["picture_size", "frame_size"]
+    fixed = write_bundle(tmp_path / "one", source_size=(20, 30), masks=masks_model())
+    (one_size,) = build_rtx(fixed)
+    assert one_size.sidecar.shape_values == {}
+    assert one_size.sidecar.outputs[0].shape == ("?", 1, 20, 30)
+
+
+def test_limits_are_kept_and_other_limits_are_another_build(tmp_path):
+    bundle = write_bundle(tmp_path, classify=classify_model(), masks=masks_model())
+    limits = {"max_classes": 20, "max_frame": (720, 1280)}
+    classify, masks = build_rtx(bundle, **limits)
+    assert classify.sidecar.profiles == {"K": Profile(1, 20, 20)}
+    assert masks.sidecar.shape_values["frame_size"] == ((1, 1), (720, 1280), (720, 1280))
+    assert all(result.skipped for result in build_rtx(bundle, **limits))
+    assert not any(result.skipped for result in build_rtx(bundle))
+    with pytest.raises(InputError, match="max-classes is 0"):
+        build_rtx(bundle, max_classes=0)
+
+
+def test_other_options_are_another_build(tmp_path):
+    bundle = write_bundle(tmp_path, text=text_model())
+    (plain,) = build_rtx(bundle)
+    (limited,) = build_rtx(bundle, options=BuildOptions(workspace_mib=512))
+    assert (plain.skipped, limited.skipped) == (False, False)
+    assert limited.sidecar.options == BuildOptions(workspace_mib=512)
+
+
+def test_a_timing_cache_is_refused_where_nothing_is_timed(tmp_path):
+    bundle = write_bundle(tmp_path, text=text_model())
+    with pytest.raises(InputError, match="measures no kernels"):
+        build_rtx(bundle, timing_cache=True)
+    assert build_rtx(bundle, timing_cache=False)
 
 
 def test_folder_that_cannot_be_made(tmp_path):
     bundle = write_bundle(tmp_path, text=text_model())
     (tmp_path / "engines").write_text("in the way")
     with pytest.raises(OutputError, match="cannot write"):
-        build_engines(bundle, targets=["sm86"])
+        build_rtx(bundle)
 
 
 def test_missing_onnxruntime_is_named(tmp_path):
@@ -388,13 +443,13 @@ def test_missing_onnxruntime_is_named(tmp_path):
         from pathlib import Path
         if __name__ == "__main__":
             sys.path.insert(0, sys.argv[1])
+            from graph_bundle import propose_model, write_bundle
             from openvis_rt.engines.build import build_engines
             from openvis_rt.errors import UnavailableError
-            from test_engines import propose_model, write_bundle
             bundle = write_bundle(Path(sys.argv[2]), propose=propose_model())
             sys.path.insert(0, sys.argv[2])
             try:
-                build_engines(bundle, targets=["sm86"])
+                build_engines(bundle, backend="tensorrt-rtx")
             except UnavailableError as exc:
                 print(exc)
         """
@@ -417,14 +472,14 @@ import sys, time
 from pathlib import Path
 if __name__ == "__main__":
     sys.path.insert(0, sys.argv[1])
+    from graph_bundle import classify_model, text_model, write_bundle
     from openvis_rt.engines.build import build_engines
-    from test_engines import classify_model, text_model, write_bundle
     bundle = write_bundle(Path(sys.argv[2]), text=text_model(), classify=classify_model())
     def report(graph, phase, done, steps):
         if graph == "classify":
             print("building", flush=True)
             time.sleep(60)
-    build_engines(bundle, targets=["sm86"], report=report)
+    build_engines(bundle, backend="tensorrt-rtx", targets=["sm86"], report=report)
 """
 
 
@@ -440,111 +495,152 @@ def test_killed_build_keeps_what_is_finished_and_nothing_else(tmp_path, kind):
         assert process.stdout.readline() == "building\n"
         process.send_signal(kind)
         assert process.wait(timeout=30) != 0
-    folder = plan_folder(bundle_path, ("sm86",))
+    folder = plan_folder(bundle_path, "tensorrt-rtx", ("sm86",))
     names = {file.name for file in folder.iterdir() if not file.name.endswith(".building")}
     assert names == {"text.fp32.plan", "text.fp32.json"}
     if kind == signal.SIGINT:
         assert not list(folder.glob("*.building"))
-    bundle = write_bundle(bundle_path, text=text_model(), classify=classify_model())
+    bundle = Bundle.open(bundle_path)
     with pytest.raises(EngineError, match="no plan"):
         check_plan(folder / "classify.fp32.plan", bundle.graph_sha256("classify"))
-    text, classify = build_engines(bundle, targets=["sm86"])
+    text, classify = build_rtx(bundle)
     assert (text.skipped, classify.skipped) == (True, False)
     assert not list(folder.glob("*.building"))
 
 
-# --- the sidecar ---
+# --- TensorRT, with a stand-in ---
 
 
-def sidecar():
-    return Sidecar(
-        graph="classify",
-        precision="fp32",
-        precision_built="fp32",
-        plan_sha256="0" * 64,
-        plan_bytes=3,
-        library="tensorrt_rtx",
-        library_version="1.7",
-        platform="linux-x86_64",
-        targets=("sm86",),
-        onnx_sha256="1" * 64,
-        replaced_grid_samples=0,
-        replacement_error=None,
-        inputs=(TensorSpec("text_embeddings", "float32", ("K", 16)),),
-        outputs=(TensorSpec("class_scores", "float32", (10, "?")),),
-        profiles={"K": Profile(1, 64, 4096)},
-        layers={"MATRIX_MULTIPLY": {"float32": 2}},
-        build_seconds=0.5,
-        created_with="0.1.0",
-    )
-
-
-def test_sidecar_round_trip(tmp_path):
-    path = tmp_path / "engines" / "x" / "classify.fp32.json"
-    sidecar().write(path)
-    assert Sidecar.read(path) == sidecar()
-    entry = json.loads(path.read_text())
-    assert entry["schema"] == 1
-    assert entry["profiles"] == {"K": [1, 64, 4096]}
-    assert {field.name for field in dataclasses.fields(Sidecar)} | {"schema"} == set(entry)
+STAND_IN = """
+from tensorrt_rtx import *
+__version__ = "10.3.0"
+"""
+WITH_STAND_IN = """
+import json, sys
+sys.path[:0] = sys.argv[1:3]
+if __name__ == "__main__":
+    from graph_bundle import classify_model, half_model, write_bundle
+    from openvis_rt.engines import build
+    from openvis_rt.errors import OpenVISError
+    from openvis_rt.plans import BuildOptions
+    build.gpu_of_this_machine = lambda: ("Orin", "sm87")
+    bundle = write_bundle(sys.argv[3], half={"classify": half_model()}, classify=classify_model())
+    options = BuildOptions(hardware_compatible=json.loads(sys.argv[4]))
+    for _ in range(2):
+        (result,) = build.build_engines(
+            bundle, backend="tensorrt", precisions=["fp16"], options=options, timing_cache=False
+        )
+        entry = {"plan": str(result.plan), "skipped": result.skipped, "warnings": result.warnings}
+        print(json.dumps({**entry, **result.sidecar.to_json()}))
+"""
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("compatible", "target"), [(None, "sm87"), ("ampere+", "ampere+")], ids=["own", "ampere+"]
+)
+def test_tensorrt_builds_for_the_gpu_of_this_machine(tmp_path, compatible, target):
+    (tmp_path / "tensorrt.py").write_text(STAND_IN)
+    out = run_script(tmp_path, WITH_STAND_IN, tmp_path, tmp_path / "bundle", json.dumps(compatible))
+    first, second = map(json.loads, out.splitlines())
+    assert Path(first["plan"]).parent.name == f"tensorrt-{target}"
+    assert (first["gpu"], first["targets"], first["library_version"]) == (
+        ("Orin", ["sm87"], "10.3.0") if compatible is None else ("Orin", ["ampere+"], "10.3.0")
+    )
+    assert first["options"]["hardware_compatible"] == compatible
+    # without a GPU the stand-in cannot load what it built, so it is the network that is counted
+    assert first["layers_from"] == "network"
+    assert "names no layer's type" in first["warnings"][0]
+    assert (first["skipped"], second["skipped"]) == (False, True)
+
+
+def stand_in(monkeypatch):
+    monkeypatch.setattr(build_module, "tensorrt_library", lambda _: TENSORRT)
+
+
+def test_tensorrt_needs_a_gpu_to_build(tmp_path, monkeypatch, no_gpu):
+    stand_in(monkeypatch)
+    bundle = write_bundle(tmp_path, text=text_model())
+    with pytest.raises(
+        UnavailableError, match=r"10.3.0 needs an NVIDIA GPU.*tensorrt-rtx"
+    ) as caught:
+        build_engines(bundle, backend="tensorrt")
+    assert caught.value.exit_code == 3
+    with pytest.raises(InputError, match="takes no list"):
+        build_engines(bundle, backend="tensorrt", targets=["sm87"])
+
+
+def test_ampere_plans_need_an_ampere_gpu_to_build(tmp_path, monkeypatch):
+    stand_in(monkeypatch)
+    monkeypatch.setattr(build_module, "gpu_of_this_machine", lambda: ("T4", "sm75"))
+    bundle = write_bundle(tmp_path, text=text_model())
+    options = BuildOptions(hardware_compatible="ampere+")
+    with pytest.raises(UnavailableError, match="T4 is sm75"):
+        build_engines(bundle, backend="tensorrt", options=options)
+
+
+@pytest.mark.parametrize(
+    ("installed", "gpu", "backend"),
     [
-        ({"schema": 2}, "its schema is 2"),
-        ({"extra": 1}, "missing or unknown.*extra"),
-        ({"plan_bytes": "3"}, "plan_bytes is '3', not int"),
-        ({"targets": "sm86"}, "targets is 'sm86'"),
-        ({"profiles": {"K": [1]}}, "not a sidecar"),
-        ({"inputs": [{}]}, "not a sidecar"),
+        ({"tensorrt_rtx"}, None, "tensorrt-rtx"),
+        ({"tensorrt_rtx"}, ("Orin", "sm87"), "tensorrt-rtx"),
+        ({"tensorrt"}, None, "tensorrt"),
+        ({"tensorrt"}, ("Orin", "sm87"), "tensorrt"),
+        ({"tensorrt", "tensorrt_rtx"}, None, "tensorrt-rtx"),
+        ({"tensorrt", "tensorrt_rtx"}, ("Orin", "sm87"), "tensorrt"),
+        (set(), None, "tensorrt-rtx"),
     ],
 )
-def test_wrong_sidecar_is_refused(tmp_path, change, message):
-    path = tmp_path / "a.fp32.json"
-    path.write_text(json.dumps({**sidecar().to_json(), **change}))
-    with pytest.raises(EngineError, match=message):
-        Sidecar.read(path)
-
-
-@pytest.mark.parametrize("text", ["", "[]", "{", "null", '{"schema": 1}'])
-def test_damaged_sidecar_is_refused(tmp_path, text):
-    path = tmp_path / "a.fp32.json"
-    path.write_text(text)
-    with pytest.raises(EngineError, match=r"sidecar|cannot be read"):
-        Sidecar.read(path)
-
-
-def test_plan_without_sidecar_is_refused(tmp_path):
-    plan = tmp_path / "bundle" / "engines" / "x" / "a.fp32.plan"
-    plan.parent.mkdir(parents=True)
-    plan.write_bytes(b"abc")
-    with pytest.raises(EngineError, match=r"json is missing.*Build it again with: openvis build"):
-        check_plan(plan, "1" * 64)
-    assert sidecar_path(plan).name == "a.fp32.json"
+def test_default_backend_is_what_works_here(monkeypatch, installed, gpu, backend):
+    monkeypatch.setattr(build_module, "find_spec", lambda name: name if name in installed else None)
+    monkeypatch.setattr(build_module, "gpu_of_this_machine", lambda: gpu)
+    assert default_backend() == backend
 
 
 # --- the command ---
 
 
-def test_command_prints_json(tmp_path, monkeypatch):
-    import typer
+def command(*arguments):
     from typer.testing import CliRunner
 
-    from openvis_rt import bundle as bundle_module
-    from openvis_rt.cli.build import build
+    from openvis_rt.cli.main import app
 
-    fake = write_bundle(tmp_path, text=text_model())
-    monkeypatch.setattr(bundle_module.Bundle, "open", lambda path: fake)
-    app = typer.Typer()
-    app.command()(build)
-    arguments = [str(tmp_path), "--targets", "sm86", "--graph", "text"]
-    first = CliRunner().invoke(app, [*arguments, "--json"])
+    return CliRunner().invoke(app, ["build", *map(str, arguments)])
+
+
+def test_command_prints_json(tmp_path):
+    write_bundle(tmp_path, text=text_model(), masks=masks_model())
+    arguments = [tmp_path, "--targets", "sm86", "--graph", "text"]
+    first = command(*arguments, "--json")
     assert first.exit_code == 0, first.output
     (entry,) = json.loads(first.stdout)
     assert (entry["graph"], entry["skipped"], entry["targets"]) == ("text", False, ["sm86"])
-    second = CliRunner().invoke(app, arguments)
+    assert entry["layers_from"] == "network"
+    second = command(*arguments)
     assert "up to date" in second.stdout
-    other = CliRunner().invoke(app, [*arguments, "--backend", "tensorrt"])
-    assert isinstance(other.exception, UnavailableError)
-    assert not isinstance(other.exception, DependencyError)
+    assert "building with tensorrt-rtx" in second.stderr
+
+
+def test_command_builds_several_precisions(tmp_path):
+    write_bundle(tmp_path, half={"classify": half_model()}, classify=classify_model())
+    for text in ("all", "fp16, fp32"):
+        ended = command(tmp_path, "--targets", "sm86", "--precision", text, "--json")
+        assert {entry["precision_built"] for entry in json.loads(ended.stdout)} == {"fp16", "fp32"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        (["--backend", "onnxruntime"], InputError),
+        (["--optimization-level", "3"], InputError),
+        (["--hardware-compatible", "ampere+"], InputError),
+        (["--version-compatible"], InputError),
+        (["--timing-cache"], InputError),
+        (["--max-frame", "big"], InputError),
+        (["--precision", "int4"], BundleError),
+    ],
+)
+def test_command_refuses_what_has_no_effect(tmp_path, arguments, error):
+    write_bundle(tmp_path, text=text_model())
+    ended = command(tmp_path, "--backend", "tensorrt-rtx", *arguments)
+    assert isinstance(ended.exception, error), ended.output
+    assert not (tmp_path / "engines").exists()

@@ -187,9 +187,9 @@ def test_check_measures_rounding_only():
 def test_check_finds_a_wrong_replacement(monkeypatch):
     from openvis_rt.engines import grid_sample
 
-    def half_a_pixel_off(nodes, value, grid, output, shape):
+    def half_a_pixel_off(nodes, value, grid, output, shape, *, fp16):
         shift = nodes.constant([1 / shape[3], 0], np.float32)
-        original(nodes, value, nodes.add("Add", grid, shift), output, shape)
+        original(nodes, value, nodes.add("Add", grid, shift), output, shape, fp16=fp16)
 
     original = grid_sample._append_sampling
     monkeypatch.setattr(grid_sample, "_append_sampling", half_a_pixel_off)
@@ -203,13 +203,88 @@ def test_sites_know_the_shape():
     assert site.shape == (2, 8, 15, 27)
 
 
-def test_gathers_compile_in_tensorrt_rtx(tmp_path):
+def fp16_model(*, readers=1, half_output=True):
+    """FP16 value, cast to FP32 for a GridSample, whose result is cast back."""
+    n, c, h, w, p, q = 2, 8, 15, 27, 33, 4
+    make, half = helper.make_node, TensorProto.FLOAT16
+    nodes = [
+        make("Relu", ["value"], ["inner"]),  # no value_info: its type must be inferred
+        make("Cast", ["inner"], ["wide"], to=TensorProto.FLOAT),
+        make("GridSample", ["wide", "grid"], ["sampled"], "sample", align_corners=0),
+        make("Cast", ["sampled"], ["out"], to=half if half_output else TensorProto.FLOAT),
+    ]
+    outputs = [("out", half if half_output else TensorProto.FLOAT, [n, c, p, q])]
+    if readers > 1:
+        nodes.append(make("Sqrt", ["wide"], ["other"]))
+        outputs.append(("other", TensorProto.FLOAT, [n, c, h, w]))
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [
+            helper.make_tensor_value_info("value", half, [n, c, h, w]),
+            helper.make_tensor_value_info("grid", TensorProto.FLOAT, [n, p, q, 2]),
+        ],
+        [helper.make_tensor_value_info(*output) for output in outputs],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+
+
+def types_of(model):
+    """ONNX element type of every tensor that a node makes."""
+    inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True).graph
+    return {v.name: v.type.tensor_type.elem_type for v in (*inferred.value_info, *inferred.output)}
+
+
+def test_fp16_rows_are_gathered_as_they_are():
+    replaced = replace_grid_sample(fp16_model())
+    types = types_of(replaced)
+    gathers = [node for node in replaced.graph.node if node.op_type == "Gather"]
+    assert [types[node.output[0]] for node in gathers] == [TensorProto.FLOAT16] * 4
+    products = [node for node in replaced.graph.node if node.op_type in ("Mul", "Floor", "Sub")]
+    assert {types[node.output[0]] for node in products} <= {TensorProto.FLOAT, TensorProto.INT32}
+    assert "wide" not in {name for node in replaced.graph.node for name in node.output}
+
+
+def test_fp32_rows_are_not_cast():
+    nodes = replace_grid_sample(grid_sample_model(*SHAPES[1])).graph.node
+    casts = [node.attribute[0].i for node in nodes if node.op_type == "Cast"]
+    assert casts == [TensorProto.INT32]  # of the indices
+
+
+def test_fp16_rows_give_the_same_numbers_as_fp32_rows():
+    # both sum the same four FP32 products in the same order, so not a bit may differ
+    rng = np.random.default_rng(3)
+    value = rng.standard_normal((2, 8, 15, 27)).astype(np.float16)
+    grid = sample_points(2, 15, 27, 33, 4, rng)
+    got = run(replace_grid_sample(fp16_model(half_output=False)), value=value, grid=grid)
+    wide = np.maximum(value, 0).astype(np.float32)
+    model = replace_grid_sample(grid_sample_model(2, 8, 15, 27, 33, 4))
+    np.testing.assert_array_equal(got, run(model, value=wide, grid=grid))
+
+
+def test_fp16_replacement_is_checked():
+    model = fp16_model()
+    assert 0 <= check_grid_samples(model, random_inputs(model.graph, {})) < 16 * 2**-23 * 27
+
+
+def test_a_cast_with_other_readers_stays():
+    replaced = replace_grid_sample(fp16_model(readers=2))
+    onnx.checker.check_model(replaced, full_check=True)
+    assert "wide" in {name for node in replaced.graph.node for name in node.output}
+
+
+@pytest.mark.parametrize(
+    ("model", "dtype"),
+    [(grid_sample_model(8, 32, 15, 27, 405, 4), "float32"), (fp16_model(), "float16")],
+)
+def test_gathers_compile_in_tensorrt_rtx(model, dtype, tmp_path):
     pytest.importorskip("tensorrt_rtx", reason="tensorrt_rtx is not installed")
-    from openvis_rt.engines.tensorrt_rtx import build_plan
+    from openvis_rt.engines.plan_builder import BuildRequest, build_plan
+    from openvis_rt.tensorrt_library import tensorrt_library
 
     path = tmp_path / "sample.onnx"
-    onnx.save(replace_grid_sample(grid_sample_model(8, 32, 15, 27, 405, 4)), path)
-    built = build_plan(path, targets=["sm86"])
+    onnx.save(replace_grid_sample(model), path)
+    built = build_plan(path, tensorrt_library("tensorrt-rtx"), BuildRequest(targets=("sm86",)))
     assert "GRID_SAMPLE" not in built.layers
-    assert built.layers["GATHER"] == {"float32": 4}
+    assert built.layers["GATHER"] == {dtype: 4}
     assert len(built.plan) > 1000

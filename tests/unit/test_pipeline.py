@@ -346,7 +346,7 @@ def test_a_rectangle_comes_back_where_it_was_drawn(opened, height, width):
     cells = padded.reshape(16, 4, 24, 4).mean((1, 3)) - 0.5
     family._propose._hosts["mask_logits"][:] = -1
     family._propose._hosts["mask_logits"][3, 0] = cells
-    [rle, nothing] = family._make_masks(np.array([3, 5]))
+    [rle, nothing] = family._make_masks(np.array([3, 5]), 0)
     assert not decode_mask(nothing).any()
     mask = decode_mask(rle)
     assert mask.shape == (height, width)
@@ -408,8 +408,8 @@ def test_nan_of_a_graph_stops_the_video_by_name(opened, frames, monkeypatch, out
     session = family._classify if output == "class_scores" else family._propose
     fetch = session.fetch
 
-    def poisoned(name):
-        value = fetch(name)
+    def poisoned(name, slot):
+        value = fetch(name, slot)
         return np.full_like(value, np.nan) if name == output else value
 
     monkeypatch.setattr(session, "fetch", poisoned)
@@ -433,7 +433,7 @@ def test_a_frame_that_fails_half_way_spoils_its_video_and_no_other(opened, frame
     assert pipeline.finish() == fresh.finish()
 
 
-def _fail() -> None:
+def _fail(_slot) -> None:
     raise BackendError("device lost")
 
 

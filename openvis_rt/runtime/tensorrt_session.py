@@ -1,0 +1,587 @@
+"""TensorRT and TensorRT-RTX: plans on a GPU, with nothing copied between graphs.
+
+Every session has a stream of its own. Two kinds of events order them: a run waits for the sources
+that it is bound to (their outputs must be there), and for the sessions that read its outputs (they
+must have read what it will overwrite). So frame t + 1 may run while the masks of frame t are made,
+in any order that the host likes, and no slot is overwritten too early.
+
+    propose   [slot 0: frame t]----------[slot 1: frame t+1]------
+    classify                   [slot 0]--                  [slot 1]
+    masks                                     [slot 0]  <- what the host chose of frame t
+
+All device memory is allocated when a session is opened: the largest sizes of the plan's profile.
+Outputs that the host fetches are copied to pinned memory at the end of each run.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from openvis_rt.bundle import Bundle
+from openvis_rt.errors import BackendError, EngineError, InputError, OutputError
+from openvis_rt.files import output_file
+from openvis_rt.graphs import GraphSpec
+from openvis_rt.plans import find_plan
+from openvis_rt.runtime.cuda import Cuda, CudaChoice, open_cuda
+from openvis_rt.runtime.session import Array, Session, check_value
+from openvis_rt.tensorrt_library import TensorRtLibrary, tensorrt_library
+
+__all__ = ["TensorRt", "TensorRtSession"]
+
+Shape = tuple[int, ...]
+
+_NUMPY_TYPES = {
+    "FLOAT": np.float32,
+    "HALF": np.float16,
+    "INT64": np.int64,
+    "INT32": np.int32,
+    "INT8": np.int8,
+    "UINT8": np.uint8,
+    "BOOL": np.bool_,
+}
+
+
+class TensorRt:
+    """The backend: one library, one device.
+
+    Args:
+        name: ``tensorrt`` or ``tensorrt-rtx``.
+        bundle, precision: every plan of it must fit this machine.
+        cuda: the CUDA binding.
+
+    Attributes:
+        device: the GPU, the library and the binding, for people.
+        warnings: what should be known.
+
+    Raises:
+        DependencyError: the library or a CUDA binding is not installed.
+        BackendError: there is no GPU.
+        EngineError: a graph has no plan that fits; the message names the command that builds it.
+    """
+
+    slots = 2
+
+    def __init__(
+        self, name: str, bundle: Bundle, precision: str, cuda: CudaChoice = "auto"
+    ) -> None:
+        self.name = name
+        self.warnings: list[str] = []
+        self._library = tensorrt_library(name)
+        self._cuda = open_cuda(cuda)
+        self._plans: dict[tuple[str, str], Path] = {}
+        self._sessions: list[TensorRtSession] = []
+        self._seconds = 0.0  # of sessions that are closed
+        try:
+            for graph in bundle.graphs:
+                self._plan(bundle, graph, precision)
+            self._log = _error_log(self._library.module)
+        except BaseException:
+            self._cuda.close()
+            raise
+        self.device = (
+            f"{self._cuda.device_name}, {self._library.version}, {self._cuda.binding}"
+            f"{', CUDA graphs' if self._cuda.has_graphs else ''}"
+        )
+
+    def open(
+        self,
+        bundle: Bundle,
+        graph: str,
+        precision: str,
+        *,
+        fetched: Sequence[str],
+        slots: int = 1,
+    ) -> TensorRtSession:
+        """Open one graph of a bundle; see :class:`TensorRtSession`."""
+        for closed in [session for session in self._sessions if session.closed]:
+            self._sessions.remove(closed)
+            self._seconds += closed.device_seconds
+        session = TensorRtSession(
+            self._library,
+            self._cuda,
+            self._log,
+            self._plan(bundle, graph, precision),
+            bundle.graph(graph, precision).spec,
+            constants=_constants(bundle),
+            fetched=fetched,
+            slots=slots,
+            warn=self.warnings.append,
+        )
+        self._sessions.append(session)
+        return session
+
+    def counters(self) -> dict[str, float]:
+        """Seconds that graphs ran on the device, and bytes over the bus, since it was opened."""
+        return {
+            "device_seconds": sum((s.device_seconds for s in self._sessions), self._seconds),
+            "bytes_to_device": float(self._cuda.bytes_in),
+            "bytes_to_host": float(self._cuda.bytes_out),
+        }
+
+    def close(self) -> None:
+        """Close what is still open, and give the device back."""
+        for session in reversed(self._sessions):
+            session.close()
+        self._sessions.clear()
+        self._cuda.close()
+
+    def _plan(self, bundle: Bundle, graph: str, precision: str) -> Path:
+        """The plan of a graph, checked once: its hash takes a while."""
+        key = graph, precision
+        if key not in self._plans:
+            self._plans[key], _ = find_plan(
+                bundle,
+                graph,
+                precision,
+                backend=self.name,
+                version=self._library.version,
+                capability=self._cuda.capability,
+            )
+        return self._plans[key]
+
+
+@dataclass(frozen=True)
+class _Tensor:
+    """One input or output of an engine.
+
+    Attributes:
+        is_input: or else an output.
+        dtype: of its elements.
+        shape: with -1 for dynamic axes.
+        largest: the shape of its buffer.
+        on_host: a shape input, whose values TensorRT reads from host memory.
+    """
+
+    is_input: bool
+    dtype: npt.DTypeLike
+    shape: Shape
+    largest: Shape
+    on_host: bool
+
+    @property
+    def size(self) -> int:
+        """Bytes of its buffer."""
+        return math.prod(self.largest) * np.dtype(self.dtype).itemsize
+
+
+class TensorRtSession:
+    """One graph.
+
+    Args:
+        library: that built the plan.
+        cuda: the device; it outlives the session.
+        log: receives the library's errors.
+        plan: the engine's file, checked.
+        spec: the graph's tensors.
+        constants: inputs of ONNX Runtime's graph that may be constants of the engine, and the value
+            that they then have.
+        fetched: outputs that are copied to the host after each run.
+        slots: see :class:`~openvis_rt.runtime.session.Session`.
+        warn: told what did not stop the work.
+
+    Attributes:
+        device_seconds: spent in this graph so far, copies included, by the device's own clock.
+
+    Raises:
+        EngineError: the library cannot load the plan, or its tensors are not the graph's.
+        BackendError: the device has not enough memory.
+    """
+
+    def __init__(
+        self,
+        library: TensorRtLibrary,
+        cuda: Cuda,
+        log: Any,
+        plan: Path,
+        spec: GraphSpec,
+        *,
+        constants: dict[str, Shape],
+        fetched: Sequence[str],
+        slots: int,
+        warn: Callable[[str], None],
+    ) -> None:
+        self.spec, self.device_seconds = spec, 0.0
+        self._warn = warn
+        self._library, self._cuda, self._log = library, cuda, log
+        self._constants, self._fetched, self._slots = constants, tuple(fetched), slots
+        self._sources: dict[str, tuple[TensorRtSession, str]] = {}
+        self._readers: list[TensorRtSession] = []
+        self._owned = ExitStack()
+        self._engine: Any = None
+        self._context: Any = None
+        with ExitStack() as stack:
+            stack.callback(self._release)
+            self._load(plan)
+            self._allocate()
+            stack.pop_all()
+
+    def write(self, name: str, value: Array, slot: int = 0) -> None:
+        """See :class:`~openvis_rt.runtime.session.Session`."""
+        check_value(self.spec, name, value)
+        if name not in self._tensors:
+            self._check_constant(name, value)
+            return
+        tensor, own = self._tensors[name], slot % self._slots
+        if any(found > most for found, most in zip(value.shape, tensor.largest, strict=True)):
+            raise InputError(
+                f"input {name!r} of graph {self.spec.name!r} takes up to {list(tensor.largest)}, "
+                f"got {list(value.shape)}; build the engines with larger profiles (`openvis build "
+                "--help`), or give it in parts"
+            )
+        self._cuda.synchronize(self._copied[own])  # the last copy out of this staging memory
+        staging = self._host[own][name][: value.nbytes]
+        staging.view(value.dtype).reshape(value.shape)[...] = value
+        self._shapes[own][name] = value.shape
+        if not tensor.on_host:
+            self._cuda.copy_in(self._device[own][name], staging, self._stream)
+            self._cuda.record(self._copied[own], self._stream)
+
+    def bind(self, name: str, source: Session, output: str) -> None:
+        """See :class:`~openvis_rt.runtime.session.Session`.
+
+        Raises:
+            InputError: ``source`` is of another backend.
+            EngineError: the two tensors differ in type or shape.
+        """
+        if not isinstance(source, TensorRtSession) or source._cuda is not self._cuda:
+            raise InputError(f"cannot bind {name!r} to {output!r} of another backend's session")
+        mine, theirs = self._tensors[name], source._tensors[output]
+        if (mine.dtype, mine.shape) != (theirs.dtype, theirs.shape) or -1 in mine.shape:
+            raise EngineError(
+                f"the engine of {self.spec.name!r} takes {name!r} as {np.dtype(mine.dtype)} "
+                f"{list(mine.shape)}, and that of {source.spec.name!r} gives {output!r} as "
+                f"{np.dtype(theirs.dtype)} {list(theirs.shape)}: build both anew, in one precision"
+            )
+        self._sources[name] = (source, output)
+        source._readers.append(self)
+
+    def run(self, slot: int = 0) -> None:
+        """Queue one execution, and the copies of what is fetched; returns before it is done."""
+        if self._context is None:
+            raise InputError(f"the session of graph {self.spec.name!r} is closed")
+        own = slot % self._slots
+        for event in self._events_before(slot):
+            self._cuda.wait(self._stream, event)
+        self._set_tensors(slot)
+        self._count_seconds(slot)
+        self._cuda.record(self._begun[slot], self._stream)
+        self._execute(slot)
+        for name in self._fetched:
+            shape = self._output_shape(name)
+            self._fetched_shapes[own][name] = shape
+            target = self._host[own][name][: math.prod(shape) * self._itemsize(name)]
+            self._cuda.copy_out(target, self._device[own][name], self._stream)
+        self._cuda.record(self._done[slot], self._stream)
+        self._unread.add(slot)
+
+    def fetch(self, name: str, slot: int = 0) -> Array:
+        """See :class:`~openvis_rt.runtime.session.Session`; only what was asked for at opening."""
+        own = slot % self._slots
+        if name not in self._fetched_shapes[own]:
+            raise InputError(
+                f"output {name!r} of graph {self.spec.name!r} was not run, or stays on the device: "
+                f"the host fetches {', '.join(self._fetched) or 'nothing'}"
+            )
+        self._cuda.synchronize(self._done[slot])
+        shape = self._fetched_shapes[own][name]
+        dtype = np.dtype(self._tensors[name].dtype)
+        raw = self._host[own][name][: math.prod(shape) * dtype.itemsize]
+        return raw.view(dtype).reshape(shape).copy()
+
+    @property
+    def closed(self) -> bool:
+        """Whether :meth:`close` was called."""
+        return self._context is None
+
+    def close(self) -> None:
+        """See :class:`~openvis_rt.runtime.session.Session`; twice does no harm."""
+        if self._context is None:
+            return
+        try:
+            self._cuda.synchronize_all()
+            for slot in tuple(self._unread):
+                self._count_seconds(slot)
+            self._kernels.save()
+        except BackendError:  # the device failed, and whoever used it was told
+            pass
+        self._release()
+
+    def _release(self) -> None:
+        """Free everything on the device, though someone may still refer to the session."""
+        self._context = self._engine = None
+        self._owned.close()
+
+    # opening
+
+    def _load(self, plan: Path) -> None:
+        trt = self._library.module
+        self._log.messages.clear()
+        self._runtime = trt.Runtime(self._log)
+        self._engine = self._runtime.deserialize_cuda_engine(plan.read_bytes())
+        if self._engine is None:
+            raise EngineError(
+                f"{self._library} cannot load {plan}:\n{self._log.text()}\nBuild it again with: "
+                f"openvis build {plan.parents[2]} --backend {self._library.backend} --force"
+            )
+        self._kernels = _KernelCache(self._engine, plan)
+        self._context = self._kernels.context(self._engine)
+        if self._context is None:
+            free, _ = self._cuda.memory()
+            raise BackendError(
+                f"{self._cuda.device_name} cannot hold the engine of {self.spec.name!r} "
+                f"({free / 1e6:.0f} MB were free):\n{self._log.text()}\nClose other programs on "
+                "the device, or export at a smaller --size, or run --precision fp16"
+            )
+
+    def _allocate(self) -> None:
+        """Events, the stream, and every buffer at the largest size that the plan takes."""
+        cuda, owned = self._cuda, self._owned
+        self._stream = cuda.stream(owned)
+        runs = range(TensorRt.slots)
+        self._begun = [cuda.event(owned) for _ in runs]
+        self._done = [cuda.event(owned) for _ in runs]
+        self._unread: set[int] = set()  # runs whose seconds are not counted yet
+        self._copied = [cuda.event(owned) for _ in range(self._slots)]
+        self._set: dict[str, Shape] = {}  # input shapes that the context has now
+        self._graphs: dict[int, Any] = {}  # None after a slot's first run
+        self._tensors = self._read_tensors()
+        self._check_tensors()
+        self._device: list[dict[str, int]] = []
+        self._host: list[dict[str, npt.NDArray[np.uint8]]] = []
+        self._shapes: list[dict[str, Shape]] = []
+        self._fetched_shapes: list[dict[str, Shape]] = []
+        for _ in range(self._slots):
+            self._device.append({})
+            self._host.append({})
+            self._shapes.append({})
+            self._fetched_shapes.append({})
+            for name, tensor in self._tensors.items():
+                if not tensor.on_host:
+                    self._device[-1][name] = cuda.allocate(owned, tensor.size)
+                if tensor.is_input or name in self._fetched:
+                    self._host[-1][name] = cuda.pinned(owned, tensor.size)
+        self._static = not any(t.on_host or -1 in t.shape for t in self._tensors.values())
+
+    def _read_tensors(self) -> dict[str, _Tensor]:
+        """What the engine says of its tensors; outputs' largest shapes are asked of the context."""
+        trt = self._library.module
+        names = [self._engine.get_tensor_name(i) for i in range(self._engine.num_io_tensors)]
+        found: dict[str, _Tensor] = {}
+        self._largest_values: dict[str, Array] = {}  # of shape inputs, read until outputs are known
+        inputs = [n for n in names if self._engine.get_tensor_mode(n) == trt.TensorIOMode.INPUT]
+        for name in inputs:
+            shape, dtype = tuple(self._engine.get_tensor_shape(name)), self._dtype(name)
+            on_host = self._engine.get_tensor_location(name) == trt.TensorLocation.HOST
+            largest = shape
+            if on_host:
+                most = self._engine.get_tensor_profile_values(0, name)[2]
+                self._largest_values[name] = np.array(most, dtype)
+                self._context.set_tensor_address(name, self._largest_values[name].ctypes.data)
+            elif -1 in shape:
+                largest = tuple(self._engine.get_tensor_profile_shape(name, 0)[2])
+                self._set_shape(name, largest)
+            found[name] = _Tensor(True, dtype, shape, largest, on_host)
+        if missing := self._context.infer_shapes():
+            raise EngineError(f"the engine of {self.spec.name!r} wants sizes of {missing} as well")
+        for name in names:
+            if name not in found:
+                shape = tuple(self._engine.get_tensor_shape(name))
+                largest = tuple(self._context.get_tensor_shape(name))
+                found[name] = _Tensor(False, self._dtype(name), shape, largest, on_host=False)
+        return found
+
+    def _check_tensors(self) -> None:
+        """Refuse an engine whose tensors are not the graph's."""
+        for wanted in (*self.spec.inputs, *self.spec.outputs):
+            found = self._tensors.get(wanted.name)
+            shape = tuple(-1 if isinstance(size, str) else size for size in wanted.shape)
+            if found is None or (np.dtype(found.dtype), found.shape) != (
+                np.dtype(wanted.dtype),
+                shape,
+            ):
+                held = found and f"{np.dtype(found.dtype)} {list(found.shape)}"
+                raise EngineError(
+                    f"the engine of {self.spec.name!r} has {wanted.name!r} as {held}, and the "
+                    f"bundle as {wanted.dtype} {list(shape)}: it was built from another graph"
+                )
+        if unknown := set(self._fetched) - {t.name for t in self.spec.outputs}:
+            raise InputError(f"graph {self.spec.name!r} has no output {', '.join(unknown)}")
+
+    def _dtype(self, name: str) -> npt.DTypeLike:
+        kind = str(self._engine.get_tensor_dtype(name).name)
+        if kind not in _NUMPY_TYPES:
+            raise EngineError(f"the engine of {self.spec.name!r} has {name!r} of type {kind}")
+        return _NUMPY_TYPES[kind]
+
+    # running
+
+    def _events_before(self, slot: int) -> list[Any]:
+        sources = {id(s): s._done[slot] for s, _ in self._sources.values()}
+        return [*sources.values(), *(reader._done[slot] for reader in self._readers)]
+
+    def _set_tensors(self, slot: int) -> None:
+        own = slot % self._slots
+        for name, tensor in self._tensors.items():
+            if name in self._sources:
+                source, output = self._sources[name]
+                address = source._device[slot % source._slots][output]
+            elif tensor.is_input and name not in self._shapes[own]:
+                raise InputError(f"input {name!r} of graph {self.spec.name!r} was never written")
+            elif tensor.on_host:
+                address = self._host[own][name].ctypes.data
+            else:
+                address = self._device[own][name]
+            if not self._context.set_tensor_address(name, address):
+                raise self._failure(f"refuses the address of {name!r}")
+            if tensor.is_input and -1 in tensor.shape:
+                self._set_shape(name, self._shapes[own][name])
+
+    def _set_shape(self, name: str, shape: Shape) -> None:
+        if self._set.get(name) == shape:
+            return
+        if not self._context.set_input_shape(name, shape):
+            raise InputError(
+                f"graph {self.spec.name!r} does not take {name!r} of shape {list(shape)}:\n"
+                f"{self._log.text()}\nBuild its engine with other sizes: `openvis build --help`"
+            )
+        self._set[name] = shape
+
+    def _output_shape(self, name: str) -> Shape:
+        tensor = self._tensors[name]
+        return tuple(self._context.get_tensor_shape(name)) if -1 in tensor.shape else tensor.shape
+
+    def _execute(self, slot: int) -> None:
+        """Queue the engine; from a slot's second run on as a CUDA graph, where that is possible.
+
+        The first run is not captured: TensorRT prepares for new shapes in it. Nor are graphs with
+        dynamic sizes. TensorRT-RTX captures by itself.
+        """
+        capturable = self._static and self._cuda.has_graphs and not self._kernels.captures
+        if capturable and self._graphs.get(slot) is not None:
+            self._cuda.launch(self._graphs[slot], self._stream)
+            return
+        if capturable and slot in self._graphs:
+            try:
+                graph = self._cuda.capture(self._owned, self._stream, self._enqueue)
+            except BackendError as exc:
+                self._static = False  # do not try again
+                self._warn(f"graph {self.spec.name!r} runs without a CUDA graph: {exc}")
+            else:
+                self._graphs[slot] = graph
+                self._cuda.launch(graph, self._stream)
+                return
+        self._enqueue()
+        self._graphs[slot] = None
+
+    def _enqueue(self) -> None:
+        self._log.messages.clear()
+        if not self._context.execute_async_v3(self._stream):
+            raise self._failure("fails to run")
+
+    def _failure(self, what: str) -> BackendError:
+        return BackendError(
+            f"{self._library} {what} in graph {self.spec.name!r}:\n{self._log.text()}"
+        )
+
+    def _count_seconds(self, slot: int) -> None:
+        """Add the time of the last run of a slot, which is over when the next one is queued."""
+        if slot in self._unread:
+            self._cuda.synchronize(self._done[slot])
+            self.device_seconds += self._cuda.elapsed(self._begun[slot], self._done[slot])
+            self._unread.discard(slot)
+
+    def _itemsize(self, name: str) -> int:
+        return np.dtype(self._tensors[name].dtype).itemsize
+
+    def _check_constant(self, name: str, value: Array) -> None:
+        built = self._constants[name]
+        if tuple(value.tolist()) != built:
+            raise InputError(
+                f"this engine has {name} {list(built)} built in, and the video needs "
+                f"{value.tolist()}: export for this video (--source-size, or without it for videos "
+                "of any size), and build again"
+            )
+
+
+class _KernelCache:
+    """TensorRT-RTX compiles kernels when a plan is first run on a GPU; this keeps them on disk.
+
+    For TensorRT, whose plans hold their kernels, it does nothing. The library checks what it reads
+    against its version and the GPU, so a foreign or damaged cache is only not used.
+    """
+
+    def __init__(self, engine: Any, plan: Path) -> None:
+        self._path = plan.with_suffix(".kernels")
+        self._config: Any = None
+        self._cache: Any = None
+        self._loaded = b""
+        if not hasattr(engine, "create_runtime_config"):
+            return  # TensorRT 10
+        config = engine.create_runtime_config()
+        if hasattr(config, "create_runtime_cache"):
+            self._config, self._cache = config, config.create_runtime_cache()
+
+    @property
+    def captures(self) -> bool:
+        """The library makes CUDA graphs by itself."""
+        return self._cache is not None
+
+    def context(self, engine: Any) -> Any:
+        """An execution context, or None if the device cannot hold one."""
+        if self._cache is None:
+            return engine.create_execution_context()
+        if self._path.is_file():
+            self._loaded = self._path.read_bytes()
+            self._cache.deserialize(self._loaded)
+        self._config.set_runtime_cache(self._cache)
+        strategy = type(self._config.cuda_graph_strategy)
+        self._config.cuda_graph_strategy = strategy.WHOLE_GRAPH_CAPTURE
+        return engine.create_execution_context(self._config)
+
+    def save(self) -> None:
+        """Write the kernels if there are new ones; a bundle that takes no files goes without."""
+        if self._cache is None:
+            return
+        kernels = bytes(memoryview(self._cache.serialize()))
+        if kernels == self._loaded:
+            return
+        try:
+            with output_file(self._path) as partial:
+                partial.write_bytes(kernels)
+        except OutputError:
+            pass
+
+
+def _constants(bundle: Bundle) -> dict[str, Shape]:
+    """Values of what ONNX Runtime takes as inputs of `masks`, where an engine has them built in."""
+    rule = bundle.manifest.preprocess
+    return {
+        "picture_size": rule.network_size,
+        "frame_size": rule.source_size or rule.network_size,
+    }
+
+
+def _error_log(trt: Any) -> Any:
+    """A logger that keeps errors and prints nothing."""
+
+    class Log(trt.ILogger):  # type: ignore[misc]  # the library has no types
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+            self.messages: list[str] = []
+
+        def log(self, severity: Any, message: str) -> None:
+            if severity in (trt.ILogger.INTERNAL_ERROR, trt.ILogger.ERROR):
+                self.messages.append(message)
+
+        def text(self) -> str:
+            return "\n".join(f"  {m}" for m in self.messages) or "  (it gave no reason)"
+
+    return Log()

@@ -1,0 +1,123 @@
+"""The TensorRT libraries, one Python interface, and the few differences between them.
+
+                                 tensorrt 10.3 ... 11.4      tensorrt-rtx 1.x
+    compiles for                 the GPU that it runs on     a list of compute capabilities
+    needs a GPU to compile       yes                         no
+    timing cache                 yes                         accepted and ignored, deprecated
+    optimization levels          yes                         accepted; every level, the same plan
+    version-compatible plans     yes                         no (needs a library it comes without)
+    plans for other GPUs         Ampere and newer; newer     its list is that
+                                 releases: same capability
+    cache of compiled kernels    no                          yes, kept by the runtime
+
+All of them take strongly typed networks, and nothing else is used here. Importing this module loads
+none of them.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+from openvis_rt.errors import BackendError, DependencyError, InputError, UnavailableError
+
+__all__ = ["TENSORRT_BACKENDS", "TensorRtLibrary", "tensorrt_library", "version_numbers"]
+
+
+@dataclass(frozen=True)
+class TensorRtLibrary:
+    """A TensorRT that is installed here.
+
+    Attributes:
+        backend: ``tensorrt`` or ``tensorrt-rtx``.
+        module: the Python module, ``tensorrt`` or ``tensorrt_rtx``.
+        version: what it says it is, such as ``10.3.0``.
+    """
+
+    backend: str
+    module: Any
+    version: str
+
+    def __str__(self) -> str:
+        return f"{self.backend} {self.version}"
+
+    @property
+    def compiles_for_a_list(self) -> bool:
+        """Compiles without a GPU for a list of compute capabilities, and only so."""
+        return self.backend == "tensorrt-rtx"
+
+    @property
+    def hardware_compatibility(self) -> dict[str, Any]:
+        """What ``--hardware-compatible`` may ask for, and the library's value for it."""
+        if self.compiles_for_a_list:
+            return {}
+        levels = self.module.HardwareCompatibilityLevel.__members__
+        return {
+            name.lower().replace("_plus", "+").replace("_", "-"): level
+            for name, level in levels.items()
+            if name != "NONE"
+        }
+
+
+@dataclass(frozen=True)
+class _Backend:
+    """Where a library comes from: its module, this distribution's extra, the first that works."""
+
+    module: str
+    extra: str
+    least: tuple[int, int]
+
+
+_BACKENDS = {
+    "tensorrt": _Backend("tensorrt", "tensorrt", (10, 3)),  # JetPack 6
+    "tensorrt-rtx": _Backend("tensorrt_rtx", "rtx", (1, 0)),
+}
+TENSORRT_BACKENDS = tuple(_BACKENDS)
+"""Names of the backends that this module knows."""
+
+
+def tensorrt_library(backend: str) -> TensorRtLibrary:
+    """Import a backend's library.
+
+    Raises:
+        InputError: there is no such backend.
+        DependencyError: the library is not installed.
+        BackendError: it is installed and cannot be imported.
+        UnavailableError: it is older than what this package was made for.
+    """
+    if backend not in _BACKENDS:
+        raise InputError(
+            f"{backend!r} is none of the TensorRT libraries; there are {', '.join(_BACKENDS)}."
+        )
+    known = _BACKENDS[backend]
+    try:
+        module = import_module(known.module)
+    except ModuleNotFoundError as exc:
+        if exc.name == known.module:
+            raise DependencyError(known.module, known.extra) from exc
+        raise _broken(known, exc) from exc
+    except (ImportError, OSError, RuntimeError) as exc:  # a shared library is missing, or is older
+        raise _broken(known, exc) from exc
+    version = str(module.__version__)
+    if version_numbers(version)[:2] < known.least:
+        least = ".".join(map(str, known.least))
+        raise UnavailableError(
+            f"{known.module} {version} is installed, and openvis-rt needs {least} or newer. On a "
+            "Jetson it comes with JetPack 6; elsewhere: "
+            f"pip install --upgrade 'openvis-rt[{known.extra}]'"
+        )
+    return TensorRtLibrary(backend, module, version)
+
+
+def version_numbers(version: str) -> tuple[int, ...]:
+    """The numbers of a version, to compare it with another."""
+    return tuple(int(number) for number in re.findall(r"\d+", version))
+
+
+def _broken(known: _Backend, error: Exception) -> BackendError:
+    return BackendError(
+        f"{known.module} is installed, and importing it fails: {error}. "
+        f"Install it anew: pip install --force-reinstall 'openvis-rt[{known.extra}]'"
+    )

@@ -1,0 +1,103 @@
+"""A full-size model in FP16, as its rounded twin, against PyTorch FP32 on frames of a video.
+
+End to end, so an attention-mask bit that FP16 flips moves queries; docs/fp16.md has the figures of
+40 frames. The gates are a few dB below the worst of these frames.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from PIL import Image
+
+from openvis_rt.bundle import Bundle
+from openvis_rt.export.bundle_export import export_bundle
+from openvis_rt.export.fp16_keeps import KEEPS, GraphView, narrowed
+from openvis_rt.export.fp16_rounding import rounded_twin
+from openvis_rt.export.wrappers import Classify, Propose
+from openvis_rt.models.checkpoint import model_from_seed
+from openvis_rt.runtime.sample_video import sample_frames
+
+SIZE = (192, 320)
+FRAMES = 3
+GATES = {  # dB
+    "mask_logits": 40.0,
+    "queries": 40.0,
+    "object_logits": 40.0,
+    "mask_iou": 60.0,
+    "features": 55.0,
+    "instance_tokens": 55.0,
+    "class_scores": 55.0,
+}
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """ResNet-50 with seeded weights, and its FP16 bundle."""
+    model = model_from_seed("clip-vis-r50", 3)
+    folder = tmp_path_factory.mktemp("fp16") / "bundle"
+    options = {"network_size": SIZE, "checkpoint": {}, "precisions": ("fp16",), "verify": False}
+    return model, export_bundle(model, folder, **options).bundle
+
+
+def session_of(bundle: Bundle, graph: str) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    twin = rounded_twin(onnx.load(bundle.graph_path(graph, "fp16")))
+    return onnxruntime.InferenceSession(
+        twin.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+
+
+def sqnr(found: np.ndarray, wanted: np.ndarray) -> float:
+    error = found.astype(np.float64) - wanted
+    noise, signal = float((error**2).sum()), float((wanted.astype(np.float64) ** 2).sum())
+    return math.inf if noise == 0 else 10 * math.log10(signal / noise)
+
+
+def test_the_fp16_graphs_give_pytorchs_numbers(exported):
+    model, bundle = exported
+    propose, classify = session_of(bundle, "propose"), session_of(bundle, "classify")
+    text = np.random.default_rng(5).standard_normal((9, model.variant.embed_dim), np.float32)
+    text /= np.linalg.norm(text, axis=1, keepdims=True)
+    worst: dict[str, float] = {}
+    for image, _ in sample_frames(width=640, height=400, fps=5, seconds=FRAMES / 5, seed=11):
+        frame = np.array(Image.fromarray(image).resize(SIZE[::-1]))[None]
+        with torch.inference_mode():
+            wanted = [t.numpy() for t in Propose(model)(torch.from_numpy(frame))]
+        names = [t.name for t in bundle.graph("propose", "fp16").spec.outputs]
+        truth = dict(zip(names, wanted, strict=True))
+        found = dict(zip(names, propose.run(names, {"frames": frame}), strict=True))
+        # classify is held against PyTorch on PyTorch's own features, which FP16 rounds
+        given = {n: truth[n] for n in ("features", "pool_mask")} | {"text_embeddings": text}
+        with torch.inference_mode():
+            scored = Classify(model)(**{n: torch.from_numpy(v) for n, v in given.items()})
+        names = ["instance_tokens", "class_scores"]
+        truth |= dict(zip(names, (t.numpy() for t in scored), strict=True))
+        given["features"] = given["features"].astype(np.float16)
+        found |= dict(zip(names, classify.run(names, given), strict=True))
+        for name in GATES:
+            worst[name] = min(worst.get(name, math.inf), sqnr(found[name], truth[name]))
+        assert (found["pool_mask"] != truth["pool_mask"]).mean() < 0.01
+    print("\n" + "  ".join(f"{name} {value:.0f} dB" for name, value in worst.items()))
+    assert all(worst[name] >= gate for name, gate in GATES.items()), worst
+
+
+def test_the_list_holds_in_the_full_graphs(exported):
+    _, bundle = exported
+    for graph in ("propose", "classify", "text"):
+        path = bundle.graph_path(graph, "fp16")
+        onnx.checker.check_model(path, full_check=True)
+        model = onnx.load(path)
+        assert narrowed(model) == {}
+        view = GraphView(model.graph)
+        kept = set().union(*(keep.find(view) for keep in KEEPS))
+        for index, node in enumerate(model.graph.node):
+            if node.op_type in ("Conv", "MatMul", "Gemm") and index not in kept:
+                types = {view.types[name] for name in node.input if name}
+                assert types == {onnx.TensorProto.FLOAT16}, node.name

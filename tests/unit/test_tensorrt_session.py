@@ -1,0 +1,691 @@
+"""The TensorRT backend over doubles: a driver that runs queued work at the worst of moments, and a
+library that computes with ONNX Runtime; see ``doubles``. So every number must be that of the
+ONNX Runtime backend, bit for bit.
+"""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import os
+import resource
+import shutil
+import sysconfig
+
+import numpy as np
+import pytest
+from doubles.fake_cuda import SCHEDULES
+from doubles.tensorrt_double import VERSIONS, Plan, tensorrt_double
+
+from openvis_rt import Pipeline
+from openvis_rt.bundle import Bundle
+from openvis_rt.errors import BackendError, EngineError, InputError
+from openvis_rt.plans import LIBRARY_DEFAULTS, Sidecar, plan_path, sidecar_path
+from openvis_rt.runtime.onnxruntime_session import OnnxRuntime
+from openvis_rt.runtime.sample_video import sample_frames
+from openvis_rt.runtime.selection import Selection
+from openvis_rt.runtime.tensorrt_session import TensorRt
+from openvis_rt.tensorrt_library import TensorRtLibrary
+
+pytestmark = pytest.mark.own_process
+
+CLASSES = ("cat", "dog", "monkey, ape")
+EVERYTHING = Selection(threshold=0.0, limit=100)
+PROFILES = {"K": (1, 8, 64), "B": (1, 16, 128), "n": (1, 8, 8)}
+SIZES = {
+    "picture_size": ((1, 1), (60, 90), (60, 90)),
+    "frame_size": ((1, 1), (120, 180), (256, 256)),
+}
+TARGETS = {"tensorrt": ("sm87",), "tensorrt 10": ("sm86", "sm87"), "tensorrt-rtx": ("sm87",)}
+KINDS = tuple(TARGETS)
+PROPOSE = ("queries", "object_logits")
+
+
+def frames_of(count, *, width=180, height=120, seed=0):
+    made = sample_frames(width=width, height=height, fps=5, seconds=count / 5, seed=seed, objects=2)
+    return [image for image, _ in made]
+
+
+def plan_of(bundle, graph, kind, **changes):
+    spec = bundle.graph(graph).spec
+    values = {t.name: SIZES[t.name] for t in spec.overridable}
+    inputs = (*spec.inputs, *spec.overridable)
+    fields = {
+        "kind": kind,
+        "onnx": str(bundle.graph_path(graph)),
+        "inputs": {t.name: (t.dtype, t.shape) for t in inputs},
+        "outputs": {t.name: (t.dtype, t.shape) for t in spec.outputs},
+        "profiles": PROFILES,
+        "shape_values": values,
+        "symbols": {"frame_size": ("Hs", "Ws")} if values else {},
+    }
+    return Plan(**{**fields, **changes})
+
+
+def write_plan(bundle, graph, kind="tensorrt", data=None, **changes):
+    """A plan with its sidecar, in the place of one that was built."""
+    backend, targets = kind.removesuffix(" 10"), TARGETS[kind]
+    path = plan_path(bundle.path, backend, targets, graph, "fp32")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    data = plan_of(bundle, graph, kind, **changes).to_bytes() if data is None else data
+    path.write_bytes(data)
+    spec = bundle.graph(graph).spec
+    Sidecar(
+        graph=graph,
+        precision="fp32",
+        precision_built="fp32",
+        plan_sha256=hashlib.sha256(data).hexdigest(),
+        plan_bytes=len(data),
+        backend=backend,
+        library_version=VERSIONS[kind],
+        platform=sysconfig.get_platform(),
+        gpu="Fake GPU",
+        targets=targets,
+        options=LIBRARY_DEFAULTS,
+        onnx_sha256=bundle.graph_sha256(graph),
+        replaced_grid_samples=0,
+        replacement_error=None,
+        inputs=spec.inputs,
+        outputs=spec.outputs,
+        profiles={},
+        shape_values={},
+        layers={},
+        layers_from="network",
+        build_seconds=0.0,
+        created_with="test",
+    ).write(sidecar_path(path))
+    return path
+
+
+@pytest.fixture(scope="session")
+def built(tiny_bundle, tmp_path_factory):
+    """The tiny bundle with plans of every library."""
+    path = tmp_path_factory.mktemp("built") / "bundle"
+    shutil.copytree(tiny_bundle, path, copy_function=os.link)
+    bundle = Bundle.open(path)
+    for kind in KINDS:
+        for graph in bundle.graphs:
+            write_plan(bundle, graph, kind)
+    return bundle
+
+
+@pytest.fixture
+def changeable(built, tmp_path):
+    """A copy whose plans may be written anew."""
+    path = tmp_path / "bundle"
+    shutil.copytree(built.path, path, copy_function=os.link)
+    shutil.rmtree(path / "engines")
+    bundle = Bundle.open(path)
+    for graph in bundle.graphs:
+        write_plan(bundle, graph)
+    return bundle
+
+
+@pytest.fixture
+def use(built, driver, monkeypatch):  # ``built`` first: exporting must not find a driver
+    """Puts a library into the place of the real one."""
+    doubles = []
+
+    def install(kind="tensorrt"):
+        double = tensorrt_double(driver, kind)
+        library = TensorRtLibrary(kind.removesuffix(" 10"), double, VERSIONS[kind])
+        where = "openvis_rt.runtime.tensorrt_session.tensorrt_library"
+        monkeypatch.setattr(where, lambda _backend: library)
+        doubles.append(double)
+        return double
+
+    yield install
+    gc.collect()
+    assert [failure for double in doubles for failure in double.failures] == []
+
+
+@pytest.fixture
+def opened(use, built):
+    """Opens pipelines on a library, and closes them in the end."""
+    pipelines = []
+
+    def open_pipeline(mode="stream", kind="tensorrt", *, bundle=built, **options):
+        use(kind)
+        options = {"vocabulary": CLASSES, "selection": EVERYTHING, **options}
+        backend = kind.removesuffix(" 10")
+        pipelines.append(Pipeline.open(bundle, backend=backend, mode=mode, **options))
+        return pipelines[-1]
+
+    yield open_pipeline
+    for pipeline in pipelines:
+        pipeline.close()
+
+
+@pytest.fixture
+def reference(built):
+    """Opens pipelines on ONNX Runtime."""
+    pipelines = []
+
+    def open_pipeline(mode="stream", **options):
+        options = {"vocabulary": CLASSES, "selection": EVERYTHING, **options}
+        pipelines.append(
+            Pipeline.open(built, backend="onnxruntime", device="cpu", mode=mode, **options)
+        )
+        return pipelines[-1]
+
+    yield open_pipeline
+    for pipeline in pipelines:
+        pipeline.close()
+
+
+@pytest.fixture
+def sessions(use, built, driver):
+    """Opens the backend itself, for sessions of one graph."""
+    factories = []
+
+    def open_backend(kind="tensorrt", bundle=built):
+        use(kind)
+        factories.append(TensorRt(kind.removesuffix(" 10"), bundle, "fp32"))
+        return factories[-1]
+
+    yield open_backend
+    for factory in factories:
+        factory.close()
+
+
+@pytest.fixture(scope="module")
+def frames():
+    return frames_of(6)
+
+
+@pytest.fixture(scope="module")
+def expected(built, frames):
+    """Every frame's result and the video's, by ONNX Runtime."""
+    options = {"vocabulary": CLASSES, "selection": EVERYTHING, "mode": "video"}
+    with Pipeline.open(built, backend="onnxruntime", device="cpu", **options) as pipeline:
+        return list(pipeline.stream(frames)), pipeline.finish()
+
+
+# the same numbers as ONNX Runtime
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_a_video_is_that_of_onnx_runtime(opened, driver, frames, expected, kind, schedule):
+    driver.schedule(schedule)
+    pipeline = opened("video", kind)
+    assert (list(pipeline.stream(frames)), pipeline.finish()) == expected
+    assert pipeline.warnings == []
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_any_order_that_a_device_may_choose_gives_the_same(opened, driver, frames, expected, seed):
+    driver.schedule("random", seed + 100)
+    pipeline = opened("video")
+    assert (list(pipeline.stream(frames)), pipeline.finish()) == expected
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_frame_by_frame_is_the_same(opened, driver, frames, expected, schedule):
+    driver.schedule(schedule)
+    pipeline = opened("video")
+    assert [pipeline.step(frame) for frame in frames] == expected[0]
+    assert pipeline.finish() == expected[1]
+
+
+@pytest.mark.parametrize("in_flight", [1, 2, None])
+def test_frames_in_flight_change_nothing(opened, frames, expected, in_flight):
+    pipeline = opened("stream")
+    assert list(pipeline.stream(frames, in_flight=in_flight)) == expected[0]
+
+
+def test_two_frames_are_in_flight(opened, frames):
+    pipeline = opened("stream")
+    taken = []
+
+    def source():
+        for number, frame in enumerate(frames):
+            taken.append(number)
+            yield frame
+
+    stream = pipeline.stream(source())
+    assert next(stream).index == 0
+    assert taken == [0, 1]
+    stream.close()
+
+
+@pytest.mark.parametrize("count", [1, 7, 8, 9, 10])
+def test_masks_are_made_in_parts_of_eight(opened, reference, frames, count):
+    chosen = np.arange(count)[::-1]
+    made = []
+    for pipeline in (opened(), reference()):
+        pipeline.step(frames[0])
+        made.append(pipeline._family._make_masks(chosen, 0))
+    assert made[0] == made[1]
+    assert len(made[0]) == count
+
+
+def test_another_vocabulary_in_the_middle_of_a_stream(opened, reference, driver, frames):
+    driver.schedule("others")
+    found = []
+    for pipeline in (opened(), reference()):
+        results = [pipeline.step(frame) for frame in frames[:3]]
+        pipeline.set_vocabulary(["one", "two", "three", "four", "five, 5"])
+        results += list(pipeline.stream(frames[3:]))
+        pipeline.set_vocabulary(["two"])
+        found.append(results + list(pipeline.stream(frames)))
+    assert found[0] == found[1]
+
+
+def test_a_vocabulary_that_changes_while_frames_are_in_flight(opened, driver, frames):
+    pipeline = opened()
+    stream = pipeline.stream(frames)
+    next(stream)
+    pipeline.set_vocabulary(["one", "two"])
+    names = {i.name for result in stream for i in result.instances}
+    assert names <= {"one", "two"}
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_reset_and_an_abandoned_stream_leave_no_trace(opened, driver, frames, expected, schedule):
+    driver.schedule(schedule)
+    pipeline = opened("video")
+    stream = pipeline.stream(frames_of(5, seed=9))
+    next(stream)
+    stream.close()
+    pipeline.reset()
+    other = frames_of(3, width=90, height=100, seed=4)
+    list(pipeline.stream(other))
+    pipeline.finish()
+    assert (list(pipeline.stream(frames)), pipeline.finish()) == expected
+
+
+def test_sources_of_many_sizes(opened, reference):
+    sizes = [(180, 120), (64, 200), (33, 17), (256, 256)]
+    found = []
+    for pipeline in (opened(), reference()):
+        for width, height in sizes:
+            pipeline.reset()
+            found.append(list(pipeline.stream(frames_of(2, width=width, height=height))))
+    assert found[: len(sizes)] == found[len(sizes) :]
+
+
+# what it costs
+
+
+def test_everything_is_allocated_when_it_is_opened(opened, driver, frames):
+    pipeline = opened()
+    list(pipeline.stream(frames))
+    before = {f: driver.calls(f) for f in ("cuMemAlloc", "cuMemAllocHost", "cuEventCreate")}
+    live = driver.live()
+    list(pipeline.stream(frames))
+    pipeline.step(frames[0])
+    assert {f: driver.calls(f) for f in before} == before
+    assert driver.live() == live
+
+
+def test_graphs_of_fixed_sizes_are_captured_after_their_first_run(opened, driver, frames):
+    pipeline = opened()
+    for frame in frames[:2]:
+        pipeline.step(frame)
+    assert driver.calls("cuStreamBeginCapture") == 0  # a slot's first run
+    list(pipeline.stream(frames))
+    assert driver.calls("cuStreamBeginCapture") == 2  # a slot each, of `propose`
+    assert driver.calls("cuGraphLaunch") == 6
+    assert "CUDA graphs" in pipeline.backend
+
+
+@pytest.mark.parametrize("kind", ["tensorrt-rtx"])
+def test_rtx_captures_by_itself(opened, driver, frames, kind):
+    list(opened(kind=kind).stream(frames))
+    assert driver.calls("cuStreamBeginCapture") == 0
+
+
+def test_without_cuda_graphs_everything_is_the_same(opened, driver, frames, expected, monkeypatch):
+    monkeypatch.setattr("openvis_rt.runtime.cuda.CudaPython.has_graphs", False)
+    pipeline = opened()
+    assert list(pipeline.stream(frames)) == expected[0]
+    assert driver.calls("cuStreamBeginCapture") == 0
+    assert "CUDA graphs" not in pipeline.backend
+
+
+def test_a_capture_that_fails_is_told_and_done_without(opened, driver, frames, expected):
+    pipeline = opened()
+    driver.fail_next("cuGraphInstantiate", "UNKNOWN")
+    assert list(pipeline.stream(frames)) == expected[0]
+    [warning] = pipeline.warnings
+    assert "without a CUDA graph" in warning
+
+
+def test_pycuda_gives_the_same(opened, driver, frames, expected):
+    pytest.importorskip("pycuda.driver", exc_type=ImportError)
+    pipeline = opened("video", cuda="pycuda")
+    assert (list(pipeline.stream(frames)), pipeline.finish()) == expected
+    assert "pycuda" in pipeline.backend
+
+
+def test_the_device_s_seconds_and_the_bytes_are_counted(opened, frames):
+    pipeline = opened()
+    before = pipeline.counters()
+    list(pipeline.stream(frames))
+    after = pipeline.counters()
+    assert after["device_seconds"] > before["device_seconds"]
+    frame = 60 * 90 * 3  # bytes; beside it go the chosen queries' numbers
+    moved = after["bytes_to_device"] - before["bytes_to_device"]
+    assert 6 * frame <= moved <= 6 * (frame + 1000)
+    assert after["bytes_to_host"] > before["bytes_to_host"]
+
+
+def test_memory_stays_flat(opened, driver, frames):
+    pipeline = opened(selection=Selection(threshold=0.0, limit=1))
+
+    def peak():
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+    def source(count):
+        for number in range(count):
+            yield frames[number % len(frames)]
+
+    for _ in pipeline.stream(source(60)):
+        pass
+    live, before = driver.live(), peak()
+    for _ in pipeline.stream(source(240)):
+        pass
+    assert driver.live() == live
+    assert peak() - before < 4096  # KiB: less than 18 KiB a frame; a frame is 65 KiB
+
+
+def test_kernels_that_rtx_compiled_are_kept(use, changeable, driver):
+    for graph in changeable.graphs:
+        write_plan(changeable, graph, "tensorrt-rtx")
+    frame = frames_of(1)[0]
+    kept = []
+    for _ in range(2):
+        use("tensorrt-rtx")
+        with Pipeline.open(changeable, backend="tensorrt-rtx", vocabulary=["cat"]) as pipeline:
+            pipeline.step(frame)
+            cache = pipeline._family._propose._kernels._cache
+        kept.append(cache.compiled)
+    assert kept == [1, 0]
+    folder = changeable.path / "engines" / "tensorrt-rtx-sm87"
+    assert (folder / "propose.fp32.kernels").read_bytes() == b"KERNELS:propose"
+
+
+def test_damaged_kernels_are_compiled_anew(use, changeable, driver, expected, frames):
+    for graph in changeable.graphs:
+        path = write_plan(changeable, graph, "tensorrt-rtx")
+        path.with_suffix(".kernels").write_bytes(b"nonsense")
+    use("tensorrt-rtx")
+    options = {"vocabulary": CLASSES, "selection": EVERYTHING, "backend": "tensorrt-rtx"}
+    with Pipeline.open(changeable, **options) as pipeline:
+        assert list(pipeline.stream(frames)) == expected[0]
+
+
+# sessions
+
+
+def test_outputs_of_a_slot_stay_while_the_other_runs(sessions, built, driver):
+    driver.schedule("at once")
+    session = sessions().open(built, "propose", "fp32", fetched=PROPOSE, slots=2)
+    one, two = (np.full(session._tensors["frames"].shape, v, np.uint8) for v in (10, 200))
+    for slot, frame in enumerate((one, two)):
+        session.write("frames", frame, slot)
+        session.run(slot)
+    first, second = (session.fetch("queries", slot) for slot in (0, 1))
+    assert not np.array_equal(first, second)
+    theirs = OnnxRuntime("cpu").open(built, "propose", "fp32", fetched=PROPOSE)
+    for frame, found in ((one, first), (two, second)):
+        theirs.write("frames", frame)
+        theirs.run()
+        np.testing.assert_array_equal(theirs.fetch("queries"), found)
+
+
+def test_what_is_fetched_is_the_callers_own(sessions, built):
+    session = sessions().open(built, "text", "fp32", fetched=("embeddings",))
+    tokens = np.zeros((3, 77), np.int64)
+    tokens[:, 0], tokens[:, 1] = 49406, 49407
+    session.write("tokens", tokens)
+    session.run()
+    found = session.fetch("embeddings")
+    kept = found.copy()
+    tokens[:, 1], tokens[:, 2] = 320, 49407
+    session.write("tokens", tokens[:2])
+    session.run()
+    assert session.fetch("embeddings").shape == (2, found.shape[1])
+    session.close()
+    np.testing.assert_array_equal(found, kept)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "text"),
+    [
+        ("frames", np.zeros((1, 60, 90, 3), np.float32), "float32"),
+        ("frames", np.zeros((1, 60, 91, 3), np.uint8), r"\[1, 60, 91, 3\]"),
+        ("frame", np.zeros((1, 60, 90, 3), np.uint8), "no input 'frame'"),
+    ],
+)
+def test_another_type_shape_or_name_is_refused(sessions, built, name, value, text):
+    session = sessions().open(built, "propose", "fp32", fetched=PROPOSE)
+    with pytest.raises(InputError, match=text):
+        session.write(name, value)
+
+
+def test_more_than_the_profile_takes_is_refused_with_what_to_do(sessions, built):
+    session = sessions().open(built, "text", "fp32", fetched=("embeddings",))
+    with pytest.raises(InputError, match=r"(?s)up to \[128, 77\], got \[129, 77\].*openvis build"):
+        session.write("tokens", np.zeros((129, 77), np.int64))
+
+
+def test_a_video_larger_than_the_engine_makes_masks_for_is_refused(opened):
+    pipeline = opened()
+    with pytest.raises((InputError, BackendError), match=r"(?s)frame_size|masks"):
+        pipeline.step(frames_of(1, width=300, height=200)[0])
+    pipeline.reset()
+    assert pipeline.step(frames_of(1)[0]).instances
+
+
+def test_a_run_without_its_inputs_is_refused(sessions, built):
+    session = sessions().open(built, "propose", "fp32", fetched=PROPOSE)
+    with pytest.raises(InputError, match=r"'frames'.*never written"):
+        session.run()
+
+
+def test_an_output_that_was_not_asked_for_stays_on_the_device(sessions, built):
+    factory = sessions()
+    session = factory.open(built, "propose", "fp32", fetched=PROPOSE)
+    with pytest.raises(InputError, match="queries, object_logits"):
+        session.fetch("queries")  # not run
+    session.write("frames", np.zeros((1, 60, 90, 3), np.uint8))
+    session.run()
+    with pytest.raises(InputError, match="stays on the device"):
+        session.fetch("mask_logits")
+    with pytest.raises(InputError, match="no output"):
+        factory.open(built, "propose", "fp32", fetched=("logits",))
+
+
+def test_another_backends_session_cannot_be_bound(sessions, built):
+    mine = sessions().open(built, "classify", "fp32", fetched=("class_scores",))
+    other = OnnxRuntime("cpu").open(built, "propose", "fp32", fetched=PROPOSE)
+    with pytest.raises(InputError, match="another backend"):
+        mine.bind("features", other, "features")
+    with pytest.raises(InputError, match="another backend"):
+        other.bind("frames", mine, "class_scores")
+    elsewhere = sessions().open(built, "propose", "fp32", fetched=PROPOSE)
+    with pytest.raises(InputError, match="another backend"):
+        mine.bind("features", elsewhere, "features")
+
+
+def test_graphs_that_do_not_fit_together_are_not_bound(sessions, built):
+    factory = sessions()
+    classify = factory.open(built, "classify", "fp32", fetched=("class_scores",))
+    propose = factory.open(built, "propose", "fp32", fetched=PROPOSE)
+    with pytest.raises(EngineError, match="one precision"):
+        classify.bind("features", propose, "pool_mask")
+
+
+def test_a_session_that_is_closed_is_of_no_use(sessions, built):
+    session = sessions().open(built, "propose", "fp32", fetched=PROPOSE)
+    session.close()
+    session.close()
+    assert session.closed
+    with pytest.raises(InputError, match="closed"):
+        session.run()
+
+
+def test_closing_in_any_order_leaves_nothing(sessions, built, driver, frames):
+    factory = sessions()
+    session = factory.open(built, "propose", "fp32", fetched=PROPOSE, slots=2)
+    session.write("frames", np.zeros((1, 60, 90, 3), np.uint8))
+    session.run()
+    factory.close()
+    assert driver.live() == {}  # though `session` is still referred to
+    factory.close()
+
+
+# what must not go on quietly
+
+
+def failing(bundle, use, match, error=BackendError, kind="tensorrt"):
+    use(kind)
+    with pytest.raises(error, match=match):
+        Pipeline.open(bundle, backend=kind, vocabulary=CLASSES)
+
+
+@pytest.mark.parametrize("function", ["cuMemAlloc", "cuMemAllocHost"])
+@pytest.mark.parametrize("skip", [0, 1, 2, 3, 4, 7, 12, 17])
+def test_memory_that_runs_out_while_it_is_opened_leaves_nothing(use, built, driver, function, skip):
+    driver.fail_next(function, "OUT_OF_MEMORY", skip=skip)
+    failing(built, use, r"memory|hold|load", (BackendError, EngineError))
+    assert driver.live() == {}  # before the exception is forgotten
+
+
+@pytest.mark.parametrize("function", ["cuStreamCreate", "cuEventCreate"])
+def test_whatever_else_fails_while_it_is_opened_leaves_nothing(use, built, driver, function):
+    driver.fail_next(function, "UNKNOWN", skip=2)
+    failing(built, use, function)
+    assert driver.live() == {}
+
+
+def test_a_small_device_is_told_its_sizes(use, built, driver):
+    driver.set_memory(400_000)
+    failing(built, use, r"MB")
+
+
+def test_the_error_that_is_kept_keeps_no_device_memory(use, built, driver):
+    driver.fail_next("cuMemAlloc", "OUT_OF_MEMORY", skip=6)
+    use()
+    try:
+        Pipeline.open(built, backend="tensorrt", vocabulary=CLASSES)
+    except (BackendError, EngineError) as exc:
+        kept = exc
+    assert driver.live() == {}
+    del kept
+
+
+def test_a_plan_that_the_library_does_not_take_names_the_command(use, changeable):
+    write_plan(changeable, "masks", data=b"nonsense")
+    failing(changeable, use, r"(?s)cannot load.*magic tag.*openvis build .*--force", EngineError)
+
+
+def test_a_plan_of_another_library_under_a_false_name_is_not_taken(use, changeable):
+    foreign = plan_of(changeable, "classify", "tensorrt-rtx").to_bytes()
+    write_plan(changeable, "classify", data=foreign)
+    failing(changeable, use, r"(?s)cannot load.*another library", EngineError)
+
+
+def test_no_plan_for_this_gpu_is_said_before_anything_is_opened(use, changeable, driver):
+    shutil.rmtree(changeable.path / "engines")
+    failing(changeable, use, r"openvis build", EngineError)
+    assert driver.calls("cuMemAlloc") == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"outputs": {"instance_tokens": ("float32", (10, 32))}}, "class_scores"),
+        ({"inputs": {"features": ("float16", (1, 2, 2, 3))}}, "features"),
+    ],
+)
+def test_an_engine_of_other_tensors_is_refused(use, changeable, changes, text):
+    whole = plan_of(changeable, "classify", "tensorrt")
+    if "inputs" in changes:
+        changes = {"inputs": {**whole.inputs, **changes["inputs"]}}
+    write_plan(changeable, "classify", **changes)
+    failing(changeable, use, text, EngineError)
+
+
+def test_a_graph_that_fails_on_the_device_is_seen_at_the_next_result(opened, driver, frames):
+    pipeline = opened()
+    pipeline.step(frames[0])
+    driver.fail_next("work", "LAUNCH_FAILED", skip=1)
+    with pytest.raises(BackendError, match=r"(?s)context is lost.*--backend onnxruntime"):
+        list(pipeline.stream(frames))
+    pipeline.reset()
+    with pytest.raises(BackendError, match="context is lost"):
+        pipeline.step(frames[0])
+    pipeline.close()
+    gc.collect()
+    assert driver.live() == {}
+
+
+@pytest.mark.parametrize(("skip", "graph"), [(0, "propose"), (1, "classify"), (2, "masks")])
+def test_work_that_cannot_be_queued_fails_its_frame(opened, driver, frames, expected, skip, graph):
+    pipeline = opened("video")
+    driver.fail_next("cuLaunchHostFunc", "UNKNOWN", skip=skip)
+    with pytest.raises(BackendError, match=f"(?s)fails to run in graph '{graph}'.*Cuda failure"):
+        pipeline.step(frames[0])
+    pipeline.reset()
+    assert (list(pipeline.stream(frames)), pipeline.finish()) == expected
+
+
+@pytest.mark.parametrize(
+    ("graph", "output"), [("propose", "mask_iou"), ("classify", "class_scores")]
+)
+def test_nan_stops_the_video_by_name(use, built, frames, graph, output):
+    double = use()
+
+    def poison(stem, outputs):
+        if stem == graph:
+            outputs[output] = np.full_like(outputs[output], np.nan)
+
+    with Pipeline.open(built, backend="tensorrt", vocabulary=CLASSES) as pipeline:
+        pipeline.step(frames[0])
+        double.edit = poison
+        with pytest.raises(BackendError, match=f"(?s){graph}.*{output}"):
+            pipeline.step(frames[1])
+
+
+def test_auto_runs_on_the_engines_and_falls_back_where_there_are_none(
+    use, built, changeable, frames, expected
+):
+    use()
+    with Pipeline.open(built, vocabulary=CLASSES, selection=EVERYTHING) as pipeline:
+        assert pipeline.backend.startswith("tensorrt ")
+        assert list(pipeline.stream(frames)) == expected[0]
+    shutil.rmtree(changeable.path / "engines")
+    with Pipeline.open(changeable, vocabulary=CLASSES, selection=EVERYTHING) as pipeline:
+        assert pipeline.backend.startswith("onnxruntime")
+        assert any("not running on tensorrt" in warning for warning in pipeline.warnings)
+
+
+# the double
+
+
+def test_the_double_finds_a_session_that_does_not_wait(opened, frames, expected, monkeypatch):
+    pipeline = opened()
+    monkeypatch.setattr(pipeline._family._classify._cuda, "wait", lambda *_: None)
+    try:
+        found = list(pipeline.stream(frames))
+    except BackendError:  # NaN, of memory that holds nothing yet
+        return
+    assert found != expected[0]
+
+
+def test_the_double_finds_a_buffer_that_is_too_small(sessions, built, driver, fake_driver):
+    factory = sessions()
+    session = factory.open(built, "propose", "fp32", fetched=())
+    session.write("frames", np.zeros((1, 60, 90, 3), np.uint8))
+    session._device[0]["mask_logits"] += 256
+    session.run()
+    with pytest.raises(BackendError, match="context is lost"):
+        factory._cuda.synchronize_all()
+    assert "in no allocation" in driver.violations()
+    factory.close()
+    gc.collect()
+    assert driver.live() == {}
+    fake_driver.reset()
