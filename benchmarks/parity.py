@@ -284,7 +284,11 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as work:
             size = (int(ref.frames.shape[1]), int(ref.frames.shape[2]))
             out = export_bundle(
-                model, Path(work) / "b", network_size=size, checkpoint={"file": name}
+                model,
+                Path(work) / "b",
+                network_size=size,
+                precisions=("fp32",),
+                checkpoint={"file": name},
             )
             rows += runtime_rows(ref, out.bundle)
         print(f"\n{name} ({ref.variant})")

@@ -19,6 +19,7 @@ from openvis_rt.bundle import MANIFEST, Bundle
 
 TIERS = {"unit": 60, "model": 900, "gpu": 900}  # seconds a test, fixtures included
 HERE = Path(__file__).parent
+TINY_BUNDLE = "OPENVIS_TINY_BUNDLE"  # for tests in a process of their own: where it was exported
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -57,12 +58,17 @@ def reference() -> Path:
 @pytest.fixture(scope="session")
 def tiny_bundle(tmp_path_factory) -> Iterator[Path]:
     """A bundle of the tiny model, exported once; read only (take ``bundle_copy`` to change it)."""
+    if is_inner() and TINY_BUNDLE in os.environ:
+        yield Path(os.environ[TINY_BUNDLE])
+        return
     pytest.importorskip("torch", reason="exporting needs the extra [export]")
     from tiny import export_tiny
 
     path = tmp_path_factory.mktemp("tiny") / "bundle"
     export_tiny(path)
+    os.environ[TINY_BUNDLE] = str(path)
     yield path
+    del os.environ[TINY_BUNDLE]
     Bundle.open(path)  # no test has changed it
 
 

@@ -2,9 +2,9 @@
 
     python tensorrt_api.py MODULE USES.json      prints a JSON list of what the module lacks
 
-Attributes of the module are found wherever a name ``trt`` stands, those of the library's objects
-by the names that our source gives such objects, as ``CLASS_OF_NAME`` lists them. This file imports
-nothing but the standard library, so that it runs beside any version's bindings.
+Attributes of the module are found wherever ``trt`` or ``library.module`` stands, those of the
+library's objects by the names that our source gives such objects, as ``CLASS_OF_NAME`` lists them.
+This file imports nothing but the standard library, so that it runs beside any version's bindings.
 """
 
 from __future__ import annotations
@@ -94,13 +94,13 @@ def _uses_of_attribute(
     node: ast.Attribute, call: ast.Call | None, classes: dict[str, str], where: str
 ) -> Iterator[Use]:
     arguments, keywords = _arguments(call)
-    if _name(node.value) == "trt":  # trt.Builder(log), trt.BuilderFlag
+    if _is_module(node.value):  # trt.Builder(log), trt.BuilderFlag
         yield Use("", node.attr, where=where)
         if call is not None:
             yield Use(node.attr, "__init__", arguments, keywords, where=where)
         return
     inner = node.value
-    if isinstance(inner, ast.Attribute) and _name(inner.value) == "trt":  # trt.BuilderFlag.TF32
+    if isinstance(inner, ast.Attribute) and _is_module(inner.value):  # trt.BuilderFlag.TF32
         if node.attr == "__init__":  # of a base class, unbound
             return
         yield Use(inner.attr, node.attr, arguments, keywords, where=where)
@@ -114,11 +114,16 @@ def _uses_of_attribute(
 def _overrides(node: ast.ClassDef, where: str) -> Iterator[Use]:
     """What the library calls of a class that derives from one of its own."""
     for base in node.bases:
-        if not (isinstance(base, ast.Attribute) and _name(base.value) == "trt"):
+        if not (isinstance(base, ast.Attribute) and _is_module(base.value)):
             continue
         for method in node.body:
             if isinstance(method, ast.FunctionDef) and method.name in CALLBACKS:
                 yield Use(base.attr, method.name, len(method.args.args) - 1, where=where)
+
+
+def _is_module(node: ast.expr) -> bool:
+    """``trt`` or ``library.module``."""
+    return _name(node) == "trt" or (isinstance(node, ast.Attribute) and node.attr == "module")
 
 
 def _name(node: ast.expr) -> str:

@@ -178,7 +178,7 @@ def build_plan(
     """
     trt, messages, warnings = library.module, Messages(), []
     log = new_logger(trt, messages)
-    builder = trt.Builder(log)
+    builder = _builder(library, log, messages)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     _parse(library, network, log, messages, onnx_path)
     inputs = tuple(_spec(network.get_input(i)) for i in range(network.num_inputs))
@@ -229,6 +229,16 @@ def build_plan(
         layers_from=layers_from,
         warnings=tuple(warnings),
     )
+
+
+def _builder(library: TensorRtLibrary, log: Any, messages: Messages) -> Any:
+    try:
+        return library.module.Builder(log)
+    except TypeError as exc:  # how the binding says that it got none
+        raise EngineError(
+            f"{library} does not start on this machine, most often for want of a GPU that it "
+            f"knows, of a newer driver, or of memory:\n{messages.text()}"
+        ) from exc
 
 
 def _parse(

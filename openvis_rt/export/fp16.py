@@ -81,6 +81,8 @@ def fp16_from_fp32(
     """
     half = fp16_spec(spec)
     view = GraphView(model.graph)
+    untyped = {name for node in view.nodes for name in node.output if name} - view.types.keys()
+    assert not untyped, f"no type is known of {sorted(untyped)[:3]}"
     found = {keep.name: keep.find(view) for keep in keeps}
     kept: set[int] = set().union(*found.values())
     writer = _Writer(view, half, _node_types(view, kept, half))
@@ -141,7 +143,6 @@ class _Writer:
         for tensor in spec.inputs:
             self._made[tensor.name].add(_ONNX_TYPES[tensor.dtype])
         self._nodes: list[onnx.NodeProto] = []
-        self._constants: dict[str, set[int]] = defaultdict(set)
         self._use = self._constant_types()
 
     def graph(self, old: onnx.GraphProto) -> onnx.GraphProto:
@@ -246,7 +247,7 @@ def _retyped(value: onnx.ValueInfoProto, name: str, kind: int) -> onnx.ValueInfo
 
 
 def _halved(tensor: onnx.TensorProto, name: str) -> onnx.TensorProto:
-    """A constant rounded to the nearest FP16; numbers below 6e-8 become 0, as IEEE 754 rounds.
+    """A constant rounded to the nearest FP16; numbers below 3e-8 become 0, as IEEE 754 rounds.
 
     Raises:
         InputError: a number is beyond 65504, or a constant of one number, such as an epsilon to

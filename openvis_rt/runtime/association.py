@@ -22,7 +22,7 @@ from scipy.optimize import linear_sum_assignment
 
 from openvis_rt.errors import InputError
 
-__all__ = ["TemporalTopK"]
+__all__ = ["TemporalTopK", "hungarian", "unit_rows"]
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
@@ -60,28 +60,29 @@ class TemporalTopK:
         Returns:
             int64 [N]: track j is query ``out[j]`` of this frame. The first frame's is 0..N-1.
         """
-        unit = _unit(queries)
+        unit = unit_rows(queries)
         order = self._match(unit) if self._memory else np.arange(len(queries), dtype=np.int64)
         self._memory.append(unit[order])
         return order
 
     def _match(self, unit: Floats) -> Ints:
         costs = [1 - unit @ past.T for past in self._memory]
-        orders = [_hungarian(cost) for cost in costs]
+        orders = [hungarian(cost) for cost in costs]
         tracks = np.arange(len(unit))
         totals = np.array([c[o, tracks].sum() for c, o in zip(costs, orders, strict=True)])
         if len(costs) < self.top_k:
             return orders[int(totals.argmin())]
         best = np.argsort(totals, kind="stable")[: self.top_k]
-        return _hungarian(np.mean([costs[i] * np.float32(i + 1) for i in best], axis=0))
+        return hungarian(np.mean([costs[i] * np.float32(i + 1) for i in best], axis=0))
 
 
-def _unit(queries: Floats) -> Floats:
+def unit_rows(queries: Floats) -> Floats:
+    """Rows [N, C] over their norms; a row of zeros stays one."""
     norm = np.linalg.norm(queries, axis=1, keepdims=True)
     unit: Floats = queries / np.maximum(norm, np.float32(1e-8))
     return unit
 
 
-def _hungarian(cost: Floats) -> Ints:
+def hungarian(cost: Floats) -> Ints:
     """For each track (column) the query (row) of the cheapest one-to-one assignment."""
     return linear_sum_assignment(cost.T)[1].astype(np.int64)

@@ -29,7 +29,7 @@ from openvis_rt.bundle import Bundle
 from openvis_rt.errors import BackendError, EngineError, InputError, OutputError
 from openvis_rt.files import output_file
 from openvis_rt.graphs import GraphSpec
-from openvis_rt.plans import find_plan
+from openvis_rt.plans import Sidecar, find_plan
 from openvis_rt.runtime.cuda import Cuda, CudaChoice, open_cuda
 from openvis_rt.runtime.session import Array, Session, check_value
 from openvis_rt.tensorrt_library import TensorRtLibrary, tensorrt_library
@@ -76,7 +76,7 @@ class TensorRt:
         self.warnings: list[str] = []
         self._library = tensorrt_library(name)
         self._cuda = open_cuda(cuda)
-        self._plans: dict[tuple[str, str], Path] = {}
+        self._plans: dict[tuple[str, str], tuple[Path, Sidecar]] = {}
         self._sessions: list[TensorRtSession] = []
         self._seconds = 0.0  # of sessions that are closed
         try:
@@ -108,7 +108,7 @@ class TensorRt:
             self._library,
             self._cuda,
             self._log,
-            self._plan(bundle, graph, precision),
+            *self._plan(bundle, graph, precision),
             bundle.graph(graph, precision).spec,
             constants=_constants(bundle),
             fetched=fetched,
@@ -133,11 +133,11 @@ class TensorRt:
         self._sessions.clear()
         self._cuda.close()
 
-    def _plan(self, bundle: Bundle, graph: str, precision: str) -> Path:
+    def _plan(self, bundle: Bundle, graph: str, precision: str) -> tuple[Path, Sidecar]:
         """The plan of a graph, checked once: its hash takes a while."""
         key = graph, precision
         if key not in self._plans:
-            self._plans[key], _ = find_plan(
+            self._plans[key] = find_plan(
                 bundle,
                 graph,
                 precision,
@@ -179,7 +179,7 @@ class TensorRtSession:
         library: that built the plan.
         cuda: the device; it outlives the session.
         log: receives the library's errors.
-        plan: the engine's file, checked.
+        plan, sidecar: the engine's file, checked, and what is known of it.
         spec: the graph's tensors.
         constants: inputs of ONNX Runtime's graph that may be constants of the engine, and the value
             that they then have.
@@ -201,6 +201,7 @@ class TensorRtSession:
         cuda: Cuda,
         log: Any,
         plan: Path,
+        sidecar: Sidecar,
         spec: GraphSpec,
         *,
         constants: dict[str, Shape],
@@ -219,7 +220,7 @@ class TensorRtSession:
         self._context: Any = None
         with ExitStack() as stack:
             stack.callback(self._release)
-            self._load(plan)
+            self._load(plan, sidecar)
             self._allocate()
             stack.pop_all()
 
@@ -235,6 +236,12 @@ class TensorRtSession:
                 f"input {name!r} of graph {self.spec.name!r} takes up to {list(tensor.largest)}, "
                 f"got {list(value.shape)}; build the engines with larger profiles (`openvis build "
                 "--help`), or give it in parts"
+            )
+        if tensor.on_host and np.any(np.greater(value, self._largest_values[name])):
+            raise InputError(
+                f"the engine of {self.spec.name!r} takes {name} up to "
+                f"{self._largest_values[name].tolist()}, got {value.tolist()}; build it for larger "
+                "ones with `openvis build --max-frame HxW --force`"
             )
         self._cuda.synchronize(self._copied[own])  # the last copy out of this staging memory
         staging = self._host[own][name][: value.nbytes]
@@ -321,10 +328,12 @@ class TensorRtSession:
 
     # opening
 
-    def _load(self, plan: Path) -> None:
+    def _load(self, plan: Path, sidecar: Sidecar) -> None:
         trt = self._library.module
         self._log.messages.clear()
         self._runtime = trt.Runtime(self._log)
+        if sidecar.options.version_compatible:  # such a plan brings its own runtime along
+            self._runtime.engine_host_code_allowed = True
         self._engine = self._runtime.deserialize_cuda_engine(plan.read_bytes())
         if self._engine is None:
             raise EngineError(

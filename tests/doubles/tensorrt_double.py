@@ -148,6 +148,9 @@ class Plan:
 def _loaded(path: str, _changed: float) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
+    options.add_session_config_entry(
+        "session.intra_op.allow_spinning", "0"
+    )  # many are open at once
     return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 

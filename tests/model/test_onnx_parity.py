@@ -37,7 +37,8 @@ def exported(request, tmp_path_factory):
     name, size = request.param
     model = model_from_seed(name, 3)
     folder = tmp_path_factory.mktemp(name) / "bundle"
-    yield model, export_bundle(model, folder, network_size=size, checkpoint={}, verify=False).bundle
+    options = {"network_size": size, "precisions": ("fp32",), "checkpoint": {}, "verify": False}
+    yield model, export_bundle(model, folder, **options).bundle
     shutil.rmtree(folder)  # half a gigabyte each
     gc.collect()
 

@@ -57,6 +57,10 @@ def test_exported_graphs_through_the_pipeline_give_the_public_results(loaded, tm
     ref, model = loaded
     size = (int(ref.frames.shape[1]), int(ref.frames.shape[2]))
     result = export_bundle(
-        model, tmp_path / "bundle", network_size=size, checkpoint={"file": ref.name}
+        model,
+        tmp_path / "bundle",
+        network_size=size,
+        precisions=("fp32",),
+        checkpoint={"file": ref.name},
     )
     check(list(runtime_rows(ref, result.bundle)))

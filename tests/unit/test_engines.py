@@ -12,6 +12,7 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -551,6 +552,54 @@ def test_tensorrt_builds_for_the_gpu_of_this_machine(tmp_path, compatible, targe
     assert first["layers_from"] == "network"
     assert "names no layer's type" in first["warnings"][0]
     assert (first["skipped"], second["skipped"]) == (False, True)
+
+
+class Module:
+    """``tensorrt_rtx`` with some of its names replaced."""
+
+    def __init__(self, **names):
+        self.__dict__.update(names)
+
+    def __getattr__(self, name):
+        return getattr(RTX.module, name)
+
+
+def loading(json_text):
+    """A library whose engines load, and whose inspector gives this text."""
+    inspector = SimpleNamespace(get_engine_information=lambda _form: json_text)
+    engine = SimpleNamespace(create_engine_inspector=lambda: inspector)
+    runtime = SimpleNamespace(deserialize_cuda_engine=lambda _plan: engine)
+    return TensorRtLibrary("tensorrt-rtx", Module(Runtime=lambda _log: runtime), "1.7.1")
+
+
+def inspected(kind, dtype):
+    tensor = {"Name": "t", "Datatype": dtype}
+    return json.dumps({"Layers": [{"LayerType": kind, "Inputs": [tensor], "Outputs": [tensor]}]})
+
+
+def test_layers_are_those_of_the_loaded_engine(tmp_path):
+    library = loading(inspected("gemm", "Half"))
+    built = compiled(tmp_path, half_model(), library, inspect=True)
+    assert (built.layers, built.layers_from) == ({"gemm": {"float16": 1}}, "inspector")
+    assert built.warnings == ()
+
+
+@pytest.mark.parametrize("text", ["", inspected("ForeignNode", "Float")])
+def test_an_engine_that_hides_its_products_is_counted_as_network(tmp_path, text):
+    built = compiled(tmp_path, half_model(), loading(text), inspect=True)
+    assert built.layers_from == "network"
+    assert built.layers["MATRIX_MULTIPLY"] == {"float16": 1}
+    assert "names no layer's type that matters" in built.warnings[0]
+
+
+def test_a_library_that_does_not_start_says_why(tmp_path):
+    def builder(log):
+        log.log(RTX.module.ILogger.ERROR, "CUDA initialization failure with error: 35")
+        raise TypeError("pybind11::init(): factory function returned nullptr")
+
+    library = TensorRtLibrary("tensorrt", Module(Builder=builder), "10.3.0")
+    with pytest.raises(EngineError, match=r"(?s)10\.3\.0 does not start.*error: 35"):
+        compiled(tmp_path, text_model(), library)
 
 
 def stand_in(monkeypatch):

@@ -1,0 +1,278 @@
+"""InstCLIP: one pass of CLIP's image encoder for all instances of a frame (OpenVIS, section 3.2).
+
+The token sequence is [register; N instances; P patches]. The register stands where CLIP's class
+token stood; register and instances start as copies of the class token. Every layer computes
+
+    softmax(Q K^T / sqrt(d) + M) V,    M the same for all layers and heads
+
+              register   instance j          patch p
+    register    0          -100                0
+    instance i  -100       0 if i = j,         g(i, p), the guidance
+                           else -100
+    patch       0          -100                0
+
+exp(-100) is 0 in float32 beside any other term, so the register and the patches never depend on the
+instances: they are plain CLIP, which needs no mask, and instance i needs its own key, the patches'
+and, if it is to see it, the register's. That form costs (1 + P)^2 + N (1 + P) products in place of
+(1 + N + P)^2, and of the mask only the [N, P] block remains, the ``guidance_mask`` input.
+:meth:`InstanceClip.forward` computes that; :meth:`InstanceClip.forward_full` the equation as it
+stands, to hold it against.
+
+With guidance 0 everywhere an instance token sees what CLIP's class token sees, and is CLIP's image
+embedding.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from openvis_rt.errors import InputError
+
+__all__ = ["HIDDEN", "Guidance", "InstanceClip", "guidance_mask"]
+
+HIDDEN = -100.0
+"""Added to the logit of a key that must not be seen."""
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """How instances see; the first value of each field is the default, for reasons in the paper.
+
+    Attributes:
+        to_grid: mask logits to the patch grid: ``area`` average, ``bilinear`` sampling, or ``max``.
+        values: ``logit``: the guidance is scale * logit; ``binary``: 0 where it is above 0, else
+            :data:`HIDDEN` (the paper's ablation).
+        scale, clamp: of ``logit`` guidance, which ends within -clamp..clamp.
+        sees_register: instances see the register as well.
+        first_block: the block from which on there are instance tokens; 0 in the paper. The side
+            adapter of SAN, the nearest public relative, begins at 9.
+        projected: instance tokens end in CLIP's shared space (512); else they are what comes before
+            the projection (768).
+    """
+
+    to_grid: Literal["area", "bilinear", "max"] = "area"
+    values: Literal["logit", "binary"] = "logit"
+    scale: float = 1.0
+    clamp: float = 30.0
+    sees_register: bool = False
+    first_block: int = 0
+    projected: bool = True
+
+    def __post_init__(self) -> None:
+        for name, kind in (("to_grid", _GRIDS), ("values", _VALUES)):
+            if getattr(self, name) not in kind:
+                raise InputError(f"{name} is one of {', '.join(kind)}; got {getattr(self, name)!r}")
+        if self.clamp <= 0 or self.first_block < 0:
+            raise InputError(
+                f"clamp must be above 0 and first_block at least 0; got {self.clamp} and "
+                f"{self.first_block}"
+            )
+
+
+_GRIDS = ("area", "bilinear", "max")
+_VALUES = ("logit", "binary")
+
+
+def guidance_mask(mask_logits: Tensor, grid: tuple[int, int], rule: Guidance) -> Tensor:
+    """What each instance is told of each patch.
+
+    Args:
+        mask_logits: float32 [N, h, w] at stride 4.
+        grid: patches of a column and of a row.
+        rule: see its class.
+
+    Returns:
+        float32 [N, P], patches row by row.
+    """
+    x = mask_logits[None]
+    if rule.to_grid == "bilinear":
+        x = F.interpolate(x, size=grid, mode="bilinear", align_corners=False)
+    elif rule.to_grid == "area":
+        x = F.adaptive_avg_pool2d(x, grid)
+    else:
+        x = F.adaptive_max_pool2d(x, grid)
+    x = x[0].flatten(1)
+    if rule.values == "binary":
+        return (x <= 0).to(x.dtype) * HIDDEN
+    return (x * rule.scale).clamp(-rule.clamp, rule.clamp)
+
+
+class InstanceClip(nn.Module):
+    """CLIP's vision transformer with instance tokens.
+
+    Args:
+        visual: open_clip's ``VisionTransformer``; its parameters keep their names.
+        logit_scale: CLIP's temperature, a logarithm.
+        rule: see :class:`Guidance`.
+    """
+
+    visual: Any  # open_clip's module; its parts have no types
+
+    def __init__(self, visual: nn.Module, logit_scale: Tensor, rule: Guidance) -> None:
+        super().__init__()
+        self.visual, self.rule = visual, rule
+        self.log_scale = nn.Parameter(logit_scale.detach().clone())
+        if not rule.first_block < len(self.visual.transformer.resblocks):
+            raise InputError(
+                f"first_block {rule.first_block} is beyond the encoder's "
+                f"{len(self.visual.transformer.resblocks)} blocks"
+            )
+        token = self.visual.class_embedding.detach()
+        self.register_token = nn.Parameter(token.clone())
+        self.instance_token = nn.Parameter(token.clone())
+
+    @property
+    def patch(self) -> int:
+        """Pixels of a patch's side."""
+        return int(self.visual.conv1.kernel_size[0])
+
+    def embed(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Tokens before the first block.
+
+        Args:
+            images: float32 [1, 3, H, W] by CLIP's mean and deviation; sides multiples of the patch.
+
+        Returns:
+            register and patches float32 [1 + P, d], and one instance token [1, d].
+        """
+        patches = self.visual.conv1(images)
+        height, width = patches.shape[-2:]
+        table = self.visual.positional_embedding
+        place = table[:1]  # of CLIP's class token; every copy of it stands there
+        tokens = patches[0].flatten(1).T + position_table(table[1:], height, width)
+        plain = torch.cat((self.register_token[None] + place, tokens))
+        norm = self.visual.ln_pre
+        return norm(plain), norm(self.instance_token[None] + place)
+
+    def forward(self, images: Tensor, guidance: Tensor) -> Tensor:
+        """Instance tokens of a frame.
+
+        Args:
+            images: as for :meth:`embed`.
+            guidance: float32 [N, P], added to the logits of the patches.
+
+        Returns:
+            float32 [N, 512], or [N, 768] before the projection; not normalised.
+        """
+        plain, instances = self._begin(images, len(guidance))
+        return self.run(plain, instances, guidance)
+
+    def run(self, plain: Tensor, instances: Tensor, guidance: Tensor) -> Tensor:
+        """The blocks from ``first_block`` on, and the output.
+
+        Args:
+            plain: register and patches before that block, float32 [1 + P, d].
+            instances: instance tokens before it, float32 [N, d].
+            guidance: float32 [N, P].
+
+        Returns:
+            as :meth:`forward`.
+        """
+        for block in self.visual.transformer.resblocks[self.rule.first_block :]:
+            instances = self._instance_block(block, plain, instances, guidance)
+            plain = _block(block, plain)
+        return self._out(instances)
+
+    def run_full(self, plain: Tensor, instances: Tensor, guidance: Tensor) -> Tensor:
+        """:meth:`run` as the paper's equation stands: one attention over all tokens."""
+        mask, count = self.full_mask(guidance), len(guidance)
+        for block in self.visual.transformer.resblocks[self.rule.first_block :]:
+            tokens = _block(block, torch.cat((plain[:1], instances, plain[1:])), mask)
+            plain = torch.cat((tokens[:1], tokens[1 + count :]))
+            instances = tokens[1 : 1 + count]
+        return self._out(instances)
+
+    def forward_full(self, images: Tensor, guidance: Tensor) -> Tensor:
+        """:meth:`forward` by :meth:`run_full`."""
+        return self.run_full(*self._begin(images, len(guidance)), guidance)
+
+    def _begin(self, images: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        """Tokens before ``first_block``; instances that begin late are copies of the register."""
+        plain, instance = self.embed(images)
+        for block in self.visual.transformer.resblocks[: self.rule.first_block]:
+            plain = _block(block, plain)
+        if self.rule.first_block:
+            instance = plain[:1]
+        return plain, instance.expand(count, -1)
+
+    def full_mask(self, guidance: Tensor) -> Tensor:
+        """M of this module's docstring, float32 [1 + N + P, 1 + N + P], from guidance [N, P]."""
+        count, patches = guidance.shape
+        size = 1 + count + patches
+        mask = guidance.new_zeros(size, size)
+        mask[:, 1 : 1 + count] = HIDDEN
+        mask[1 : 1 + count, 0] = 0.0 if self.rule.sees_register else HIDDEN
+        rows = torch.arange(1, 1 + count)
+        mask[rows, rows] = 0.0
+        mask[1 : 1 + count, 1 + count :] = guidance
+        return mask
+
+    def logits(self, tokens: Tensor, text_embeddings: Tensor) -> Tensor:
+        """exp(logit_scale) (<= 100) times cosine: tokens [N, D], unit texts [K, D] to [N, K]."""
+        unit = tokens / tokens.norm(dim=-1, keepdim=True).clamp(min=1e-12)
+        return self.log_scale.exp().clamp(max=100.0) * (unit @ text_embeddings.T)
+
+    def _instance_block(
+        self, block: Any, plain: Tensor, instances: Tensor, guidance: Tensor
+    ) -> Tensor:
+        """One block for the instances: each sees itself, the patches and maybe the register."""
+        first = 0 if self.rule.sees_register else 1
+        _, key, value = _heads(block, block.ln_1(plain[first:]))  # [heads, P (+ 1), d]
+        query, own_key, own_value = _heads(block, block.ln_1(instances))  # [heads, N, d]
+        scale = query.shape[-1] ** -0.5
+        bias = guidance if first else F.pad(guidance, (1, 0))
+        others = (query * scale) @ key.transpose(1, 2) + bias  # [heads, N, P (+ 1)]
+        own = (query * scale * own_key).sum(-1, keepdim=True)  # [heads, N, 1]
+        weights = torch.cat((own, others), dim=-1).softmax(-1)
+        seen = weights[..., :1] * own_value + weights[..., 1:] @ value
+        return _finish(block, instances, seen)
+
+    def _out(self, instances: Tensor) -> Tensor:
+        out: Tensor = self.visual.ln_post(instances)
+        projected: Tensor = out @ self.visual.proj if self.rule.projected else out
+        return projected
+
+
+def position_table(table: Tensor, height: int, width: int) -> Tensor:
+    """CLIP's square position table for another grid.
+
+    Args:
+        table: float32 [side * side, d].
+        height, width: of the grid.
+
+    Returns:
+        float32 [height * width, d], resampled bicubic; the table itself where the size is its own.
+    """
+    side = int(len(table) ** 0.5)
+    if (height, width) == (side, side):
+        return table
+    grid = table.T.reshape(1, -1, side, side)
+    grid = F.interpolate(grid, size=(height, width), mode="bicubic", align_corners=False)
+    return grid[0].flatten(1).T
+
+
+def _block(block: Any, tokens: Tensor, bias: Tensor | None = None) -> Tensor:
+    """A block of CLIP over tokens [L, d], with an additive mask [L, L] or as it is."""
+    query, key, value = _heads(block, block.ln_1(tokens))
+    logits = (query * query.shape[-1] ** -0.5) @ key.transpose(1, 2)
+    weights = (logits if bias is None else logits + bias).softmax(-1)
+    return _finish(block, tokens, weights @ value)
+
+
+def _heads(block: Any, tokens: Tensor) -> list[Tensor]:
+    """Query, key and value of tokens [L, d], each [heads, L, d / heads]."""
+    attention = block.attn
+    joined = F.linear(tokens, attention.in_proj_weight, attention.in_proj_bias)
+    return [x.unflatten(-1, (attention.num_heads, -1)).transpose(0, 1) for x in joined.chunk(3, -1)]
+
+
+def _finish(block: Any, tokens: Tensor, seen: Tensor) -> Tensor:
+    """From what the heads saw, [heads, L, d / heads], to the block's output [L, d]."""
+    tokens = tokens + block.attn.out_proj(seen.transpose(0, 1).flatten(1))
+    out: Tensor = tokens + block.mlp(block.ln_2(tokens))
+    return out

@@ -1,0 +1,84 @@
+"""Mask2Former with ResNet-50: instances of a frame, as MinVIS and InstFormer's proposals use it.
+
+Keys are those of detectron2's checkpoints. The class head has one output for each class that the
+checkpoint was trained on and one for "no object"; a class-agnostic model has one class.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from openvis_rt.models.pixel_decoder import PixelDecoder
+from openvis_rt.models.query_decoder import QueryDecoder
+from openvis_rt.models.resnet import CHANNELS, ResNet50
+
+__all__ = ["Instances", "Mask2Former", "padded_images"]
+
+
+@dataclass(frozen=True)
+class Instances:
+    """What one batch of frames shows.
+
+    Attributes:
+        mask_logits: float32 [B, N, h, w] at stride 4 of the padded frame.
+        queries: float32 [B, N, C], after ``decoder_norm``.
+        class_logits: float32 [B, N, classes + 1]; the last is "no object".
+    """
+
+    mask_logits: Tensor
+    queries: Tensor
+    class_logits: Tensor
+
+
+class _Decoder(QueryDecoder):
+    def __init__(self, *, classes: int, layers: int, queries: int, width: int = 256) -> None:
+        super().__init__(layers=layers, queries=queries, width=width)
+        self.class_embed = nn.Linear(width, classes + 1)
+
+
+class _Head(nn.Module):
+    def __init__(self, predictor: _Decoder) -> None:
+        super().__init__()
+        self.pixel_decoder = PixelDecoder(CHANNELS)
+        self.predictor = predictor
+
+
+class Mask2Former(nn.Module):
+    """The network; ``state_dict`` has the keys of the official checkpoints.
+
+    Args:
+        classes: of the class head, without "no object".
+        decoder_layers: the public config's DEC_LAYERS less one.
+        queries: N.
+    """
+
+    def __init__(self, *, classes: int = 1, decoder_layers: int = 9, queries: int = 100) -> None:
+        super().__init__()
+        self.backbone = ResNet50()
+        self.sem_seg_head = _Head(_Decoder(classes=classes, layers=decoder_layers, queries=queries))
+
+    def forward(self, images: Tensor) -> Instances:
+        """Instances of normalised, padded images, float32 [B, 3, H, W]."""
+        mask_features, memory = self.sem_seg_head.pixel_decoder(self.backbone(images))
+        predictor = self.sem_seg_head.predictor
+        queries, mask_logits = predictor(mask_features, memory)
+        return Instances(mask_logits, queries, predictor.class_embed(queries))
+
+
+def padded_images(frames: Tensor, mean: Tensor, std: Tensor, divisor: int) -> Tensor:
+    """Frames as a network wants them; the padding is zero after the normalisation.
+
+    Args:
+        frames: uint8, or float32 of 0..255, [B, H, W, 3], RGB.
+        mean, std: float32 [3, 1, 1], for 0..255.
+        divisor: both sides are padded, at the right and the bottom, to multiples of it.
+
+    Returns:
+        float32 [B, 3, H', W'].
+    """
+    images = (frames.to(torch.float32).permute(0, 3, 1, 2) - mean) / std
+    return F.pad(images, (0, -images.shape[-1] % divisor, 0, -images.shape[-2] % divisor))

@@ -1,0 +1,152 @@
+"""The rollout tracker's recurrence against torch, and its matching."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from openvis_rt.errors import BundleError
+from openvis_rt.runtime.rollout import CELLS, Cell, Rollout, cell_from_file, cell_from_weights
+
+torch = pytest.importorskip("torch", reason="torch is what the recurrence is held against")
+
+WIDTH = 24
+TORCH = {"rnn": torch.nn.RNN, "gru": torch.nn.GRU, "lstm": torch.nn.LSTM}
+
+
+def weights_of(name, width=WIDTH, seed=0):
+    """Weights as torch starts them."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        if name in TORCH:
+            module = TORCH[name](width, width)
+        elif name == "linear":
+            module = torch.nn.Linear(width, width)
+        else:
+            module = torch.nn.Module()
+            module.layers = torch.nn.ModuleList(torch.nn.Linear(width, width) for _ in range(2))
+    return module, {key: value.detach().numpy() for key, value in module.state_dict().items()}
+
+
+@pytest.mark.parametrize("name", TORCH)
+def test_a_cell_is_torchs_over_200_frames_of_permuted_tokens(name):
+    module, weights = weights_of(name)
+    cell = cell_from_weights(weights)
+    assert cell.name == name
+    rng = np.random.default_rng(0)
+    state, worst = None, 0.0
+    for _ in range(200):
+        tokens = rng.standard_normal((7, WIDTH)).astype(np.float32)[rng.permutation(7)]
+        with torch.inference_mode():
+            wanted, state = module(torch.from_numpy(tokens)[None], state)
+        worst = max(worst, float(np.abs(cell.step(tokens) - wanted[0].numpy()).max()))
+    print(f"{name}: largest error {worst:.1e}")
+    assert worst < 1e-6  # float32 rounding of sums of 24 terms; the state does not amplify it
+
+
+@pytest.mark.parametrize("name", ["linear", "mlp"])
+def test_a_layer_without_memory_is_torchs(name):
+    module, weights = weights_of(name)
+    tokens = np.random.default_rng(0).standard_normal((5, WIDTH)).astype(np.float32)
+    layers = [module] if name == "linear" else [module.layers[0], torch.relu, module.layers[1]]
+    x = torch.from_numpy(tokens)
+    with torch.inference_mode():
+        for layer in layers:
+            x = layer(x)
+    found = cell_from_weights(weights).step(tokens)
+    np.testing.assert_allclose(found, x.numpy(), atol=1e-6)  # float32 rounding
+
+
+def tracks(count=12, frames=30, noise=0.05, seed=0):
+    """Tokens of a video in which every object stays itself, and the order of each frame."""
+    rng = np.random.default_rng(seed)
+    base = rng.standard_normal((count, WIDTH)).astype(np.float32)
+    for _ in range(frames):
+        order = rng.permutation(count)
+        noisy = base + noise * rng.standard_normal(base.shape).astype(np.float32)
+        yield noisy[order], order
+
+
+def test_plain_matching_follows_every_object():
+    tracker = Rollout(None)
+    first = None
+    for tokens, order in tracks():
+        found = order[tracker.step(tokens)]
+        first = found if first is None else first
+        np.testing.assert_array_equal(found, first)
+
+
+def test_the_hidden_state_stays_in_the_tracks_slot():
+    """A cell that has learnt nothing but to repeat the last token must track like plain matching;
+    and the state of a slot is that of one object alone."""
+    eye = {"weight": np.eye(WIDTH, dtype=np.float32), "bias": np.zeros(WIDTH, np.float32)}
+    tracker, plain = Rollout(cell_from_weights(eye)), Rollout(None)
+    for tokens, _ in tracks():
+        np.testing.assert_array_equal(tracker.step(tokens), plain.step(tokens))
+    _, weights = weights_of("rnn")
+    # so small a step of the state that the recurrent part does not decide the matching
+    weights = {k: (v * 0 if "bias" in k else v) for k, v in weights.items()}
+    weights["weight_ih_l0"] = np.eye(WIDTH, dtype=np.float32)
+    tracker = Rollout(cell_from_weights(weights))
+    alone = Cell("rnn", weights)
+    last = None
+    for tokens, _ in tracks(noise=0.01):
+        if last is not None:
+            alone.step(last[:1])
+        last = tokens[tracker.step(tokens)]
+    np.testing.assert_allclose(tracker._cell.state["h"][0], alone.state["h"][0], atol=1e-5)
+
+
+def test_memory_does_not_grow():
+    _, weights = weights_of("lstm")
+    tracker = Rollout(cell_from_weights(weights))
+    buffers = set()
+    for index, (tokens, _) in enumerate(tracks(frames=50)):
+        tracker.step(tokens)
+        if index:
+            held = (tracker._tokens, *tracker._cell.state.values())
+            buffers.add(tuple(array.ctypes.data for array in held))
+    assert len(buffers) == 1
+
+
+def test_reset_starts_anew():
+    _, weights = weights_of("gru")
+    tracker, fresh = Rollout(cell_from_weights(weights)), Rollout(cell_from_weights(weights))
+    for tokens, _ in tracks(seed=1):
+        tracker.step(tokens)
+    tracker.reset()
+    for tokens, _ in tracks():
+        np.testing.assert_array_equal(tracker.step(tokens), fresh.step(tokens))
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_few_tracks_and_zero_tokens(count):
+    _, weights = weights_of("rnn")
+    for cell in (None, cell_from_weights(weights)):
+        tracker = Rollout(cell)
+        for _ in range(3):
+            order = tracker.step(np.zeros((count, WIDTH), np.float32))
+            assert sorted(order) == list(range(count))
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_weights_of_another_size_are_refused(name, tmp_path):
+    _, weights = weights_of(name)
+    save_file(weights, tmp_path / "tracker.safetensors")
+    assert cell_from_file(tmp_path / "tracker.safetensors", WIDTH).name == name
+    with pytest.raises(BundleError, match=rf"width {WIDTH}.*are\s+768 wide"):
+        cell_from_file(tmp_path / "tracker.safetensors", 768)
+    key = sorted(weights)[0]
+    with pytest.raises(BundleError, match=key):
+        cell_from_weights({**weights, key: weights[key][:-1]})
+    with pytest.raises(BundleError, match="no rollout cell"):
+        cell_from_weights({**weights, "weight_ih_l1": weights[key]})
+
+
+def test_damaged_files_are_refused(tmp_path):
+    (tmp_path / "tracker.safetensors").write_bytes(b"\x00" * 40)
+    with pytest.raises(BundleError, match="cannot be read"):
+        cell_from_file(tmp_path / "tracker.safetensors", WIDTH)
+    with pytest.raises(BundleError, match="no rollout cell"):
+        cell_from_weights({})
