@@ -23,11 +23,12 @@ class Variant:
         backbone: the image encoder, for people.
         clip: the architecture's name in open_clip.
         quick_gelu: OpenAI's weights were trained with QuickGELU in both towers.
-        pooling: how CLIP's dense feature is pooled under a mask, ``attention`` or ``average``.
-        empty_mask_is_uniform: an instance without a pixel gets 1/K for every class (else the
-            classifier's answer to a zero vector).
         embed_dim: D, width of CLIP's shared embedding.
         feature_channels: channels of res2..res5.
+        pooling: of CLIP-VIS: how CLIP's dense feature is pooled under a mask, ``attention`` or
+            ``average``.
+        empty_mask_is_uniform: of CLIP-VIS: an instance without a pixel gets 1/K for every class
+            (else the classifier's answer to a zero vector).
         short_side, max_side: pixels of the resized frame (detectron2's ResizeShortestEdge).
         size_divisor: the resized frame is padded to multiples of it.
         pixel_mean, pixel_std: RGB, for values 0..255.
@@ -40,10 +41,10 @@ class Variant:
     backbone: str
     clip: str
     quick_gelu: bool
-    pooling: str
-    empty_mask_is_uniform: bool
     embed_dim: int
     feature_channels: tuple[int, int, int, int]
+    pooling: str = ""
+    empty_mask_is_uniform: bool = False
     short_side: int = 480
     max_side: int = 1333
     size_divisor: int = 32
@@ -78,6 +79,19 @@ VARIANTS: dict[str, Variant] = {
             empty_mask_is_uniform=False,
             embed_dim=640,
             feature_channels=(128, 256, 512, 1024),
+        ),
+        Variant(
+            name="instformer-r50",
+            family="instformer",
+            backbone="ResNet-50 (Mask2Former), CLIP ViT-B/32 (OpenAI)",
+            clip="ViT-B-32",
+            quick_gelu=True,
+            embed_dim=512,
+            feature_channels=(256, 512, 1024, 2048),
+            short_side=360,
+            pixel_mean=(123.675, 116.28, 103.53),
+            pixel_std=(58.395, 57.12, 57.375),
+            detections=10,
         ),
     )
 }

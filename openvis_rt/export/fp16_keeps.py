@@ -211,8 +211,8 @@ KEEPS: tuple[Keep, ...] = (
         "mask decisions",
         _from_mask_logits,
         "everything made from mask logits: resizing, thresholds, sigmoid, mass",
-        "Rounding must not move a logit across 0: one attention bit that flips moves the queries "
-        "of its frame. What follows a decision is 0 or -1e4, exact in FP16.",
+        "Resizing in FP16 may move a logit across 0, and one attention bit that flips moves the "
+        "queries of its frame. What follows a decision is 0 or -1e4, exact in FP16.",
     ),
     Keep(
         "sums over a frame",

@@ -18,7 +18,16 @@ from torch.nn import functional as F
 from openvis_rt.models.attention import BLOCKED
 from openvis_rt.variants import Variant
 
-__all__ = ["CONTEXT_LENGTH", "EOT", "ClipBackbone", "ClipConvNeXt", "ClipResNet", "clip_backbone"]
+__all__ = [
+    "CONTEXT_LENGTH",
+    "EOT",
+    "ClipBackbone",
+    "ClipConvNeXt",
+    "ClipResNet",
+    "clip_backbone",
+    "encode_text",
+    "open_clip_model",
+]
 
 CONTEXT_LENGTH = 77
 EOT = 49407
@@ -64,22 +73,27 @@ class ClipBackbone(nn.Module):
         return scale.exp().clamp(max=100.0)
 
     def encode_text(self, tokens: Tensor) -> Tensor:
-        """Embeddings of token sequences, read at the end-of-text token.
+        """See :func:`encode_text`."""
+        return encode_text(self.clip_model, tokens)
 
-        Args:
-            tokens: int64 [B, 77].
 
-        Returns:
-            float32 [B, D], not normalised.
-        """
-        clip = self.clip_model
-        # the causal mask is finite here; CLIP's own buffer holds infinities
-        ones = torch.ones(CONTEXT_LENGTH, CONTEXT_LENGTH, device=tokens.device)
-        x = clip.token_embedding(tokens) + clip.positional_embedding
-        x = clip.ln_final(clip.transformer(x, attn_mask=torch.triu(ones, diagonal=1) * BLOCKED))
-        at_end = (tokens == EOT).to(x.dtype)
-        out: Tensor = (at_end[:, None] @ x)[:, 0] @ clip.text_projection
-        return out
+def encode_text(clip: Any, tokens: Tensor) -> Tensor:
+    """Embeddings of token sequences, read at the end-of-text token.
+
+    Args:
+        clip: open_clip's model.
+        tokens: int64 [B, 77].
+
+    Returns:
+        float32 [B, D], not normalised.
+    """
+    # the causal mask is finite here; CLIP's own buffer holds infinities
+    ones = torch.ones(CONTEXT_LENGTH, CONTEXT_LENGTH, device=tokens.device)
+    x = clip.token_embedding(tokens) + clip.positional_embedding
+    x = clip.ln_final(clip.transformer(x, attn_mask=torch.triu(ones, diagonal=1) * BLOCKED))
+    at_end = (tokens == EOT).to(x.dtype)
+    out: Tensor = (at_end[:, None] @ x)[:, 0] @ clip.text_projection
+    return out
 
 
 class ClipResNet(ClipBackbone):
@@ -160,16 +174,21 @@ class ClipConvNeXt(ClipBackbone):
 
 def clip_backbone(variant: Variant) -> ClipBackbone:
     """An untrained backbone of that variant, in open_clip's modules."""
+    kinds = {"attention": ClipResNet, "average": ClipConvNeXt}
+    return kinds[variant.pooling](open_clip_model(variant))
+
+
+def open_clip_model(variant: Variant) -> nn.Module:
+    """The variant's untrained CLIP, as open_clip makes it."""
     log = logging.getLogger()
     log.addFilter(_not_about_random_weights)  # they are loaded later, from the checkpoint
     try:
-        clip_model = open_clip.create_model(
+        model: nn.Module = open_clip.create_model(
             variant.clip, pretrained=None, force_quick_gelu=variant.quick_gelu
         )
     finally:
         log.removeFilter(_not_about_random_weights)
-    kinds = {"attention": ClipResNet, "average": ClipConvNeXt}
-    return kinds[variant.pooling](clip_model)
+    return model
 
 
 def _not_about_random_weights(record: logging.LogRecord) -> bool:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from openvis_rt.models.clip import ClipBackbone, clip_backbone
+from openvis_rt.models.images import padded_images
 from openvis_rt.models.pixel_decoder import PixelDecoder
 from openvis_rt.models.query_decoder import MLP, QueryDecoder
 from openvis_rt.variants import VARIANTS, Variant
@@ -96,10 +97,7 @@ class ClipVis(nn.Module):
         Returns:
             float32 [B, 3, H', W'], padded at the right and the bottom to multiples of the divisor.
         """
-        images = frames.to(torch.float32).permute(0, 3, 1, 2)
-        images = (images - self.pixel_mean) / self.pixel_std
-        divisor = self.variant.size_divisor
-        return F.pad(images, (0, -images.shape[-1] % divisor, 0, -images.shape[-2] % divisor))
+        return padded_images(frames, self.pixel_mean, self.pixel_std, self.variant.size_divisor)
 
     def propose(self, frames: Tensor) -> Proposal:
         """Class-agnostic instances of each frame; frames uint8 [B, H, W, 3]."""

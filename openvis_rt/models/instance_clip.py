@@ -215,7 +215,8 @@ class InstanceClip(nn.Module):
     def logits(self, tokens: Tensor, text_embeddings: Tensor) -> Tensor:
         """exp(logit_scale) (<= 100) times cosine: tokens [N, D], unit texts [K, D] to [N, K]."""
         unit = tokens / tokens.norm(dim=-1, keepdim=True).clamp(min=1e-12)
-        return self.log_scale.exp().clamp(max=100.0) * (unit @ text_embeddings.T)
+        out: Tensor = self.log_scale.exp().clamp(max=100.0) * (unit @ text_embeddings.T)
+        return out
 
     def _instance_block(
         self, block: Any, plain: Tensor, instances: Tensor, guidance: Tensor

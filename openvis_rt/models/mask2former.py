@@ -8,15 +8,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from openvis_rt.models.pixel_decoder import PixelDecoder
 from openvis_rt.models.query_decoder import QueryDecoder
 from openvis_rt.models.resnet import CHANNELS, ResNet50
 
-__all__ = ["Instances", "Mask2Former", "padded_images"]
+__all__ = ["Instances", "Mask2Former"]
 
 
 @dataclass(frozen=True)
@@ -67,18 +65,3 @@ class Mask2Former(nn.Module):
         predictor = self.sem_seg_head.predictor
         queries, mask_logits = predictor(mask_features, memory)
         return Instances(mask_logits, queries, predictor.class_embed(queries))
-
-
-def padded_images(frames: Tensor, mean: Tensor, std: Tensor, divisor: int) -> Tensor:
-    """Frames as a network wants them; the padding is zero after the normalisation.
-
-    Args:
-        frames: uint8, or float32 of 0..255, [B, H, W, 3], RGB.
-        mean, std: float32 [3, 1, 1], for 0..255.
-        divisor: both sides are padded, at the right and the bottom, to multiples of it.
-
-    Returns:
-        float32 [B, 3, H', W'].
-    """
-    images = (frames.to(torch.float32).permute(0, 3, 1, 2) - mean) / std
-    return F.pad(images, (0, -images.shape[-1] % divisor, 0, -images.shape[-2] % divisor))

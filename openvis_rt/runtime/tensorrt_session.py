@@ -412,6 +412,9 @@ class TensorRtSession:
         for wanted in (*self.spec.inputs, *self.spec.outputs):
             found = self._tensors.get(wanted.name)
             shape = tuple(-1 if isinstance(size, str) else size for size in wanted.shape)
+            if found is not None and not found.is_input and len(found.shape) == len(shape):
+                # an output's size is a number where what it follows from is built in
+                shape = tuple(f if w < 0 else w for f, w in zip(found.shape, shape, strict=True))
             if found is None or (np.dtype(found.dtype), found.shape) != (
                 np.dtype(wanted.dtype),
                 shape,

@@ -11,6 +11,7 @@ import os
 import resource
 import shutil
 import sysconfig
+import threading
 
 import numpy as np
 import pytest
@@ -436,6 +437,54 @@ def test_outputs_of_a_slot_stay_while_the_other_runs(sessions, built, driver):
         np.testing.assert_array_equal(theirs.fetch("queries"), found)
 
 
+def test_a_run_waits_for_who_reads_its_outputs(sessions, built, driver):
+    driver.schedule("others")
+    factory = sessions()
+    propose = factory.open(built, "propose", "fp32", fetched=PROPOSE)
+    classify = factory.open(built, "classify", "fp32", fetched=("class_scores",))
+    for name in ("features", "pool_mask"):
+        classify.bind(name, propose, name)
+    classify.write("text_embeddings", np.eye(4, 32, dtype=np.float32))
+    scores = []
+    for later in (None, 200):
+        propose.write("frames", np.full((1, 60, 90, 3), 10, np.uint8))
+        propose.run()
+        classify.run()
+        if later is not None:
+            propose.write("frames", np.full((1, 60, 90, 3), later, np.uint8))
+            propose.run()
+        scores.append(classify.fetch("class_scores"))
+    np.testing.assert_array_equal(*scores)
+
+
+def test_an_input_is_written_while_the_last_one_is_on_its_way(sessions, built, driver):
+    driver.schedule("late")
+    session = sessions().open(built, "propose", "fp32", fetched=PROPOSE)
+    found = []
+    for value in (10, 200, 10):
+        session.write("frames", np.full((1, 60, 90, 3), value, np.uint8))
+        session.run()
+        session.write("frames", np.full((1, 60, 90, 3), 77, np.uint8))
+        found.append(session.fetch("queries"))
+    np.testing.assert_array_equal(found[0], found[2])
+    assert not np.array_equal(found[0], found[1])
+
+
+def test_an_engine_for_one_size_of_video_has_it_built_in(use, changeable, frames):
+    shapes = {"masks": ("uint8", ("n", 1, 60, 90))}  # as the parser of the library finds them
+    inputs = {t.name: (t.dtype, t.shape) for t in changeable.graph("masks").spec.inputs}
+    write_plan(changeable, "masks", inputs=inputs, outputs=shapes, shape_values={}, symbols={})
+    use()
+    frame = frames_of(1, width=90, height=60)[0]
+    with Pipeline.open(changeable, backend="tensorrt", vocabulary=CLASSES) as pipeline:
+        with pytest.raises(InputError, match=r"frame_size \[60, 90\] built in.*--source-size"):
+            pipeline.step(frames[0])
+        pipeline.reset()
+        found = pipeline.step(frame)
+    with Pipeline.open(changeable, backend="onnxruntime", vocabulary=CLASSES) as pipeline:
+        assert found == pipeline.step(frame)
+
+
 def test_what_is_fetched_is_the_callers_own(sessions, built):
     session = sessions().open(built, "text", "fp32", fetched=("embeddings",))
     tokens = np.zeros((3, 77), np.int64)
@@ -693,3 +742,65 @@ def test_the_double_finds_a_buffer_that_is_too_small(sessions, built, driver, fa
     gc.collect()
     assert driver.live() == {}
     fake_driver.reset()
+
+
+@pytest.fixture
+def ready(sessions, built):
+    """A session whose context has everything set; nobody else may keep that context."""
+    session = sessions().open(built, "text", "fp32", fetched=())
+    session.write("tokens", np.zeros((2, 77), np.int64))
+    session.run()
+    session._log.messages.clear()
+    return session
+
+
+@pytest.mark.parametrize(
+    ("method", "arguments", "text"),
+    [
+        ("set_input_shape", ("tokens", (0, 77)), "outside of the profile"),
+        ("set_input_shape", ("tokens", (129, 77)), "outside of the profile"),
+        ("set_input_shape", ("tokens", (2, 76)), "outside of the profile"),
+        ("set_input_shape", ("embeddings", (2, 32)), "no input"),
+        ("set_tensor_address", ("nothing", 512), "no tensor"),
+    ],
+)
+def test_the_double_refuses_as_the_library_does(ready, method, arguments, text):
+    assert getattr(ready._context, method)(*arguments) is False
+    assert text in ready._log.text()
+
+
+@pytest.mark.parametrize(("offset", "text"), [(None, "not set"), (8, "misaligned")])
+def test_the_double_looks_at_addresses_when_it_runs(ready, offset, text):
+    context, device = ready._context, ready._device[0]
+    context.set_tensor_address("tokens", 0 if offset is None else device["tokens"] + offset)
+    assert context.execute_async_v3(ready._stream) is False
+    assert text in ready._log.text()
+
+
+def test_the_double_names_sizes_that_are_missing(ready):
+    context = ready._context
+    fresh = context.engine.create_execution_context()
+    assert fresh.infer_shapes() == ["tokens"]
+    assert fresh.execute_async_v3(ready._stream) is False
+    assert "sizes of ['tokens'] are not set" in ready._log.text()
+    del fresh
+
+
+def test_the_double_needs_a_context_on_its_thread(ready):
+    context = ready._context
+    found = []
+    thread = threading.Thread(target=lambda: found.append(context.execute_async_v3(ready._stream)))
+    thread.start()
+    thread.join()
+    assert found == [False]
+    assert "no CUDA context is current" in ready._log.text()
+
+
+def test_the_double_wants_a_run_before_it_is_captured_with_other_sizes(sessions, built):
+    factory = sessions()
+    session = factory.open(built, "text", "fp32", fetched=())
+    session.write("tokens", np.zeros((2, 77), np.int64))
+    session.run()
+    session._context.set_input_shape("tokens", (3, 77))
+    with pytest.raises(BackendError, match="not permitted when stream is capturing"):
+        factory._cuda.capture(session._owned, session._stream, session._enqueue)
