@@ -2,6 +2,7 @@
 
     bundle.json              the manifest, below
     propose.onnx ...         one graph each; `propose.fp16.onnx` is the same in another precision
+    tracker.safetensors      recurrence weights, where the tracker has any
     tokenizer/tokenizer.json CLIP's byte-pair tokenizer, in the `tokenizers` library's format
     text/<key>.safetensors   cached text embeddings, written at run time
     engines/<target>/        plans and their sidecars, written by `openvis build`
@@ -26,6 +27,7 @@ __all__ = ["SCHEMA", "Bundle", "GraphFile", "Manifest", "Preprocess", "Tracker",
 
 SCHEMA = 2
 MANIFEST = "bundle.json"
+TRACKER = "tracker.safetensors"
 
 
 @dataclass(frozen=True)
@@ -51,11 +53,17 @@ class Preprocess:
 
 @dataclass(frozen=True)
 class Tracker:
-    """The association rule and its parameters: ``frames`` is T, ``top_k`` is K."""
+    """The association rule.
+
+    Attributes:
+        name: ``temporal-top-k`` (CLIP-VIS), with ``frames`` T and ``top_k`` K; or ``rollout``
+            (InstFormer), with ``normalise_parts``, ``video_score`` and ``cell``, the recurrence in
+            ``tracker.safetensors`` or null.
+        parameters: its own.
+    """
 
     name: str
-    frames: int
-    top_k: int
+    parameters: dict[str, Any]
 
 
 @dataclass(frozen=True)

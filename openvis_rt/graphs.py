@@ -6,8 +6,10 @@ its numbers.
 
     N  queries                         T  frames of one call (1 for per-frame models)
     H, W  network size, pixels; the graph pads it at the right and the bottom to multiples of 32, H'
-    x W' h, w  stride-4 grid, H'/4 x W'/4   hp, wp  stride-32 grid, H'/32 x W'/32 C  query width
-    D  embedding width of CLIP         Cf channels of CLIP's dense feature
+    x W'
+    h, w  stride-4 grid, H'/4 x W'/4   hp, wp  stride-32 grid, H'/32 x W'/32   P  hp * wp
+    C  query width                     D  embedding width of CLIP      Dt  width of a token
+    Cf channels of CLIP's dense feature
     K  rows of the text classifier, dynamic     B  prompts, dynamic     n  selected queries, dynamic
     Hs, Ws  the source frame's size, the overridable `frame_size` of `masks`
 """
@@ -21,7 +23,9 @@ __all__ = [
     "CLIP_VIS_GRAPHS",
     "DYNAMIC_AXES",
     "GRAPHS_OF_FAMILY",
+    "INSTFORMER_GRAPHS",
     "MASKS_A_RUN",
+    "MINVIS_CLIP_GRAPHS",
     "GraphSpec",
     "TensorSpec",
 ]
@@ -117,80 +121,126 @@ class GraphSpec:
         )
 
 
+_FRAMES = TensorSpec(
+    "frames",
+    "uint8",
+    ("T", "H", "W", 3),
+    "RGB 0..255 at network size, or at the source's where the graph resizes",
+)
 _MASK_LOGITS = TensorSpec(
     "mask_logits", "float32", ("N", "T", "h", "w"), "mask logits at stride 4; > 0 is the instance"
 )
+_QUERIES = TensorSpec("queries", "float32", ("N", "C"), "query embeddings, not normalised")
+_OBJECT_LOGITS = TensorSpec("object_logits", "float32", ("N", 2), "class 0 object, class 1 none")
+_MASK_AREA = TensorSpec("mask_area", "float32", ("N",), "number of mask_logits > 0")
+_TEXT_EMBEDDINGS = TensorSpec("text_embeddings", "float32", ("K", "D"), "L2-normalised rows")
+_TOKENS = TensorSpec("instance_tokens", "float32", ("N", "D"), "CLIP embeddings, not normalised")
+_POOL_MASK = TensorSpec(
+    "pool_mask", "bool", ("N", "hp", "wp"), "mask_logits bilinear to the feature's grid, > 0"
+)
+_GUIDANCE = TensorSpec(
+    "guidance_mask",
+    "float32",
+    ("N", "P"),
+    "added to the attention logits of instance n for patch p, rows of patches; from `propose` or "
+    "any other source of masks",
+)
+_FEATURES = TensorSpec("features", "float32", ("T", "Cf", "hp", "wp"), "CLIP's dense feature")
 
-CLIP_VIS_GRAPHS: dict[str, GraphSpec] = {
-    graph.name: graph
-    for graph in (
-        GraphSpec(
-            "propose",
-            (
-                TensorSpec(
-                    "frames",
-                    "uint8",
-                    ("T", "H", "W", 3),
-                    "RGB 0..255 at network size, or at the source's where the graph resizes",
-                ),
-            ),
-            (
-                _MASK_LOGITS,
-                TensorSpec("queries", "float32", ("N", "C"), "query embeddings, not normalised"),
-                TensorSpec("object_logits", "float32", ("N", 2), "class 0 object, class 1 none"),
-                TensorSpec("mask_iou", "float32", ("N",), "predicted IoU of the mask, 0..1"),
-                TensorSpec("features", "float32", ("T", "Cf", "hp", "wp"), "CLIP's dense feature"),
-                TensorSpec(
-                    "pool_mask",
-                    "bool",
-                    ("N", "hp", "wp"),
-                    "mask_logits bilinear to the feature's grid, > 0",
-                ),
-                TensorSpec("mask_area", "float32", ("N",), "number of mask_logits > 0"),
-                TensorSpec("mask_mass", "float32", ("N",), "sum of their sigmoids"),
+_TEXT = GraphSpec(
+    "text",
+    (TensorSpec("tokens", "int64", ("B", 77), "CLIP's byte-pair tokens, 0-padded"),),
+    (TensorSpec("embeddings", "float32", ("B", "D"), "not normalised"),),
+)
+_MASKS = GraphSpec(
+    "masks",
+    (
+        _MASK_LOGITS,
+        TensorSpec("selected", "int64", ("n",), "indices of the wanted queries, 0..N-1"),
+    ),
+    (TensorSpec("masks", "uint8", ("n", "T", "Hs", "Ws"), "1 is the instance, else 0"),),
+    (
+        TensorSpec("picture_size", "int64", (2,), "height, width of the picture in network pixels"),
+        TensorSpec("frame_size", "int64", (2,), "height, width of the masks: Hs, Ws"),
+    ),
+)
+
+
+def _by_name(*graphs: GraphSpec) -> dict[str, GraphSpec]:
+    return {graph.name: graph for graph in graphs}
+
+
+CLIP_VIS_GRAPHS = _by_name(
+    GraphSpec(
+        "propose",
+        (_FRAMES,),
+        (
+            _MASK_LOGITS,
+            _QUERIES,
+            _OBJECT_LOGITS,
+            TensorSpec("mask_iou", "float32", ("N",), "predicted IoU of the mask, 0..1"),
+            _FEATURES,
+            _POOL_MASK,
+            _MASK_AREA,
+            TensorSpec("mask_mass", "float32", ("N",), "sum of their sigmoids"),
+        ),
+    ),
+    GraphSpec(
+        "classify",
+        (_FEATURES, _POOL_MASK, _TEXT_EMBEDDINGS),
+        (
+            _TOKENS,
+            TensorSpec(
+                "class_scores",
+                "float32",
+                ("N", "K"),
+                "softmax over the K rows of exp(logit_scale) * cosine; uniform where the mask "
+                "is empty and the model says so",
             ),
         ),
-        GraphSpec(
-            "classify",
-            (
-                TensorSpec("features", "float32", ("T", "Cf", "hp", "wp"), "from `propose`"),
-                TensorSpec(
-                    "pool_mask", "bool", ("N", "hp", "wp"), "where to pool; from `propose` or any"
-                ),
-                TensorSpec("text_embeddings", "float32", ("K", "D"), "L2-normalised rows"),
-            ),
-            (
-                TensorSpec("instance_tokens", "float32", ("N", "D"), "pooled CLIP embeddings"),
-                TensorSpec(
-                    "class_scores",
-                    "float32",
-                    ("N", "K"),
-                    "softmax over the K rows of exp(logit_scale) * cosine; uniform where the mask "
-                    "is empty and the model says so",
-                ),
-            ),
-        ),
-        GraphSpec(
-            "text",
-            (TensorSpec("tokens", "int64", ("B", 77), "CLIP's byte-pair tokens, 0-padded"),),
-            (TensorSpec("embeddings", "float32", ("B", "D"), "not normalised"),),
-        ),
-        GraphSpec(
-            "masks",
-            (
-                _MASK_LOGITS,
-                TensorSpec("selected", "int64", ("n",), "indices of the wanted queries, 0..N-1"),
-            ),
-            (TensorSpec("masks", "uint8", ("n", "T", "Hs", "Ws"), "1 is the instance, else 0"),),
-            (
-                TensorSpec(
-                    "picture_size", "int64", (2,), "height, width of the picture in network pixels"
-                ),
-                TensorSpec("frame_size", "int64", (2,), "height, width of the masks: Hs, Ws"),
-            ),
-        ),
-    )
-}
+    ),
+    _TEXT,
+    _MASKS,
+)
 """CLIP-VIS: the masks are pooled over CLIP's own dense feature."""
 
-GRAPHS_OF_FAMILY: dict[str, dict[str, GraphSpec]] = {"clip-vis": CLIP_VIS_GRAPHS}
+INSTFORMER_GRAPHS = _by_name(
+    GraphSpec(
+        "propose", (_FRAMES,), (_MASK_LOGITS, _QUERIES, _OBJECT_LOGITS, _GUIDANCE, _MASK_AREA)
+    ),
+    GraphSpec(
+        "classify",
+        (_FRAMES, _GUIDANCE, _TEXT_EMBEDDINGS),
+        (
+            TensorSpec(
+                "instance_tokens",
+                "float32",
+                ("N", "Dt"),
+                "not normalised; in CLIP's shared space, or before its projection",
+            ),
+            TensorSpec("class_scores", "float32", ("N", "K"), "exp(logit_scale) * cosine: logits"),
+        ),
+    ),
+    _TEXT,
+    _MASKS,
+)
+"""InstFormer: the masks guide the attention of instance tokens inside CLIP."""
+
+MINVIS_CLIP_GRAPHS = _by_name(
+    GraphSpec("propose", (_FRAMES,), (_MASK_LOGITS, _QUERIES, _OBJECT_LOGITS, _MASK_AREA)),
+    GraphSpec(
+        "classify",
+        (_FRAMES, _MASK_LOGITS, _TEXT_EMBEDDINGS),
+        (_TOKENS, *INSTFORMER_GRAPHS["classify"].outputs[1:]),
+    ),
+    _TEXT,
+    _MASKS,
+)
+"""MinVIS-CLIP: a masked crop of each instance through CLIP."""
+
+GRAPHS_OF_FAMILY = {
+    "clip-vis": CLIP_VIS_GRAPHS,
+    "instformer": INSTFORMER_GRAPHS,
+    "minvis-clip": MINVIS_CLIP_GRAPHS,
+}
+"""By the family of a variant."""

@@ -93,6 +93,19 @@ VARIANTS: dict[str, Variant] = {
             pixel_std=(58.395, 57.12, 57.375),
             detections=10,
         ),
+        Variant(
+            name="minvis-clip-r50",
+            family="minvis-clip",
+            backbone="ResNet-50 (Mask2Former), CLIP ViT-B/32 (OpenAI) on crops",
+            clip="ViT-B-32",
+            quick_gelu=True,
+            embed_dim=512,
+            feature_channels=(256, 512, 1024, 2048),
+            short_side=360,
+            pixel_mean=(123.675, 116.28, 103.53),
+            pixel_std=(58.395, 57.12, 57.375),
+            detections=10,
+        ),
     )
 }
 

@@ -144,7 +144,7 @@ def write_bundle(path, half=None, source_size=None, **models):
         variant="tiny",
         graphs=graphs,
         preprocess=rule,
-        tracker=Tracker("none", 1, 1),
+        tracker=Tracker("none", {}),
         detections=10,
         prompts=("{}",),
         text_sha256="0" * 64,

@@ -39,7 +39,7 @@ def inspect(
     console.print(f"{manifest.variant} ({manifest.family}), weights: {manifest.checkpoint}")
     console.print(
         f"frames {rule.network_size[0]}x{rule.network_size[1]}, tracker {manifest.tracker.name} "
-        f"T={manifest.tracker.frames} K={manifest.tracker.top_k}, "
+        f"{manifest.tracker.parameters}, "
         f"{manifest.detections} detections a video"
     )
     table = Table("graph", "tensor", "", *manifest.graphs, "shape")

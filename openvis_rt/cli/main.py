@@ -9,6 +9,7 @@ import typer
 from rich.markup import escape
 
 from openvis_rt import __version__
+from openvis_rt.cli.assemble import assemble
 from openvis_rt.cli.build import build
 from openvis_rt.cli.demo import demo
 from openvis_rt.cli.doctor import doctor
@@ -29,7 +30,7 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode="markdown",
 )
-for verb in (models, export, build, run, inspect, doctor, demo):
+for verb in (models, assemble, export, build, run, inspect, doctor, demo):
     app.command()(verb)
 
 

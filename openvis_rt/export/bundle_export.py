@@ -11,18 +11,27 @@ from pathlib import Path
 from typing import Any
 
 import onnx
+from safetensors.torch import save_file
 from torch import nn
 
 from openvis_rt.bundle import (
     MANIFEST,
+    TRACKER,
     Bundle,
     GraphFile,
     Manifest,
     Preprocess,
-    Tracker,
     write_manifest,
 )
 from openvis_rt.errors import InputError
+from openvis_rt.export.families import (
+    Model,
+    clip_of,
+    network_modules,
+    query_sizes,
+    tracker_of,
+    tracker_weights,
+)
 from openvis_rt.export.fp16 import fp16_from_fp32
 from openvis_rt.export.fp16_rounding import rounded_twin
 from openvis_rt.export.masks import Masks, masks_graph
@@ -30,10 +39,8 @@ from openvis_rt.export.onnx_export import OPSET, add_metadata, onnx_from_module
 from openvis_rt.export.resize import PillowResize
 from openvis_rt.export.tokenizer import write_tokenizer
 from openvis_rt.export.verify import Difference, TorchReference, compare_with_torch
-from openvis_rt.export.wrappers import Classify, Propose, Text
 from openvis_rt.files import output_directory
-from openvis_rt.graphs import CLIP_VIS_GRAPHS, GRAPHS_OF_FAMILY, GraphSpec
-from openvis_rt.models.clip_vis import ClipVis
+from openvis_rt.graphs import GRAPHS_OF_FAMILY, GraphSpec
 from openvis_rt.variants import resized_size
 from openvis_rt.vocabulary import VILD_PROMPTS
 
@@ -67,7 +74,7 @@ class ExportResult:
 
 
 def export_bundle(
-    model: ClipVis,
+    model: Model,
     output: Path,
     *,
     network_size: tuple[int, int] | None = None,
@@ -110,7 +117,9 @@ def export_bundle(
     tools = tool_versions()
     facts = {"openvis_rt": tools["openvis-rt"], "variant": variant.name, "checkpoint": checkpoint}
     with output_directory(output, overwrite=overwrite, ours=_is_bundle) as folder:
-        work = _Export(folder, precisions, facts, verify=verify, progress=progress)
+        work = _Export(
+            folder, precisions, facts, graphs=len(specs), verify=verify, progress=progress
+        )
         for name, spec in specs.items():
             work.step(f"exporting {name}")
             if name == "masks":
@@ -123,6 +132,8 @@ def export_bundle(
             work.write(graph, spec, modules[name])
         work.step("writing the manifest")
         write_tokenizer(folder / "tokenizer" / "tokenizer.json")
+        if weights := tracker_weights(model):
+            save_file({k: v.contiguous() for k, v in weights.items()}, folder / TRACKER)
         write_manifest(folder, _manifest(model, work.graphs, size, source_size, checkpoint, tools))
     return ExportResult(Bundle.open(output, verify=False), work.differences)
 
@@ -141,14 +152,15 @@ class _Export:
         precisions: tuple[str, ...],
         facts: dict[str, Any],
         *,
+        graphs: int,
         verify: bool,
         progress: Progress,
     ) -> None:
         self._folder, self._facts, self._verify = folder, facts, verify
         self._progress, self._done = progress, 0
         narrow = len(_NARROWED) if "fp16" in precisions else 0
-        wide = len(CLIP_VIS_GRAPHS) if "fp32" in precisions else 1
-        self._steps = 1 + len(CLIP_VIS_GRAPHS) + narrow + (narrow + wide) * verify
+        wide = graphs if "fp32" in precisions else graphs - len(_NARROWED)
+        self._steps = 1 + graphs + narrow + (narrow + wide) * verify
         self.graphs: dict[str, dict[str, GraphFile]] = {p: {} for p in precisions}
         self.differences: list[Difference] = []
 
@@ -218,7 +230,7 @@ def checked_precisions(precisions: Sequence[str]) -> tuple[str, ...]:
 
 
 def graph_modules(
-    model: ClipVis,
+    model: Model,
     padded: tuple[int, int],
     size: tuple[int, int],
     source: tuple[int, int] | None,
@@ -231,12 +243,7 @@ def graph_modules(
         source: (H, W) of the source's frames where the graph resizes.
     """
     resize = None if source is None else PillowResize(source, size)
-    return {
-        "propose": Propose(model, resize),
-        "classify": Classify(model),
-        "text": Text(model),
-        "masks": Masks(padded, size, source or size),
-    }
+    return {**network_modules(model, resize), "masks": Masks(padded, size, source or size)}
 
 
 def _is_bundle(folder: Path) -> bool:
@@ -263,15 +270,14 @@ def _check_sizes(size: tuple[int, int], source: tuple[int, int] | None, divisor:
 
 
 def _sized_graphs(
-    model: ClipVis, size: tuple[int, int], source: tuple[int, int] | None
+    model: Model, size: tuple[int, int], source: tuple[int, int] | None
 ) -> tuple[dict[str, GraphSpec], tuple[int, int]]:
     variant = model.variant
     divisor = variant.size_divisor
     height, width = (side + -side % divisor for side in size)
     sizes = {
-        "N": model.sem_seg_head.predictor.query_feat.num_embeddings,
+        **query_sizes(model),
         "T": 1,
-        "C": model.sem_seg_head.predictor.query_feat.embedding_dim,
         "D": variant.embed_dim,
         "Cf": variant.feature_channels[-1],
         "H": (source or size)[0],
@@ -280,13 +286,14 @@ def _sized_graphs(
         "w": width // 4,
         "hp": height // 32,
         "wp": width // 32,
+        "P": (height // 32) * (width // 32),
     }
     graphs = GRAPHS_OF_FAMILY[variant.family]
     return {name: spec.with_sizes(sizes) for name, spec in graphs.items()}, (height, width)
 
 
 def _manifest(
-    model: ClipVis,
+    model: Model,
     graphs: dict[str, dict[str, GraphFile]],
     size: tuple[int, int],
     source_size: tuple[int, int] | None,
@@ -306,7 +313,7 @@ def _manifest(
             size_divisor=variant.size_divisor,
             pixel_mean=variant.pixel_mean,
         ),
-        tracker=Tracker("temporal-top-k", variant.tracker_frames, variant.tracker_top_k),
+        tracker=tracker_of(model),
         detections=variant.detections,
         prompts=VILD_PROMPTS,
         text_sha256=_text_digest(model),
@@ -315,10 +322,10 @@ def _manifest(
     )
 
 
-def _text_digest(model: ClipVis) -> str:
+def _text_digest(model: Model) -> str:
     """Digest of the weights that text embeddings depend on."""
     digest = hashlib.sha256()
-    clip = model.backbone.clip_model
+    clip = clip_of(model)
     for key, value in sorted(clip.state_dict().items()):
         if not key.startswith("visual.") and key != "logit_scale":
             digest.update(key.encode())

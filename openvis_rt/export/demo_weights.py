@@ -72,7 +72,7 @@ def fit_demo_model(
         InputError: the variant does not pool by attention.
     """
     model = model_from_seed(name, seed)
-    if not isinstance(model.backbone, ClipResNet):
+    if not isinstance(model, ClipVis) or not isinstance(model.backbone, ClipResNet):
         raise InputError(f"demo weights are solved for attention pooling, which {name} has not")
     tokenize = open_clip.get_tokenizer(model.variant.clip)
     tokens = torch.stack([tokenize(prompts_for(p, VILD_PROMPTS)) for p in phrases])

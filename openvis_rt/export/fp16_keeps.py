@@ -152,6 +152,11 @@ def _sampling(view: GraphView) -> set[int]:
     return sites.union(*grids)
 
 
+def _in_crops(view: GraphView) -> set[int]:
+    """What a module called ``crops`` computes."""
+    return {i for i in range(len(view.nodes)) if re.fullmatch(r"(.*\.)?crops", view.module(i))}
+
+
 _mask_product = _ops("MatMul", module=r".*\.predictor")
 
 
@@ -167,6 +172,12 @@ KEEPS: tuple[Keep, ...] = (
         "everything between the frame's bytes and the first convolution",
         "FP16 holds the mean grey level 122.77 as 122.75 and shifts every pixel. A graph that "
         "resizes rounds to whole levels, which needs more than FP16's 11 bits.",
+    ),
+    Keep(
+        "crops",
+        _in_crops,
+        "masks on the frame's pixels, their boxes, and the weights of the crops",
+        "As for mask decisions; and FP16 counts pixels to 2048, and half of one to 1024.",
     ),
     Keep(
         "layer norm",

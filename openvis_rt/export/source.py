@@ -1,4 +1,4 @@
-"""Where an export's weights come from: an official checkpoint, or a seed."""
+"""Where an export's weights come from: a checkpoint, or a seed."""
 
 from __future__ import annotations
 
@@ -15,18 +15,19 @@ from openvis_rt.models.checkpoint import (
     model_from_seed,
 )
 from openvis_rt.models.clip_vis import ClipVis
+from openvis_rt.models.zoo import Model
 
 __all__ = ["describe_checkpoint", "model_from_source", "save_checkpoint"]
 
 
 def model_from_source(
     name: str, checkpoint: Path | None, seed: int | None
-) -> tuple[ClipVis, dict[str, Any]]:
+) -> tuple[Model, dict[str, Any]]:
     """A model and the manifest's word on its weights.
 
     Args:
         name: a variant.
-        checkpoint: an official checkpoint, or None.
+        checkpoint: a checkpoint of the model's format, or None.
         seed: of random weights, or None; exactly one of the two is given.
 
     Raises:

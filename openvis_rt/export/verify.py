@@ -38,6 +38,7 @@ _GATES = {  # dB; `bits`: share of a mask's pixels that may differ
         "queries": 80.0,
         "object_logits": 80.0,
         "mask_iou": 80.0,
+        "guidance_mask": 80.0,
         "features": 90.0,
         "instance_tokens": 90.0,
         "class_scores": 70.0,  # softmax of 100 cos multiplies the rounding by 100
@@ -51,6 +52,7 @@ _GATES = {  # dB; `bits`: share of a mask's pixels that may differ
         "queries": 15.0,  # the same: 30, 57
         "object_logits": 15.0,  # the same: 30, 60
         "mask_iou": 40.0,  # 59
+        "guidance_mask": 15.0,  # as mask_logits
         "features": 45.0,  # 63
         "instance_tokens": 40.0,  # 57
         "class_scores": 40.0,  # 57

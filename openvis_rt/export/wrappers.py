@@ -1,4 +1,4 @@
-"""The graphs of CLIP-VIS as modules whose every input is an explicit tensor.
+"""The graphs of each family as modules whose every input is an explicit tensor.
 
 Names, types and order of inputs and outputs are those of :mod:`openvis_rt.graphs`.
 """
@@ -10,9 +10,21 @@ from torch import Tensor, nn
 
 from openvis_rt.export.resize import PillowResize
 from openvis_rt.graphs import GraphSpec, TensorSpec
+from openvis_rt.models.clip import encode_text
 from openvis_rt.models.clip_vis import ClipVis
+from openvis_rt.models.crop_clip import MinVisClip
+from openvis_rt.models.instformer import InstFormer
 
-__all__ = ["Classify", "Propose", "Text", "example_inputs"]
+__all__ = [
+    "Classify",
+    "InstFormerClassify",
+    "InstFormerPropose",
+    "MinVisClipClassify",
+    "MinVisClipPropose",
+    "Propose",
+    "Text",
+    "example_inputs",
+]
 
 _TORCH_TYPES = {
     "uint8": torch.uint8,
@@ -24,7 +36,7 @@ _EXAMPLE_LENGTH = 3  # of dynamic axes while tracing; 0 and 1 would be taken for
 
 
 class Propose(nn.Module):
-    """Frame to instances; see `propose` in :mod:`openvis_rt.graphs`.
+    """CLIP-VIS: frame to instances; see `propose` in :mod:`openvis_rt.graphs`.
 
     Args:
         model: the network.
@@ -54,7 +66,7 @@ class Propose(nn.Module):
 
 
 class Classify(nn.Module):
-    """Instances under masks to class scores; see `classify` in :mod:`openvis_rt.graphs`."""
+    """CLIP-VIS: masked instances to class scores; see `classify` in :mod:`openvis_rt.graphs`."""
 
     def __init__(self, model: ClipVis) -> None:
         super().__init__()
@@ -67,16 +79,88 @@ class Classify(nn.Module):
         return self.model.classify(features, pool_mask, text_embeddings)
 
 
-class Text(nn.Module):
-    """Tokens to embeddings; see `text` in :mod:`openvis_rt.graphs`."""
+class InstFormerPropose(nn.Module):
+    """InstFormer: frame to instances and their guidance; arguments as for :class:`Propose`."""
 
-    def __init__(self, model: ClipVis) -> None:
+    def __init__(self, model: InstFormer, resize: PillowResize | None = None) -> None:
         super().__init__()
         self.model = model
+        self.resize = resize
+
+    def forward(self, frames: Tensor) -> tuple[Tensor, ...]:
+        """Frames uint8 [1, H, W, 3] to the outputs of `propose`, in order."""
+        found = self.model.propose(frames if self.resize is None else self.resize(frames))
+        area = (found.mask_logits > 0).to(torch.float32).sum((1, 2))
+        return (
+            found.mask_logits[:, None],  # [N, T, h, w]
+            found.queries,
+            found.object_logits,
+            found.guidance,
+            area,
+        )
+
+
+class InstFormerClassify(nn.Module):
+    """InstFormer: all instances of a frame in one pass; arguments as for :class:`Propose`."""
+
+    def __init__(self, model: InstFormer, resize: PillowResize | None = None) -> None:
+        super().__init__()
+        self.model = model
+        self.resize = resize
+
+    def forward(
+        self, frames: Tensor, guidance_mask: Tensor, text_embeddings: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """See :meth:`InstFormer.classify`."""
+        frames = frames if self.resize is None else self.resize(frames)
+        return self.model.classify(frames, guidance_mask, text_embeddings)
+
+
+class MinVisClipPropose(nn.Module):
+    """MinVIS-CLIP: frame to instances; arguments as for :class:`Propose`."""
+
+    def __init__(self, model: MinVisClip, resize: PillowResize | None = None) -> None:
+        super().__init__()
+        self.model = model
+        self.resize = resize
+
+    def forward(self, frames: Tensor) -> tuple[Tensor, ...]:
+        """Frames uint8 [1, H, W, 3] to the outputs of `propose`, in order."""
+        found = self.model.propose(frames if self.resize is None else self.resize(frames))
+        area = (found.mask_logits > 0).to(torch.float32).sum((1, 2))
+        return found.mask_logits[:, None], found.queries, found.object_logits, area
+
+
+class MinVisClipClassify(nn.Module):
+    """MinVIS-CLIP: a crop of each instance; arguments as for :class:`Propose`."""
+
+    def __init__(self, model: MinVisClip, resize: PillowResize | None = None) -> None:
+        super().__init__()
+        self.model = model
+        self.resize = resize
+
+    def forward(
+        self, frames: Tensor, mask_logits: Tensor, text_embeddings: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """See :meth:`MinVisClip.classify`."""
+        frames = frames if self.resize is None else self.resize(frames)
+        return self.model.classify(frames, mask_logits, text_embeddings)
+
+
+class Text(nn.Module):
+    """Tokens to embeddings; see `text` in :mod:`openvis_rt.graphs`.
+
+    Args:
+        clip_model: open_clip's model.
+    """
+
+    def __init__(self, clip_model: nn.Module) -> None:
+        super().__init__()
+        self.clip_model = clip_model
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """See :meth:`ClipBackbone.encode_text`."""
-        return self.model.backbone.encode_text(tokens)
+        """See :func:`openvis_rt.models.clip.encode_text`."""
+        return encode_text(self.clip_model, tokens)
 
 
 def example_inputs(spec: GraphSpec) -> dict[str, Tensor]:

@@ -10,7 +10,6 @@ cos.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -24,7 +23,6 @@ from openvis_rt.models.query_decoder import MLP, QueryDecoder
 from openvis_rt.variants import VARIANTS, Variant
 
 __all__ = [
-    "MODELS",
     "ClipVis",
     "Proposal",
     "build_clip_vis_convnext_b",
@@ -164,9 +162,3 @@ def build_clip_vis_r50(*, decoder_layers: int = 9, queries: int = 100) -> ClipVi
 def build_clip_vis_convnext_b(*, decoder_layers: int = 9, queries: int = 100) -> ClipVis:
     """CLIP-VIS with CLIP's ConvNeXt-B; 6 or 9 decoder layers as for ResNet-50."""
     return _build(VARIANTS["clip-vis-convnext-b"], decoder_layers=decoder_layers, queries=queries)
-
-
-MODELS: dict[str, Callable[..., ClipVis]] = {
-    "clip-vis-r50": build_clip_vis_r50,
-    "clip-vis-convnext-b": build_clip_vis_convnext_b,
-}

@@ -24,58 +24,19 @@ embedding.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from openvis_rt.errors import InputError
+from openvis_rt.models.instformer_config import Guidance
 
-__all__ = ["HIDDEN", "Guidance", "InstanceClip", "guidance_mask"]
+__all__ = ["HIDDEN", "Guidance", "InstanceClip", "guidance_mask", "position_table"]
 
 HIDDEN = -100.0
 """Added to the logit of a key that must not be seen."""
-
-
-@dataclass(frozen=True)
-class Guidance:
-    """How instances see; the first value of each field is the default, for reasons in the paper.
-
-    Attributes:
-        to_grid: mask logits to the patch grid: ``area`` average, ``bilinear`` sampling, or ``max``.
-        values: ``logit``: the guidance is scale * logit; ``binary``: 0 where it is above 0, else
-            :data:`HIDDEN` (the paper's ablation).
-        scale, clamp: of ``logit`` guidance, which ends within -clamp..clamp.
-        sees_register: instances see the register as well.
-        first_block: the block from which on there are instance tokens; 0 in the paper. The side
-            adapter of SAN, the nearest public relative, begins at 9.
-        projected: instance tokens end in CLIP's shared space (512); else they are what comes before
-            the projection (768).
-    """
-
-    to_grid: Literal["area", "bilinear", "max"] = "area"
-    values: Literal["logit", "binary"] = "logit"
-    scale: float = 1.0
-    clamp: float = 30.0
-    sees_register: bool = False
-    first_block: int = 0
-    projected: bool = True
-
-    def __post_init__(self) -> None:
-        for name, kind in (("to_grid", _GRIDS), ("values", _VALUES)):
-            if getattr(self, name) not in kind:
-                raise InputError(f"{name} is one of {', '.join(kind)}; got {getattr(self, name)!r}")
-        if self.clamp <= 0 or self.first_block < 0:
-            raise InputError(
-                f"clamp must be above 0 and first_block at least 0; got {self.clamp} and "
-                f"{self.first_block}"
-            )
-
-
-_GRIDS = ("area", "bilinear", "max")
-_VALUES = ("logit", "binary")
 
 
 def guidance_mask(mask_logits: Tensor, grid: tuple[int, int], rule: Guidance) -> Tensor:
@@ -89,14 +50,14 @@ def guidance_mask(mask_logits: Tensor, grid: tuple[int, int], rule: Guidance) ->
     Returns:
         float32 [N, P], patches row by row.
     """
-    x = mask_logits[None]
+    x = mask_logits[:, None]  # instances are the batch, which alone may be empty
     if rule.to_grid == "bilinear":
         x = F.interpolate(x, size=grid, mode="bilinear", align_corners=False)
     elif rule.to_grid == "area":
         x = F.adaptive_avg_pool2d(x, grid)
     else:
         x = F.adaptive_max_pool2d(x, grid)
-    x = x[0].flatten(1)
+    x = x.flatten(1)
     if rule.values == "binary":
         return (x <= 0).to(x.dtype) * HIDDEN
     return (x * rule.scale).clamp(-rule.clamp, rule.clamp)
@@ -107,24 +68,37 @@ class InstanceClip(nn.Module):
 
     Args:
         visual: open_clip's ``VisionTransformer``; its parameters keep their names.
-        logit_scale: CLIP's temperature, a logarithm.
-        rule: see :class:`Guidance`.
+        logit_scale: CLIP's temperature, a logarithm; the model's own parameter, not a copy.
+        rule: see :class:`~openvis_rt.models.instformer_config.Guidance`.
+
+    Raises:
+        InputError: the rule's first block is beyond the encoder's.
     """
 
     visual: Any  # open_clip's module; its parts have no types
+    register_token: Tensor
+    instance_token: Tensor
 
-    def __init__(self, visual: nn.Module, logit_scale: Tensor, rule: Guidance) -> None:
+    def __init__(self, visual: nn.Module, logit_scale: nn.Parameter, rule: Guidance) -> None:
         super().__init__()
         self.visual, self.rule = visual, rule
-        self.log_scale = nn.Parameter(logit_scale.detach().clone())
+        self.log_scale = logit_scale
         if not rule.first_block < len(self.visual.transformer.resblocks):
             raise InputError(
                 f"first_block {rule.first_block} is beyond the encoder's "
                 f"{len(self.visual.transformer.resblocks)} blocks"
             )
+        self.set_tokens()
+
+    def set_tokens(self, register: Tensor | None = None, instance: Tensor | None = None) -> None:
+        """Give the register and the instances their tokens, float32 [d] each.
+
+        None is CLIP's class token as it is now, so weights are loaded first.
+        """
         token = self.visual.class_embedding.detach()
-        self.register_token = nn.Parameter(token.clone())
-        self.instance_token = nn.Parameter(token.clone())
+        for name, given in (("register_token", register), ("instance_token", instance)):
+            value = (token if given is None else given).to(token.dtype).clone()
+            setattr(self, name, nn.Parameter(value, requires_grad=False))
 
     @property
     def patch(self) -> int:
@@ -213,7 +187,17 @@ class InstanceClip(nn.Module):
         return mask
 
     def logits(self, tokens: Tensor, text_embeddings: Tensor) -> Tensor:
-        """exp(logit_scale) (<= 100) times cosine: tokens [N, D], unit texts [K, D] to [N, K]."""
+        """exp(logit_scale) (<= 100) times cosine.
+
+        Args:
+            tokens: float32 [N, D], of :meth:`forward`.
+            text_embeddings: float32 [K, 512], unit rows.
+
+        Returns:
+            float32 [N, K]. A token of length 0 has cosine 0 with everything.
+        """
+        if not self.rule.projected:
+            tokens = tokens @ self.visual.proj
         unit = tokens / tokens.norm(dim=-1, keepdim=True).clamp(min=1e-12)
         out: Tensor = self.log_scale.exp().clamp(max=100.0) * (unit @ text_embeddings.T)
         return out

@@ -3,22 +3,22 @@
     propose:   frame -> masks, query embeddings, objectness, guidance mask
     classify:  frame, guidance mask, text embeddings -> instance tokens, class logits
 
-Its code is not public. What the paper leaves open is chosen in :class:`Guidance` and in the fields
-of :class:`InstFormerConfig`; each choice has its alternatives there.
+Its code is not public. What the paper leaves open is chosen in :mod:`.instformer_config`; each
+choice has its alternatives there.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from openvis_rt.errors import InputError
 from openvis_rt.models.clip import encode_text, open_clip_model
 from openvis_rt.models.images import padded_images
-from openvis_rt.models.instance_clip import Guidance, InstanceClip, guidance_mask
+from openvis_rt.models.instance_clip import InstanceClip, guidance_mask
+from openvis_rt.models.instformer_config import InstFormerConfig
 from openvis_rt.models.mask2former import Mask2Former
 from openvis_rt.variants import VARIANTS, Variant
 
@@ -26,39 +26,6 @@ __all__ = ["InstFormer", "InstFormerConfig", "InstFormerProposal", "build_instfo
 
 CLIP_MEAN = (122.7709383, 116.7460125, 104.09373615)  # RGB, for 0..255
 CLIP_STD = (68.5005327, 66.6321579, 70.32316305)
-
-
-@dataclass(frozen=True)
-class InstFormerConfig:
-    """What a checkpoint must say of itself beside its weights.
-
-    Attributes:
-        guidance: how instances see; see :class:`Guidance`.
-        video_score: class scores of a video: the softmax of the mean logits over the frames where
-            the mask is not empty, or that times the mean objectness.
-        normalise_parts: the two parts of a tracking token are L2-normalised before they are joined.
-        classes: of the proposal network's class head, without "no object"; 1 is class-agnostic.
-        decoder_layers, queries: of the proposal network.
-    """
-
-    guidance: Guidance = field(default_factory=Guidance)
-    video_score: Literal["mean-logits", "mean-logits-objectness"] = "mean-logits"
-    normalise_parts: bool = True
-    classes: int = 1
-    decoder_layers: int = 9
-    queries: int = 100
-
-    def to_json(self) -> dict[str, Any]:
-        """As JSON types."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, entry: dict[str, Any]) -> InstFormerConfig:
-        """Inverse of :meth:`to_json`; InputError if a field is unknown or malformed."""
-        try:
-            return cls(**{**entry, "guidance": Guidance(**entry.get("guidance", {}))})
-        except TypeError as exc:
-            raise InputError(f"the model's configuration is malformed: {exc}") from exc
 
 
 @dataclass(frozen=True)
@@ -85,6 +52,12 @@ class InstFormer(nn.Module):
         variant: sizes and normalisation.
         config: see its class.
         clip_model: open_clip's whole model; its vision transformer is given instance tokens.
+        proposal: finds the instances.
+
+    Attributes:
+        tracker: weights of the rollout's recurrence under torch's names, such as ``weight_ih_l0``
+            float32 [768, 768]; empty: tokens are matched as they are. They run in the runtime and
+            are no part of ``state_dict``.
     """
 
     clip_model: Any  # open_clip's module; its parts have no types
@@ -93,13 +66,18 @@ class InstFormer(nn.Module):
     clip_mean: Tensor
     clip_std: Tensor
 
-    def __init__(self, variant: Variant, config: InstFormerConfig, clip_model: nn.Module) -> None:
+    def __init__(
+        self,
+        variant: Variant,
+        config: InstFormerConfig,
+        clip_model: nn.Module,
+        proposal: Mask2Former,
+    ) -> None:
         super().__init__()
         self.variant, self.config = variant, config
-        self.proposal = Mask2Former(
-            classes=config.classes, decoder_layers=config.decoder_layers, queries=config.queries
-        )
+        self.proposal = proposal
         self.clip_model = clip_model
+        self.tracker: dict[str, Tensor] = {}
         self.instance_clip = InstanceClip(
             self.clip_model.visual, self.clip_model.logit_scale, config.guidance
         )
@@ -145,6 +123,13 @@ class InstFormer(nn.Module):
         tokens = self.instance_clip(images, guidance)
         return tokens, self.instance_clip.logits(tokens, text_embeddings)
 
+    @property
+    def tracking_width(self) -> int:
+        """Of a tracking token: the query's width and the instance token's."""
+        projection = self.clip_model.visual.proj  # [768, 512]
+        token = projection.shape[1 if self.config.guidance.projected else 0]
+        return int(self.proposal.sem_seg_head.predictor.query_feat.embedding_dim + token)
+
     def encode_text(self, tokens: Tensor) -> Tensor:
         """See :func:`openvis_rt.models.clip.encode_text`."""
         return encode_text(self.clip_model, tokens)
@@ -167,6 +152,10 @@ def object_logits(class_logits: Tensor) -> Tensor:
 
 def build_instformer_r50(config: InstFormerConfig | None = None) -> InstFormer:
     """InstFormer with Mask2Former's ResNet-50 and CLIP ViT-B/32, untrained."""
-    variant = VARIANTS["instformer-r50"]
-    model = InstFormer(variant, config or InstFormerConfig(), open_clip_model(variant))
+    variant, config = VARIANTS["instformer-r50"], config or InstFormerConfig()
+    clip = open_clip_model(replace(variant, quick_gelu=config.quick_gelu))
+    proposal = Mask2Former(
+        classes=config.classes, decoder_layers=config.decoder_layers, queries=config.queries
+    )
+    model = InstFormer(variant, config, clip, proposal)
     return model.requires_grad_(requires_grad=False).eval()

@@ -1,4 +1,4 @@
-"""Mask2Former with ResNet-50: instances of a frame, as MinVIS and InstFormer's proposals use it.
+"""Mask2Former with a ResNet: instances of a frame, as MinVIS and InstFormer's proposals use it.
 
 Keys are those of detectron2's checkpoints. The class head has one output for each class that the
 checkpoint was trained on and one for "no object"; a class-agnostic model has one class.
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from openvis_rt.models.pixel_decoder import PixelDecoder
 from openvis_rt.models.query_decoder import QueryDecoder
-from openvis_rt.models.resnet import CHANNELS, ResNet50
+from openvis_rt.models.resnet import BLOCKS, CHANNELS, ResNet
 
 __all__ = ["Instances", "Mask2Former"]
 
@@ -39,9 +39,9 @@ class _Decoder(QueryDecoder):
 
 
 class _Head(nn.Module):
-    def __init__(self, predictor: _Decoder) -> None:
+    def __init__(self, pixel_decoder: PixelDecoder, predictor: _Decoder) -> None:
         super().__init__()
-        self.pixel_decoder = PixelDecoder(CHANNELS)
+        self.pixel_decoder = pixel_decoder
         self.predictor = predictor
 
 
@@ -52,12 +52,26 @@ class Mask2Former(nn.Module):
         classes: of the class head, without "no object".
         decoder_layers: the public config's DEC_LAYERS less one.
         queries: N.
+        encoder_layers: of the pixel decoder.
+        blocks, channels: of the backbone's res2..res5; ResNet-50's if they are not given.
     """
 
-    def __init__(self, *, classes: int = 1, decoder_layers: int = 9, queries: int = 100) -> None:
+    def __init__(
+        self,
+        *,
+        classes: int = 1,
+        decoder_layers: int = 9,
+        queries: int = 100,
+        encoder_layers: int = 6,
+        blocks: tuple[int, int, int, int] = BLOCKS,
+        channels: tuple[int, int, int, int] = CHANNELS,
+    ) -> None:
         super().__init__()
-        self.backbone = ResNet50()
-        self.sem_seg_head = _Head(_Decoder(classes=classes, layers=decoder_layers, queries=queries))
+        self.backbone = ResNet(blocks, channels)
+        self.sem_seg_head = _Head(
+            PixelDecoder(channels, layers=encoder_layers),
+            _Decoder(classes=classes, layers=decoder_layers, queries=queries),
+        )
 
     def forward(self, images: Tensor) -> Instances:
         """Instances of normalised, padded images, float32 [B, 3, H, W]."""

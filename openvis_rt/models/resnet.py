@@ -1,4 +1,4 @@
-"""ResNet-50 under detectron2's key names, as Mask2Former and MinVIS checkpoints hold it.
+"""ResNet under detectron2's key names, as Mask2Former and MinVIS checkpoints hold it.
 
 The stride of a stage is in the 3x3 convolution of its first block, and every batch norm is frozen:
 y = (x - mean) / sqrt(var + 1e-5) * weight + bias, whatever mode the module is in.
@@ -10,12 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["CHANNELS", "ResNet50"]
+__all__ = ["BLOCKS", "CHANNELS", "ResNet"]
 
+BLOCKS = (3, 4, 6, 3)
 CHANNELS = (256, 512, 1024, 2048)
-"""Of res2..res5."""
-
-_BLOCKS = (3, 4, 6, 3)
+"""Of res2..res5 in ResNet-50."""
 
 
 class FrozenNorm(nn.Module):
@@ -73,21 +72,29 @@ class _Stem(nn.Module):
         return F.max_pool2d(F.relu(self.conv1(x)), kernel_size=3, stride=2, padding=1)
 
 
-class ResNet50(nn.Module):
-    """Images to features of four strides."""
+class ResNet(nn.Module):
+    """Images to features of four strides.
 
-    def __init__(self) -> None:
+    Args:
+        blocks, channels: of res2..res5; the stem has a quarter of res2's channels.
+    """
+
+    def __init__(
+        self,
+        blocks: tuple[int, int, int, int] = BLOCKS,
+        channels: tuple[int, int, int, int] = CHANNELS,
+    ) -> None:
         super().__init__()
-        self.stem = _Stem(64)
-        inputs = 64
-        for index, (blocks, channels) in enumerate(zip(_BLOCKS, CHANNELS, strict=True)):
-            strides = [1 if index == 0 else 2, *[1] * (blocks - 1)]
+        inputs = channels[0] // 4
+        self.stem = _Stem(inputs)
+        for index, (count, outputs) in enumerate(zip(blocks, channels, strict=True)):
+            strides = [1 if index == 0 else 2, *[1] * (count - 1)]
             stage = [
-                _Bottleneck(inputs if n == 0 else channels, channels, stride)
+                _Bottleneck(inputs if n == 0 else outputs, outputs, stride)
                 for n, stride in enumerate(strides)
             ]
             setattr(self, f"res{index + 2}", nn.Sequential(*stage))
-            inputs = channels
+            inputs = outputs
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """Normalised images float32 [B, 3, H, W] to ``res2``..``res5`` at strides 4..32."""

@@ -158,9 +158,18 @@ class OnnxRuntimeSession:
             InputError: ``source`` is of another backend, or its output has no buffer of fixed
                 shape.
         """
-        if not isinstance(source, OnnxRuntimeSession) or output not in source._values:
+        if not isinstance(source, OnnxRuntimeSession):
             raise InputError(f"cannot bind {name!r} to {output!r} of another backend's session")
+        if output not in source._values:
+            source._allocate_input(output)
         self._binding.bind_ortvalue_input(name, source._values[output])
+
+    def _allocate_input(self, name: str) -> None:
+        """The buffer of an input that another session reads too, before it is written first."""
+        tensor = next((t for t in self.spec.inputs if t.name == name), None)
+        if tensor is None or any(isinstance(size, str) for size in tensor.shape):
+            raise InputError(f"{name!r} of graph {self.spec.name!r} has no buffer of fixed shape")
+        self.write(name, np.zeros([int(size) for size in tensor.shape], tensor.dtype))
 
     def run(self, slot: int = 0) -> None:
         """See :class:`Session`."""

@@ -18,10 +18,10 @@ import numpy as np
 import numpy.typing as npt
 
 from openvis_rt.bundle import Bundle
-from openvis_rt.errors import BundleError, InputError
-from openvis_rt.runtime.association import TemporalTopK
-from openvis_rt.runtime.clip_vis import ClipVisPipeline
+from openvis_rt.errors import InputError
 from openvis_rt.runtime.cuda import CudaChoice
+from openvis_rt.runtime.families import family_of
+from openvis_rt.runtime.frame_pipeline import FramePipeline
 from openvis_rt.runtime.preprocess import Placement
 from openvis_rt.runtime.results import FrameResult, VideoResult
 from openvis_rt.runtime.selection import Selection
@@ -44,7 +44,7 @@ class Pipeline:
     """
 
     def __init__(
-        self, bundle: Bundle, factory: SessionFactory, family: ClipVisPipeline, precision: str
+        self, bundle: Bundle, factory: SessionFactory, family: FramePipeline, precision: str
     ) -> None:
         self.bundle = bundle
         self._factory = factory
@@ -96,37 +96,23 @@ class Pipeline:
         """
         if not isinstance(bundle, Bundle):
             bundle = Bundle.open(bundle)
-        manifest = bundle.manifest
-        if manifest.family != "clip-vis":
-            raise BundleError(
-                f"{bundle.path} holds a model of the family {manifest.family!r}, "
-                "this version of openvis-rt runs clip-vis"
-            )
-        if manifest.tracker.name != "temporal-top-k":
-            raise BundleError(
-                f"{bundle.path} wants the tracker {manifest.tracker.name!r}, this version of "
-                "openvis-rt has temporal-top-k"
-            )
         if mode not in get_args(Mode):
             raise InputError(f"the mode is {' or '.join(get_args(Mode))}; got {mode!r}")
         words = Vocabulary.of(vocabulary)
-        tracker = TemporalTopK(
-            manifest.tracker.frames if tracker_frames is None else tracker_frames,
-            manifest.tracker.top_k if tracker_top_k is None else tracker_top_k,
-        )
+        family = family_of(bundle, tracker_frames, tracker_top_k)
         with ExitStack() as stack:
             factory = session_factory(backend, device, bundle, precision, cuda)
             stack.callback(factory.close)
-            family = ClipVisPipeline(
+            frames = FramePipeline(
                 bundle,
+                family,
                 factory,
                 precision,
-                tracker,
                 selection or Selection(),
                 keep_video=mode == "video",
             )
-            stack.callback(family.close)
-            pipeline = cls(bundle, factory, family, precision)
+            stack.callback(frames.close)
+            pipeline = cls(bundle, factory, frames, precision)
             pipeline.set_vocabulary(words, progress)
             stack.pop_all()
         return pipeline
@@ -156,7 +142,7 @@ class Pipeline:
         """Seconds and bytes since it was opened.
 
         ``place_seconds``, ``submit_seconds``, ``wait_seconds``, ``associate_seconds`` and
-        ``masks_seconds`` are the host's, as :class:`ClipVisPipeline` says. What the backend counts
+        ``masks_seconds`` are the host's, as :class:`FramePipeline` says. What the backend counts
         comes beside them: ``device_seconds`` and bytes over the bus.
         """
         host = {f"{stage}_seconds": seconds for stage, seconds in self._family.seconds.items()}

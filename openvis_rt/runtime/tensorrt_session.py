@@ -10,7 +10,8 @@ in any order that the host likes, and no slot is overwritten too early.
     masks                                     [slot 0]  <- what the host chose of frame t
 
 All device memory is allocated when a session is opened: the largest sizes of the plan's profile.
-Outputs that the host fetches are copied to pinned memory at the end of each run.
+Each slot has an execution context of its own, whose addresses never change, as a CUDA graph needs
+it. Outputs that the host fetches are copied to pinned memory at the end of each run.
 """
 
 from __future__ import annotations
@@ -217,7 +218,7 @@ class TensorRtSession:
         self._readers: list[TensorRtSession] = []
         self._owned = ExitStack()
         self._engine: Any = None
-        self._context: Any = None
+        self._contexts: list[Any] = []  # one for each slot
         with ExitStack() as stack:
             stack.callback(self._release)
             self._load(plan, sidecar)
@@ -248,6 +249,8 @@ class TensorRtSession:
         staging.view(value.dtype).reshape(value.shape)[...] = value
         self._shapes[own][name] = value.shape
         if not tensor.on_host:
+            for reader in self._readers:  # of an input that another session reads too
+                self._cuda.wait(self._stream, reader._done[slot])
             self._cuda.copy_in(self._device[own][name], staging, self._stream)
             self._cuda.record(self._copied[own], self._stream)
 
@@ -272,7 +275,7 @@ class TensorRtSession:
 
     def run(self, slot: int = 0) -> None:
         """Queue one execution, and the copies of what is fetched; returns before it is done."""
-        if self._context is None:
+        if self.closed:
             raise InputError(f"the session of graph {self.spec.name!r} is closed")
         own = slot % self._slots
         for event in self._events_before(slot):
@@ -282,7 +285,7 @@ class TensorRtSession:
         self._cuda.record(self._begun[slot], self._stream)
         self._execute(slot)
         for name in self._fetched:
-            shape = self._output_shape(name)
+            shape = self._output_shape(own, name)
             self._fetched_shapes[own][name] = shape
             target = self._host[own][name][: math.prod(shape) * self._itemsize(name)]
             self._cuda.copy_out(target, self._device[own][name], self._stream)
@@ -306,11 +309,11 @@ class TensorRtSession:
     @property
     def closed(self) -> bool:
         """Whether :meth:`close` was called."""
-        return self._context is None
+        return not self._contexts
 
     def close(self) -> None:
         """See :class:`~openvis_rt.runtime.session.Session`; twice does no harm."""
-        if self._context is None:
+        if self.closed:
             return
         try:
             self._cuda.synchronize_all()
@@ -323,7 +326,8 @@ class TensorRtSession:
 
     def _release(self) -> None:
         """Free everything on the device, though someone may still refer to the session."""
-        self._context = self._engine = None
+        self._contexts.clear()
+        self._engine = None
         self._owned.close()
 
     # opening
@@ -341,8 +345,9 @@ class TensorRtSession:
                 f"openvis build {plan.parents[2]} --backend {self._library.backend} --force"
             )
         self._kernels = _KernelCache(self._engine, plan)
-        self._context = self._kernels.context(self._engine)
-        if self._context is None:
+        for _ in range(self._slots):
+            self._contexts.append(self._kernels.context(self._engine))
+        if None in self._contexts:
             free, _ = self._cuda.memory()
             raise BackendError(
                 f"{self._cuda.device_name} cannot hold the engine of {self.spec.name!r} "
@@ -359,7 +364,7 @@ class TensorRtSession:
         self._done = [cuda.event(owned) for _ in runs]
         self._unread: set[int] = set()  # runs whose seconds are not counted yet
         self._copied = [cuda.event(owned) for _ in range(self._slots)]
-        self._set: dict[str, Shape] = {}  # input shapes that the context has now
+        self._set: list[dict[str, Shape]] = [{} for _ in self._contexts]  # input shapes of each
         self._graphs: dict[int, Any] = {}  # None after a slot's first run
         self._tensors = self._read_tensors()
         self._check_tensors()
@@ -381,7 +386,7 @@ class TensorRtSession:
 
     def _read_tensors(self) -> dict[str, _Tensor]:
         """What the engine says of its tensors; outputs' largest shapes are asked of the context."""
-        trt = self._library.module
+        trt, context = self._library.module, self._contexts[0]
         names = [self._engine.get_tensor_name(i) for i in range(self._engine.num_io_tensors)]
         found: dict[str, _Tensor] = {}
         self._largest_values: dict[str, Array] = {}  # of shape inputs, read until outputs are known
@@ -393,17 +398,17 @@ class TensorRtSession:
             if on_host:
                 most = self._engine.get_tensor_profile_values(0, name)[2]
                 self._largest_values[name] = np.array(most, dtype)
-                self._context.set_tensor_address(name, self._largest_values[name].ctypes.data)
+                context.set_tensor_address(name, self._largest_values[name].ctypes.data)
             elif -1 in shape:
                 largest = tuple(self._engine.get_tensor_profile_shape(name, 0)[2])
-                self._set_shape(name, largest)
+                self._set_shape(0, name, largest)
             found[name] = _Tensor(True, dtype, shape, largest, on_host)
-        if missing := self._context.infer_shapes():
+        if missing := context.infer_shapes():
             raise EngineError(f"the engine of {self.spec.name!r} wants sizes of {missing} as well")
         for name in names:
             if name not in found:
                 shape = tuple(self._engine.get_tensor_shape(name))
-                largest = tuple(self._context.get_tensor_shape(name))
+                largest = tuple(context.get_tensor_shape(name))
                 found[name] = _Tensor(False, self._dtype(name), shape, largest, on_host=False)
         return found
 
@@ -451,24 +456,24 @@ class TensorRtSession:
                 address = self._host[own][name].ctypes.data
             else:
                 address = self._device[own][name]
-            if not self._context.set_tensor_address(name, address):
+            if not self._contexts[own].set_tensor_address(name, address):
                 raise self._failure(f"refuses the address of {name!r}")
             if tensor.is_input and -1 in tensor.shape:
-                self._set_shape(name, self._shapes[own][name])
+                self._set_shape(own, name, self._shapes[own][name])
 
-    def _set_shape(self, name: str, shape: Shape) -> None:
-        if self._set.get(name) == shape:
+    def _set_shape(self, own: int, name: str, shape: Shape) -> None:
+        if self._set[own].get(name) == shape:
             return
-        if not self._context.set_input_shape(name, shape):
+        if not self._contexts[own].set_input_shape(name, shape):
             raise InputError(
                 f"graph {self.spec.name!r} does not take {name!r} of shape {list(shape)}:\n"
                 f"{self._log.text()}\nBuild its engine with other sizes: `openvis build --help`"
             )
-        self._set[name] = shape
+        self._set[own][name] = shape
 
-    def _output_shape(self, name: str) -> Shape:
-        tensor = self._tensors[name]
-        return tuple(self._context.get_tensor_shape(name)) if -1 in tensor.shape else tensor.shape
+    def _output_shape(self, own: int, name: str) -> Shape:
+        fixed = self._tensors[name].shape
+        return tuple(self._contexts[own].get_tensor_shape(name)) if -1 in fixed else fixed
 
     def _execute(self, slot: int) -> None:
         """Queue the engine; from a slot's second run on as a CUDA graph, where that is possible.
@@ -476,13 +481,16 @@ class TensorRtSession:
         The first run is not captured: TensorRT prepares for new shapes in it. Nor are graphs with
         dynamic sizes. TensorRT-RTX captures by itself.
         """
+        context = self._contexts[slot % self._slots]
         capturable = self._static and self._cuda.has_graphs and not self._kernels.captures
         if capturable and self._graphs.get(slot) is not None:
             self._cuda.launch(self._graphs[slot], self._stream)
             return
         if capturable and slot in self._graphs:
             try:
-                graph = self._cuda.capture(self._owned, self._stream, self._enqueue)
+                graph = self._cuda.capture(
+                    self._owned, self._stream, lambda: self._enqueue(context)
+                )
             except BackendError as exc:
                 self._static = False  # do not try again
                 self._warn(f"graph {self.spec.name!r} runs without a CUDA graph: {exc}")
@@ -490,12 +498,12 @@ class TensorRtSession:
                 self._graphs[slot] = graph
                 self._cuda.launch(graph, self._stream)
                 return
-        self._enqueue()
+        self._enqueue(context)
         self._graphs[slot] = None
 
-    def _enqueue(self) -> None:
+    def _enqueue(self, context: Any) -> None:
         self._log.messages.clear()
-        if not self._context.execute_async_v3(self._stream):
+        if not context.execute_async_v3(self._stream):
             raise self._failure("fails to run")
 
     def _failure(self, what: str) -> BackendError:

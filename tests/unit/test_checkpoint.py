@@ -22,7 +22,7 @@ from openvis_rt.models.checkpoint import (  # noqa: E402
     model_from_checkpoint,
     model_from_seed,
 )
-from openvis_rt.models.clip_vis import MODELS  # noqa: E402
+from openvis_rt.models.zoo import MODELS  # noqa: E402
 
 NAME = "clip-vis-r50"
 HEAD = "sem_seg_head.predictor."

@@ -21,7 +21,7 @@ from tiny import VARIANT, tiny_model, traced_before
 from openvis_rt.bundle import MANIFEST, Bundle
 from openvis_rt.cli.main import main
 from openvis_rt.export import bundle_export
-from openvis_rt.models.clip_vis import MODELS
+from openvis_rt.models.zoo import MODELS
 from openvis_rt.runtime.results import decode_mask
 from openvis_rt.runtime.sample_video import write_sample_video
 

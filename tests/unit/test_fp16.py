@@ -26,7 +26,7 @@ from openvis_rt.export.fp16_rounding import rounded_twin
 from openvis_rt.export.verify import TorchReference, compare_with_torch
 from openvis_rt.export.wrappers import Propose
 from openvis_rt.graphs import GraphSpec, TensorSpec
-from openvis_rt.models.clip_vis import MODELS
+from openvis_rt.models.zoo import MODELS
 
 NARROWED = ("propose", "classify", "text")
 NAMES = [keep.name for keep in KEEPS]

@@ -125,7 +125,7 @@ def bundle(tmp_path):
         variant="tiny",
         graphs={"fp32": wide, "fp16": {**wide, "classify": half}},
         preprocess=Preprocess((24, 32), None, 24, 32, 32, (0.0, 0.0, 0.0)),
-        tracker=Tracker("none", 1, 1),
+        tracker=Tracker("none", {}),
         detections=10,
         prompts=("{}",),
         text_sha256="0" * 64,

@@ -1,0 +1,246 @@
+"""Files of weights: read without unpickling anything but tensors, and put into a model strictly.
+
+A file is never unpickled freely: ``weights_only=True`` for torch's files, or safetensors. Every key
+of a model must be in the file with the model's shape, and every key of the file must be in the
+model, but for those that :data:`IGNORED` and :data:`OPTIONAL` list with their reasons.
+"""
+
+from __future__ import annotations
+
+import pickle
+import re
+import warnings
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from openvis_rt.errors import CheckpointError
+
+__all__ = [
+    "load_strictly",
+    "load_weights",
+    "metadata_of",
+    "refuse_nan",
+    "some_of",
+    "without_ignored",
+]
+
+IGNORED = {
+    r"criterion\..*": "weights of the training loss",
+    r"pixel_(mean|std)": "constants of the variant",
+    r".*\.num_batches_tracked": "a counter of training, which frozen norms do not have",
+}
+OPTIONAL = {
+    r".*\.num_batches_tracked": "a counter of training that older detectron2 leaves out",
+}
+_ENTRIES = ("model", "state_dict")  # of detectron2, and of open_clip's training
+_SHOWN = 12  # keys of each kind that a message lists before it only counts
+_PICKLES = (
+    "python -c \"import pickle, torch; w = pickle.load(open('FILE.pkl', 'rb'))['model']; "
+    "torch.save({'model': {k: torch.as_tensor(v) for k, v in w.items()}}, 'FILE.pth')\""
+)
+_SCRIPTS = (
+    'python -c "import torch; '
+    "torch.save(torch.jit.load('FILE.pt', map_location='cpu').state_dict(), 'weights.pt')\""
+)
+
+
+def load_weights(path: Path) -> dict[str, Tensor]:
+    """The state dict of a file.
+
+    Args:
+        path: ``.pth``/``.pt``/``.bin`` holding ``{"model": state_dict}``, ``{"state_dict": ...}``
+            or a bare state dict; or ``.safetensors``.
+
+    Returns:
+        tensors by key, on the CPU, memory-mapped where the format allows it.
+
+    Raises:
+        CheckpointError: there is no such file, it is damaged, it holds no tensors, or it could only
+            be read by running what is in it.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"there is no checkpoint file {path}")
+    if path.suffix == ".safetensors":
+        try:
+            return load_file(path)
+        except (SafetensorError, OSError) as exc:
+            raise CheckpointError(_damaged(path, exc)) from exc
+    content = _load_torch_file(path)
+    state = None
+    if isinstance(content, Mapping):
+        state = next((content[key] for key in _ENTRIES if key in content), content)
+    if not isinstance(state, Mapping) or not state:
+        raise CheckpointError(
+            f"{path} holds {type(content).__name__}, not a checkpoint: "
+            'a dict {"model": {name: tensor}} is needed'
+        )
+    strange = [str(k) for k, v in state.items() if not isinstance(v, Tensor)]
+    if strange:
+        raise CheckpointError(
+            f"{path}: {len(strange)} entries of its state dict are not tensors: {some_of(strange)}"
+        )
+    return {str(k): v for k, v in state.items()}
+
+
+def metadata_of(path: Path) -> dict[str, str]:
+    """The metadata in a safetensors file's header; empty for files of other formats.
+
+    Raises:
+        CheckpointError: the file is damaged.
+    """
+    if path.suffix != ".safetensors":
+        return {}
+    try:
+        with safe_open(path, framework="pt") as file:
+            return dict(file.metadata() or {})
+    except (SafetensorError, OSError) as exc:
+        raise CheckpointError(_damaged(path, exc)) from exc
+
+
+def load_strictly(
+    module: nn.Module, state: Mapping[str, Tensor], path: Path, misfit: str, prefix: str = ""
+) -> None:
+    """Copy a state dict into a module, in the module's types.
+
+    Args:
+        module: takes the weights.
+        state: by the module's own keys.
+        path: where the weights are from, for messages.
+        misfit: the message's first line if it does not fit.
+        prefix: of the keys in messages.
+
+    Raises:
+        CheckpointError: keys are missing, unexpected or of another shape, or hold NaN or infinity;
+            the message lists them.
+    """
+    own = module.state_dict()
+    missing = [k for k in own if k not in state and not _matches(k, OPTIONAL)]
+    unexpected = [k for k in state if k not in own and not _matches(k, IGNORED)]
+    shapes = [
+        f"{prefix}{k}: {tuple(state[k].shape)} found, {tuple(own[k].shape)} needed"
+        for k in own
+        if k in state and state[k].shape != own[k].shape
+    ]
+    parts = [
+        f"  {len(listed)} {title}: {some_of(listed)}"
+        for title, listed in (
+            ("missing", [prefix + key for key in missing]),
+            ("unexpected", [prefix + key for key in unexpected]),
+            ("of another shape", shapes),
+        )
+        if listed
+    ]
+    if parts:
+        raise CheckpointError("\n".join([misfit, *parts]))
+    used = {key: state[key] for key in own if key in state}
+    refuse_nan(used, path, prefix)
+    module.load_state_dict(used, strict=False)
+
+
+def refuse_nan(state: Mapping[str, Tensor], path: Path, prefix: str = "") -> None:
+    """CheckpointError if a tensor holds NaN or infinity."""
+    bad = [prefix + key for key, value in state.items() if not torch.isfinite(value.float()).all()]
+    if bad:
+        raise CheckpointError(f"{path} holds NaN or infinity in {some_of(bad)}; it cannot be used")
+
+
+def without_ignored(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A state dict without the keys that :data:`IGNORED` lists."""
+    return {key: value for key, value in state.items() if not _matches(key, IGNORED)}
+
+
+def some_of(keys: list[str]) -> str:
+    """The first keys of a list, and how many more there are."""
+    rest = f" and {len(keys) - _SHOWN} more" if len(keys) > _SHOWN else ""
+    return ", ".join(keys[:_SHOWN]) + rest
+
+
+def _load_torch_file(path: Path) -> Any:
+    zipped = zipfile.is_zipfile(path)
+    if zipped and _is_script(path):
+        raise CheckpointError(
+            f"{path} is a TorchScript program (OpenAI's own CLIP files are), not weights alone; "
+            "nothing was loaded. If you trust its source, take its weights with:\n  "
+            + _SCRIPTS.replace("FILE.pt", str(path))
+        )
+    try:
+        # detectron2 keeps numpy scalars of its metrics beside the weights; these types run no code
+        with warnings.catch_warnings(), torch.serialization.safe_globals(_NUMPY_SCALARS):
+            warnings.simplefilter("ignore")  # on other pickle protocols; what matters is raised
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+    except pickle.UnpicklingError as exc:
+        if _has_foreign_globals(str(exc)) or _is_plain_pickle(path):
+            raise CheckpointError(_unsafe(path, exc)) from exc
+        raise CheckpointError(_damaged(path, exc)) from exc
+    except Exception as exc:  # damaged bytes end in almost any error of the unpickler
+        raise CheckpointError(_damaged(path, exc)) from exc
+
+
+_NUMPY_SCALARS: list[Any] = [
+    np._core.multiarray.scalar,  # type: ignore[attr-defined]  # numpy's own pickles name it
+    np.dtype,
+    *{type(np.dtype(t)) for t in (np.float32, np.float64, np.int32, np.int64, np.bool_)},
+]
+
+
+def _is_script(path: Path) -> bool:
+    """Whether a zip file is a TorchScript archive: it has code beside its constants."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = ["/" + name.partition("/")[2] for name in archive.namelist()]
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+        return False
+    return "/constants.pkl" in names and any(name.startswith("/code/") for name in names)
+
+
+def _has_foreign_globals(message: str) -> bool:
+    return "Unsupported global" in message or "Unsupported class" in message or "GLOBAL" in message
+
+
+def _is_plain_pickle(path: Path) -> bool:
+    """Whether the file is a pickle of a protocol that ``torch.save`` does not write."""
+    with path.open("rb") as file:
+        return file.read(2) in (b"\x80\x03", b"\x80\x04", b"\x80\x05")
+
+
+def _unsafe(path: Path, exc: BaseException) -> str:
+    what = f"holds pickled Python objects beside its tensors ({_first_line(exc)})"
+    how = (
+        "load it yourself and save the weights alone, as safetensors or with "
+        'torch.save({"model": state_dict}, ...).'
+    )
+    if path.suffix == ".pkl":  # detectron2's model zoo: numpy arrays in a plain pickle
+        what = f"is a plain pickle ({_first_line(exc)})"
+        how = "convert it once:\n  " + _PICKLES.replace("FILE", str(path.with_suffix("")))
+    return (
+        f"{path} {what}, which could run code here; nothing was loaded. "
+        f"If you trust its source, {how}"
+    )
+
+
+def _first_line(exc: BaseException) -> str:
+    text = str(exc).strip()
+    if found := re.search(r"(?:Unsupported global: GLOBAL|GLOBAL) ([\w.]+)", text):
+        return f"found {found.group(1)}"
+    if found := re.search(r"WeightsUnpickler error: (.*)", text):  # torch's advice comes first
+        return found.group(1)
+    return next((line for line in text.splitlines() if line.strip(". ")), type(exc).__name__)
+
+
+def _damaged(path: Path, exc: BaseException) -> str:
+    return (
+        f"{path} ({path.stat().st_size} bytes) is not a readable checkpoint: {_first_line(exc)}. "
+        "It may be cut short or of another format; download it again and compare its size."
+    )
+
+
+def _matches(key: str, patterns: Mapping[str, str]) -> bool:
+    return any(re.fullmatch(p, key) for p in patterns)

@@ -1,0 +1,68 @@
+"""The family of a bundle's model, with its tracker."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from openvis_rt.bundle import TRACKER, Bundle
+from openvis_rt.errors import BundleError, InputError
+from openvis_rt.runtime.clip_vis import ClipVis
+from openvis_rt.runtime.frame_pipeline import Family
+from openvis_rt.runtime.instformer import InstFormer
+from openvis_rt.runtime.minvis_clip import MinVisClip
+from openvis_rt.runtime.rollout import cell_from_file
+
+__all__ = ["family_of"]
+
+_TRACKERS = {
+    "clip-vis": "temporal-top-k",
+    "instformer": "rollout",
+    "minvis-clip": "previous-frame",
+}
+
+
+def family_of(bundle: Bundle, frames: int | None = None, top_k: int | None = None) -> Family:
+    """How a bundle's system matches and scores.
+
+    Args:
+        bundle: its manifest and, where it has one, its ``tracker.safetensors``.
+        frames, top_k: T and K in place of the manifest's, for the temporal top-K tracker.
+
+    Raises:
+        BundleError: the family or its tracker is not known here, or the tracker's file is damaged.
+        InputError: T or K for a tracker that has none.
+    """
+    manifest = bundle.manifest
+    wanted = _TRACKERS.get(manifest.family)
+    if manifest.tracker.name != wanted:
+        raise BundleError(
+            f"{bundle.path} holds a model of the family {manifest.family!r} with the tracker "
+            f"{manifest.tracker.name!r}; this version of openvis-rt runs "
+            f"{', '.join(f'{family} with {tracker}' for family, tracker in _TRACKERS.items())}"
+        )
+    given: dict[str, Any] = {"frames": frames, "top_k": top_k}
+    given = {name: value for name, value in given.items() if value is not None}
+    parameters = {**manifest.tracker.parameters, **given}
+    if manifest.family == "clip-vis":
+        return ClipVis(parameters["frames"], parameters["top_k"])
+    if given:
+        raise InputError(f"the tracker {wanted} of {manifest.variant} has no T and no K")
+    if manifest.family == "minvis-clip":
+        return MinVisClip()
+    file = bundle.path / TRACKER
+    queries, tokens = (
+        _width(bundle, graph, output)
+        for graph, output in (("propose", "queries"), ("classify", "instance_tokens"))
+    )
+    cell = cell_from_file(file, queries + tokens) if file.is_file() else None
+    return InstFormer(
+        cell,
+        normalise_parts=parameters["normalise_parts"],
+        objectness=parameters["video_score"] == "mean-logits-objectness",
+    )
+
+
+def _width(bundle: Bundle, graph: str, output: str) -> int:
+    precision = next(iter(bundle.manifest.graphs))
+    outputs = bundle.graph(graph, precision).spec.outputs
+    return int(next(t.shape[-1] for t in outputs if t.name == output))

@@ -1,0 +1,173 @@
+"""InstFormer's parts at full size against the public implementations' numbers and open_clip itself.
+
+The references are outputs on seeded weights: Mask2Former as MinVIS uses it, OpenAI's CLIP, and the
+side adapter of SAN, the nearest public relative of instance guidance. Each stage is fed with the
+reference's own input where there is one; errors are relative to the stage's largest value.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="the networks need the extra [export]")
+
+from openvis_rt.models.clip import encode_text, open_clip_model  # noqa: E402 - after the skip
+from openvis_rt.models.images import padded_images  # noqa: E402
+from openvis_rt.models.instance_clip import HIDDEN, InstanceClip  # noqa: E402
+from openvis_rt.models.instformer_config import Guidance  # noqa: E402
+from openvis_rt.models.mask2former import Mask2Former  # noqa: E402
+from openvis_rt.models.weights import load_strictly  # noqa: E402
+from openvis_rt.variants import VARIANTS  # noqa: E402
+
+STAGE = 1e-5  # float32 sums in another order
+END = 5e-3  # one attention-mask bit may flip on the way; see docs/parity.md
+VARIANT = VARIANTS["instformer-r50"]
+
+
+def need(folder: Path, name: str) -> dict[str, np.ndarray]:
+    """Arrays of a reference, or a skip."""
+    file = folder / f"{name}.npz"
+    if not file.is_file():
+        pytest.skip(f"no {name}.npz in {folder}")
+    with np.load(file) as content:
+        return dict(content)
+
+
+def recipe(folder: Path) -> ModuleType:
+    """The module that rebuilds seeded weights."""
+    spec = importlib.util.spec_from_file_location("seeded", folder / "seeded_weights.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def load(model: torch.nn.Module, folder: Path, name: str) -> None:
+    """Seeded weights, strictly."""
+    seeded, file = recipe(folder), folder / f"{name}.weights.json"
+    state = seeded.state_dict(seeded.load(file))
+    load_strictly(model, {k: torch.from_numpy(v) for k, v in state.items()}, file, name)
+
+
+def check(stage: str, found: torch.Tensor, wanted: np.ndarray, gate: float = STAGE) -> None:
+    assert tuple(found.shape) == wanted.shape
+    error = float((found - torch.from_numpy(wanted)).abs().max() / np.abs(wanted).max())
+    print(f"{stage:45s} {error:9.1e}  gate {gate:.0e}")
+    assert error < gate, stage
+
+
+@pytest.fixture(autouse=True)
+def _no_gradients():
+    with torch.inference_mode():
+        yield
+
+
+@pytest.fixture(scope="module")
+def clip(reference):
+    """OpenAI's ViT-B/32 with the reference's weights, and its arrays."""
+    arrays = need(reference, "clip-vit-b32")
+    model = open_clip_model(VARIANT).eval()
+    load(model, reference, "clip-vit-b32")
+    return model, {k: v for k, v in arrays.items()}
+
+
+def instance_clip(clip, rule: Guidance | None = None) -> InstanceClip:
+    return InstanceClip(clip[0].visual, clip[0].logit_scale, rule or Guidance())
+
+
+def test_mask2former_gives_minviss_numbers(reference):
+    arrays = need(reference, "minvis-r50")
+    model = Mask2Former(classes=40).eval()
+    load(model, reference, "minvis-r50")
+    frames = torch.from_numpy(arrays["frames_uint8"]).permute(0, 2, 3, 1)
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (VARIANT.pixel_mean, VARIANT.pixel_std))
+    images = padded_images(frames, mean, std, VARIANT.size_divisor)
+    check("normalised images", images, arrays["images_normalised"])
+    features = model.backbone(torch.from_numpy(arrays["images_normalised"][:1]))
+    for name in ("res2", "res3", "res4", "res5"):
+        if f"backbone/{name}" in arrays:
+            check(f"backbone {name}", features[name], arrays[f"backbone/{name}"])
+    found = model(images)
+    check("class logits", found.class_logits[None], arrays["head/pred_logits"], END)
+    check("queries", found.queries.permute(2, 0, 1)[None], arrays["head/pred_embds"], END)
+    wanted = arrays["head/pred_masks"]
+    check(
+        "mask logits", found.mask_logits.transpose(0, 1)[None][:, :, : wanted.shape[2]], wanted, END
+    )
+
+
+def test_plain_tokens_are_clips_block_by_block(clip):
+    model, arrays = clip
+    ours = instance_clip(clip)
+    for frame in range(2):
+        image = torch.from_numpy(arrays["preprocessed"][frame : frame + 1])
+        plain, _ = ours.embed(image)
+        check(f"frame {frame}: tokens before the blocks", plain, arrays["visual/ln_pre"][frame])
+        for index in range(len(model.visual.transformer.resblocks)):
+            late = instance_clip(clip, Guidance(first_block=index))
+            plain, _ = late._begin(image, 1)
+            if index:
+                wanted = arrays[f"visual/block{index - 1}"][:, frame]
+                check(f"frame {frame}: after block {index - 1}", plain, wanted)
+
+
+def test_image_and_text_embeddings_are_clips(clip):
+    model, arrays = clip
+    images = torch.from_numpy(arrays["preprocessed"])
+    wanted = model.encode_image(images)
+    ours = instance_clip(clip)
+    for frame in range(2):
+        tokens = ours(images[frame : frame + 1], torch.zeros(5, 49))
+        for token in tokens:
+            check(f"frame {frame}: guidance 0, reference", token, arrays["image_features"][frame])
+            check(f"frame {frame}: guidance 0, open_clip", token, wanted[frame].numpy())
+    text = encode_text(model, torch.from_numpy(arrays["tokens"]).long())
+    check("text embeddings", text, arrays["text_features"])
+    check(
+        "text embeddings, open_clip",
+        text,
+        model.encode_text(torch.from_numpy(arrays["tokens"]).long()).numpy(),
+    )
+    check(
+        "logit scale",
+        ours.log_scale.exp(),
+        np.exp(np.log(arrays["logit_scale"]))
+        if (arrays["logit_scale"] > 10)
+        else np.exp(arrays["logit_scale"]),
+    )
+
+
+@pytest.mark.parametrize("kind", ["continuous", "binary"])
+@pytest.mark.parametrize("first_block", [0, 9])
+def test_sans_side_adapter_is_a_choice_of_guidance(clip, first_block, kind):
+    """SAN's tokens are copies of the class token before `first_block`, and see it no more."""
+    arrays, name = clip[1], f"san{first_block}"
+    ours = instance_clip(clip, Guidance(first_block=first_block))
+    heads = len(arrays[f"{name}/attn_bias_full"]) // 2
+    for form in (ours.run, ours.run_full):
+        found = []
+        for frame in range(2):
+            bias = torch.from_numpy(arrays[f"{name}/attn_bias_full"][frame * heads, :10, 11:])
+            guidance = bias if kind == "continuous" else (bias <= 0).float() * HIDDEN
+            patches = torch.from_numpy(arrays[f"{name}/pix"][frame]).flatten(1).T
+            plain = torch.cat((torch.from_numpy(arrays[f"{name}/cls_tok"][:, frame]), patches))
+            tokens = form(plain, plain[:1].expand(10, -1), guidance)
+            found.append(torch.nn.functional.normalize(tokens, dim=-1))
+        wanted = arrays[f"{name}/sos_out_{kind}"]
+        check(f"{name}, {kind}, {form.__name__}", torch.stack(found), wanted)
+
+
+def test_the_cheap_form_at_the_deployed_size(clip):
+    ours = instance_clip(clip)
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(1, 3, 384, 640, generator=generator)
+    guidance = (torch.randn(100, 240, generator=generator) * 8).clamp(-30, 30)
+    check(
+        "cheap form against full mask, N = 100, P = 240",
+        ours(images, guidance),
+        ours.forward_full(images, guidance).numpy(),
+    )
