@@ -27,14 +27,15 @@ from torch.nn import functional as F
 
 from openvis_rt.bundle import Bundle
 from openvis_rt.export.bundle_export import export_bundle
+from openvis_rt.models import clip_vis
 from openvis_rt.models.checkpoint import model_from_checkpoint
-from openvis_rt.models.clip_vis import ClipVis
 from openvis_rt.runtime.association import TemporalTopK
-from openvis_rt.runtime.clip_vis import ClipVisPipeline
+from openvis_rt.runtime.clip_vis import ClipVis
+from openvis_rt.runtime.frame_pipeline import FramePipeline
+from openvis_rt.runtime.onnxruntime_session import OnnxRuntime
 from openvis_rt.runtime.results import VideoInstance, decode_mask
 from openvis_rt.runtime.scoring import VideoScores, merge_synonyms
 from openvis_rt.runtime.selection import Selection
-from openvis_rt.runtime.session import session_factory
 from openvis_rt.vocabulary import Vocabulary
 
 Array = np.ndarray[Any, Any]
@@ -96,7 +97,7 @@ def load_reference(folder: Path, name: str, work: Path) -> Reference:
         return Reference(name, variant, dict(arrays), weights)
 
 
-def torch_rows(ref: Reference, model: ClipVis) -> Iterator[Row]:
+def torch_rows(ref: Reference, model: clip_vis.ClipVis) -> Iterator[Row]:
     """PyTorch, stage by stage on the reference's own inputs, then end to end."""
     head = model.sem_seg_head
     yield _row(
@@ -122,7 +123,9 @@ def torch_rows(ref: Reference, model: ClipVis) -> Iterator[Row]:
     yield _row("end to end IoU", found.mask_iou, ref["frame_out/pred_ious"][..., 0], FLIPS)
 
 
-def _decoder_rows(ref: Reference, model: ClipVis, levels: list[torch.Tensor]) -> Iterator[Row]:
+def _decoder_rows(
+    ref: Reference, model: clip_vis.ClipVis, levels: list[torch.Tensor]
+) -> Iterator[Row]:
     decoder = model.sem_seg_head.predictor
     mask_features = ref["pixel_decoder/mask_features"]
     for index in range(decoder.layers):
@@ -140,7 +143,7 @@ def _decoder_rows(ref: Reference, model: ClipVis, levels: list[torch.Tensor]) ->
         yield _row(f"heads {index} IoU", iou, ref[f"dec/{index}/iou"][..., 0])
 
 
-def _classifier_rows(ref: Reference, model: ClipVis) -> Iterator[Row]:
+def _classifier_rows(ref: Reference, model: clip_vis.ClipVis) -> Iterator[Row]:
     templates = 14
     raw = model.backbone.encode_text(ref["text/tokens_first"])
     unit = F.normalize(raw, dim=-1).unflatten(0, (-1, templates)).mean(1)
@@ -243,12 +246,14 @@ def runtime_rows(ref: Reference, bundle: Bundle) -> Iterator[Row]:
 
 def _run_pipeline(ref: Reference, bundle: Bundle) -> dict[tuple[int, int], VideoInstance]:
     """As many detections as the public run reports, by track and class."""
-    factory = session_factory("onnxruntime", "cpu")
-    pipeline = ClipVisPipeline(bundle, factory, "fp32", _tracker(ref), Selection(), keep_video=True)
+    factory = OnnxRuntime("cpu")
+    t, k = (int(ref.arrays[f"config/num_{name}"]) for name in "tk")
+    pipeline = FramePipeline(bundle, ClipVis(t, k), factory, "fp32", Selection(), keep_video=True)
     names = [", ".join(f"c{c} {s}" for s in range(n)) for c, n in enumerate(ref.rows_of_class)]
     pipeline.set_vocabulary(Vocabulary(tuple(names)), ref.arrays["text/classifier"])
     for index, frame in enumerate(ref.frames):
-        pipeline.step(frame, index, None)
+        pipeline.submit(frame, index, None)
+        pipeline.collect()
     instances = pipeline.finish().instances[: len(ref.arrays["result/scores"])]
     pipeline.close()
     return {(i.track_id, i.category_id): i for i in instances}

@@ -247,6 +247,8 @@ def test_a_pickle_that_would_run_code_runs_none(tmp_path, state, form):
         ((f"{HEAD}class_embed.weight", f"{HEAD}mask_embed.layers.0.weight"), "minvis"),
         (("clip_adapter.clip_model.visual.proj", f"{HEAD}mask_embed.layers.0.weight"), "openvis"),
         (("visual.conv1.weight", "token_embedding.weight"), "CLIP alone"),
+        (("vision_model.a", "text_model.b"), "Hugging Face"),
+        (("proposal.sem_seg_head.a", "clip.visual.proj"), "instformer"),
         (("layer1.0.weight",), "no system"),
     ],
 )
@@ -255,6 +257,8 @@ def test_a_checkpoint_of_another_system_is_called_by_its_name(tmp_path, keys, sy
     message = refused(path)
     assert system in message
     assert "clip-vis" in message
+    if system == "instformer":  # described only with its header: test_assemble.py
+        return
     described = str(describe_checkpoint(path)["system"])
     assert system in described or "none that is known" in described
 

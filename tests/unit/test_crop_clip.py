@@ -241,7 +241,7 @@ def test_what_is_outside_a_mask_does_not_matter(model):
 
 def sized(count, height=FRAME[0], width=FRAME[1], grid=GRID):
     return MINVIS_CLIP_GRAPHS["classify"].with_sizes(
-        {"N": count, "T": 1, "H": height, "W": width, "h": grid[0], "w": grid[1], "D": 32}
+        {"N": count, "T": 1, "H": height, "W": width, "h": grid[0], "w": grid[1], "D": 32, "Dt": 32}
     )
 
 
@@ -302,7 +302,7 @@ def test_a_bundle_runs_through_the_same_runtime(bundle):
         pipeline.collect()
     video = pipeline.finish()
     pipeline.close()
-    assert video.frames == 3
+    assert video.frame_count == 3
     assert 0 < len(video.instances) <= VARIANT.detections
 
 
