@@ -1,4 +1,4 @@
-"""The models in small: the real classes with few channels, so that a bundle exports in seconds."""
+"""A CLIP-VIS in small: the real classes with few channels, so that a bundle exports in seconds."""
 
 from __future__ import annotations
 
@@ -17,8 +17,6 @@ from openvis_rt.export.bundle_export import ExportResult, export_bundle
 from openvis_rt.graphs import GraphSpec
 from openvis_rt.models.clip import ClipResNet
 from openvis_rt.models.clip_vis import ClipVis, ClipVisDecoder, SegmentationHead
-from openvis_rt.models.instformer import InstFormer, InstFormerConfig
-from openvis_rt.models.mask2former import Mask2Former
 from openvis_rt.models.pixel_decoder import PixelDecoder
 from openvis_rt.variants import Variant
 
@@ -72,46 +70,3 @@ def traced_before(bundle: Path) -> Callable[..., onnx.ModelProto]:
         return model
 
     return load
-
-
-INSTFORMER = Variant(
-    name="instformer-r50",
-    family="instformer",
-    backbone="tiny",
-    clip="none",
-    quick_gelu=True,
-    embed_dim=32,
-    feature_channels=(32, 64, 128, 256),
-    short_side=60,
-    max_side=160,
-    detections=10,
-)
-
-
-def tiny_instformer(
-    config: InstFormerConfig | None = None, *, cell: str | None = "rnn", seed: int = 0
-) -> InstFormer:
-    """InstFormer with random weights; ``cell`` names the rollout's recurrence."""
-    config = config or InstFormerConfig(queries=QUERIES, decoder_layers=2)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        clip = CLIP(
-            INSTFORMER.embed_dim,
-            CLIPVisionCfg(layers=2, width=64, head_width=32, patch_size=32, image_size=64),
-            CLIPTextCfg(context_length=77, vocab_size=49408, width=32, heads=2, layers=1),
-            quick_gelu=True,
-        )
-        proposal = Mask2Former(
-            classes=config.classes,
-            decoder_layers=config.decoder_layers,
-            queries=config.queries,
-            encoder_layers=1,
-            blocks=(1, 1, 1, 1),
-            channels=INSTFORMER.feature_channels,
-        )
-        model = InstFormer(INSTFORMER, config, clip, proposal)
-        if cell is not None:
-            width = 256 + INSTFORMER.embed_dim
-            recurrence = {"rnn": torch.nn.RNN, "gru": torch.nn.GRU}[cell](width, width)
-            model.tracker = {k: v.detach() for k, v in recurrence.state_dict().items()}
-    return model.requires_grad_(requires_grad=False).eval()

@@ -29,6 +29,7 @@ def models(
         "tracker T, K",
     )
     for v in VARIANTS.values():
-        tracker = f"{v.tracker_frames}, {v.tracker_top_k}"
+        # T and K are of CLIP-VIS's association alone
+        tracker = f"{v.tracker_frames}, {v.tracker_top_k}" if v.family == "clip-vis" else ""
         table.add_row(v.name, v.family, v.backbone, v.pooling, str(v.short_side), tracker)
     Console().print(table)

@@ -18,7 +18,8 @@ from openvis_rt.runtime.selection import Selection
 pytest.importorskip("torch", reason="exporting needs the extra [export]")
 
 import torch
-from tiny import NETWORK, tiny_instformer
+from tiny import NETWORK
+from tiny_instformer import EMBED, tiny_instformer
 
 from openvis_rt.export.bundle_export import export_bundle
 from openvis_rt.models.instformer_config import Guidance, InstFormerConfig
@@ -31,7 +32,12 @@ EVERYTHING = Selection(threshold=0.0, limit=20)
 
 @pytest.fixture(scope="module")
 def model():
-    return tiny_instformer()
+    made = tiny_instformer()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        cell = torch.nn.RNN(256 + EMBED, 256 + EMBED)
+    made.tracker = {name: value.detach() for name, value in cell.state_dict().items()}
+    return made
 
 
 @pytest.fixture(scope="module")
@@ -156,7 +162,7 @@ def test_tokens_before_the_projection_export_and_run_too(frames, tmp_path):
     guidance = Guidance(projected=False, sees_register=True, to_grid="max", first_block=1)
     config = InstFormerConfig(guidance, queries=10, decoder_layers=1)
     made = export_bundle(
-        tiny_instformer(config, cell=None),
+        tiny_instformer(config),
         tmp_path / "bundle",
         network_size=NETWORK,
         precisions=("fp32",),
