@@ -33,7 +33,14 @@ from torch.nn import functional as F
 from openvis_rt.errors import InputError
 from openvis_rt.models.instformer_config import Guidance
 
-__all__ = ["HIDDEN", "Guidance", "InstanceClip", "guidance_mask", "position_table"]
+__all__ = [
+    "HIDDEN",
+    "Guidance",
+    "InstanceClip",
+    "guidance_mask",
+    "instances_after",
+    "position_table",
+]
 
 HIDDEN = -100.0
 """Added to the logit of a key that must not be seen."""
@@ -147,10 +154,16 @@ class InstanceClip(nn.Module):
         Returns:
             as :meth:`forward`.
         """
-        for block in self.visual.transformer.resblocks[self.rule.first_block :]:
-            instances = self._instance_block(block, plain, instances, guidance)
-            plain = _block(block, plain)
-        return self._out(instances)
+        count = len(instances)
+        bias = F.pad(guidance, (1, 0)) if self.rule.sees_register else guidance
+        tokens = torch.cat((instances, plain))  # one matrix for all that is done token by token
+        *blocks, last = self.visual.transformer.resblocks[self.rule.first_block :]
+        for block in blocks:
+            query, key, value = _heads(block, block.ln_1(tokens))
+            guided = _guided(query[:, :count], key, value, bias)
+            plainly = _attend(query[:, count:], key[:, count:], value[:, count:])
+            tokens = _finish(block, tokens, torch.cat((guided, plainly), dim=1))
+        return self._out(instances_after(last, tokens, bias))
 
     def run_full(self, plain: Tensor, instances: Tensor, guidance: Tensor) -> Tensor:
         """:meth:`run` as the paper's equation stands: one attention over all tokens."""
@@ -202,21 +215,6 @@ class InstanceClip(nn.Module):
         out: Tensor = self.log_scale.exp().clamp(max=100.0) * (unit @ text_embeddings.T)
         return out
 
-    def _instance_block(
-        self, block: Any, plain: Tensor, instances: Tensor, guidance: Tensor
-    ) -> Tensor:
-        """One block for the instances: each sees itself, the patches and maybe the register."""
-        first = 0 if self.rule.sees_register else 1
-        _, key, value = _heads(block, block.ln_1(plain[first:]))  # [heads, P (+ 1), d]
-        query, own_key, own_value = _heads(block, block.ln_1(instances))  # [heads, N, d]
-        scale = query.shape[-1] ** -0.5
-        bias = guidance if first else F.pad(guidance, (1, 0))
-        others = (query * scale) @ key.transpose(1, 2) + bias  # [heads, N, P (+ 1)]
-        own = (query * scale * own_key).sum(-1, keepdim=True)  # [heads, N, 1]
-        weights = torch.cat((own, others), dim=-1).softmax(-1)
-        seen = weights[..., :1] * own_value + weights[..., 1:] @ value
-        return _finish(block, instances, seen)
-
     def _out(self, instances: Tensor) -> Tensor:
         out: Tensor = self.visual.ln_post(instances)
         projected: Tensor = out @ self.visual.proj if self.rule.projected else out
@@ -244,9 +242,43 @@ def position_table(table: Tensor, height: int, width: int) -> Tensor:
 def _block(block: Any, tokens: Tensor, bias: Tensor | None = None) -> Tensor:
     """A block of CLIP over tokens [L, d], with an additive mask [L, L] or as it is."""
     query, key, value = _heads(block, block.ln_1(tokens))
+    return _finish(block, tokens, _attend(query, key, value, bias))
+
+
+def instances_after(block: Any, tokens: Tensor, bias: Tensor) -> Tensor:
+    """A block for the instances alone: tokens [N + 1 + P, d] before it to [N, d]; see _guided."""
+    count = len(bias)
+    query, key, value = _heads(block, block.ln_1(tokens))
+    return _finish(block, tokens[:count], _guided(query[:, :count], key, value, bias))
+
+
+def _attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Softmax attention, [heads, L, d] by [heads, S, d], with an additive mask [L, S] or none."""
     logits = (query * query.shape[-1] ** -0.5) @ key.transpose(1, 2)
-    weights = (logits if bias is None else logits + bias).softmax(-1)
-    return _finish(block, tokens, weights @ value)
+    out: Tensor = (logits if bias is None else logits + bias).softmax(-1) @ value
+    return out
+
+
+def _guided(query: Tensor, key: Tensor, value: Tensor, bias: Tensor) -> Tensor:
+    """What instances see: each itself, and the last tokens under the guidance.
+
+    Args:
+        query: of the N instances, [heads, N, d].
+        key, value: of all tokens, instances first, [heads, N + 1 + P, d].
+        bias: float32 [N, S], for the last S tokens: the patches, with the register before them
+            where it is seen.
+
+    Returns:
+        [heads, N, d].
+    """
+    count, seen = bias.shape
+    first = key.shape[1] - seen
+    query = query * query.shape[-1] ** -0.5
+    own = (query * key[:, :count]).sum(-1, keepdim=True)  # [heads, N, 1]
+    others = query @ key[:, first:].transpose(1, 2) + bias  # [heads, N, S]
+    weights = torch.cat((own, others), dim=-1).softmax(-1)
+    out: Tensor = weights[..., :1] * value[:, :count] + weights[..., 1:] @ value[:, first:]
+    return out
 
 
 def _heads(block: Any, tokens: Tensor) -> list[Tensor]:

@@ -19,7 +19,12 @@ torch = pytest.importorskip("torch", reason="the networks need the extra [export
 
 from openvis_rt.models.clip import encode_text, open_clip_model  # noqa: E402 - after the skip
 from openvis_rt.models.images import padded_images  # noqa: E402
-from openvis_rt.models.instance_clip import HIDDEN, InstanceClip, _block  # noqa: E402
+from openvis_rt.models.instance_clip import (  # noqa: E402
+    HIDDEN,
+    InstanceClip,
+    _block,
+    instances_after,
+)
 from openvis_rt.models.instformer_config import Guidance  # noqa: E402
 from openvis_rt.models.mask2former import Mask2Former  # noqa: E402
 from openvis_rt.models.weights import load_strictly  # noqa: E402
@@ -168,7 +173,7 @@ def test_the_cheap_form_is_the_full_mask_at_the_deployed_size(clip):
     plain, instances = ours._begin(images, 100)
     for index, block in enumerate(ours.visual.transformer.resblocks):
         full = _block(block, torch.cat((plain[:1], instances, plain[1:])), mask)
-        instances = ours._instance_block(block, plain, instances, guidance)
+        instances = instances_after(block, torch.cat((instances, plain)), guidance)
         plain = _block(block, plain)
         check(f"cheap form, block {index}: instances", instances, full[1:101].numpy())
         check(f"cheap form, block {index}: patches", plain[1:], full[101:].numpy())

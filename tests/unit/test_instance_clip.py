@@ -27,6 +27,7 @@ from openvis_rt.models.instance_clip import (  # noqa: E402
     HIDDEN,
     InstanceClip,
     guidance_mask,
+    instances_after,
     position_table,
 )
 from openvis_rt.models.instformer import object_logits  # noqa: E402
@@ -231,8 +232,8 @@ def test_in_deeper_blocks_only_what_the_seen_patches_carry_may_change(hard_mask)
     plain, instance = model.embed(images)
     held = instance.clone()
     for index, block in enumerate(model.visual.transformer.resblocks):
-        instance = model._instance_block(block, plain, instance, guidance)
-        held = model._instance_block(block, outside_changed(plain, inside), held, guidance)
+        instance = instances_after(block, torch.cat((instance, plain)), guidance)
+        held = instances_after(block, torch.cat((held, outside_changed(plain, inside))), guidance)
         assert torch.equal(instance, held), f"block {index}"
         plain = block(plain[None])[0]  # plain CLIP
 
