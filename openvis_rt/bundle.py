@@ -57,8 +57,8 @@ class Tracker:
 
     Attributes:
         name: ``temporal-top-k`` (CLIP-VIS), with ``frames`` T and ``top_k`` K; or ``rollout``
-            (InstFormer), with ``normalise_parts``, ``video_score`` and ``cell``, the recurrence in
-            ``tracker.safetensors`` or null.
+            (InstFormer), with ``normalise_parts`` and ``video_score``, its recurrence in
+            ``tracker.safetensors`` if it has one; or ``previous-frame`` (MinVIS).
         parameters: its own.
     """
 

@@ -1,4 +1,4 @@
-"""Every graph of the full-size clip-vis-r50 through TensorRT-RTX's parser and compiler."""
+"""Every graph of full-size models through TensorRT-RTX's parser and compiler, FP32 and FP16."""
 
 from __future__ import annotations
 
@@ -60,3 +60,29 @@ def test_full_size_graphs_compile_for_three_targets(tmp_path):
                 capability="sm120",
             )
             assert plan.parent.name == "tensorrt-rtx-sm86-sm89-sm120"
+
+
+def test_instformers_graphs_compile(tmp_path):
+    from openvis_rt.engines.build import build_engines
+
+    bundle = export_bundle(
+        model_from_seed("instformer-r50", 0), tmp_path / "bundle", checkpoint={}, verify=False
+    ).bundle
+    assert bundle.manifest.preprocess.network_size == (360, 640)
+    results = build_engines(
+        bundle,
+        backend="tensorrt-rtx",
+        targets=TARGETS[:1],
+        precisions=["fp32", "fp16"],
+        graphs=["propose", "classify"],  # text and masks are CLIP-VIS's
+    )
+    built = {(r.sidecar.graph, r.sidecar.precision_built): r.sidecar for r in results}
+    assert len(built) == 4
+    for (graph, precision), sidecar in built.items():
+        print(
+            f"{graph:9s} {precision} {sidecar.build_seconds:6.1f} s "
+            f"{sidecar.plan_bytes / 1e6:7.1f} MB"
+        )
+    inputs = [t.name for t in built["classify", "fp16"].inputs]
+    assert inputs == ["frames", "guidance_mask", "text_embeddings"]
+    assert built["propose", "fp16"].replaced_grid_samples == 18
