@@ -15,7 +15,13 @@ import torch
 from torch import Tensor
 
 from openvis_rt.errors import CheckpointError
-from openvis_rt.models.instformer_file import describe_parts, model_from_parts, parts_from_state
+from openvis_rt.models.crop_clip import MinVisClip
+from openvis_rt.models.instformer_file import (
+    InstFormerParts,
+    describe_parts,
+    model_from_parts,
+    parts_from_state,
+)
 from openvis_rt.models.weights import load_strictly, load_weights
 from openvis_rt.models.zoo import MODELS, Model
 from openvis_rt.variants import Variant, variant_named
@@ -89,16 +95,30 @@ def model_from_checkpoint(name: str, path: Path) -> Model:
     variant = variant_named(name)
     state = load_checkpoint(path)
     family = family_of_keys(state)
-    if family != variant.family:
+    wanted = "instformer" if variant.family == "minvis-clip" else variant.family
+    if family != wanted:
         advice = "; `openvis assemble` makes it from its parts"
         raise CheckpointError(
             f"{path} looks like a checkpoint of {family or 'no system known here'}, "
-            f"but {name} needs one of {variant.family} (found keys such as {next(iter(state))!r})"
-            + (advice if variant.family == "instformer" else "")
+            f"but {name} needs one of {wanted} (found keys such as {next(iter(state))!r})"
+            + (advice if wanted == "instformer" else "")
         )
+    if variant.family == "minvis-clip":
+        return _minvis_clip(parts_from_state(state, path), path)
     if family == "instformer":
         return model_from_parts(name, parts_from_state(state, path), path)
     return _clip_vis(variant, state, path)
+
+
+def _minvis_clip(parts: InstFormerParts, path: Path) -> MinVisClip:
+    """The baseline of an InstFormer file: its proposals, and its CLIP as it was before training."""
+    trained = [part for part in ("tokens", "adapter", "tracker") if getattr(parts, part)]
+    if trained:
+        raise CheckpointError(
+            f"{path} holds {', '.join(trained)}, and the baseline of plain CLIP has no place for "
+            "that; assemble it again from --proposal and --clip alone"
+        )
+    return MinVisClip.from_instformer(model_from_parts("instformer-r50", parts, path))
 
 
 def model_from_seed(name: str, seed: int) -> Model:

@@ -590,3 +590,16 @@ def test_a_seeded_model_sees_as_clip_does():
         tokens, _ = model.classify(frames, torch.zeros(2, 6), torch.eye(EMBED))
     assert torch.equal(tokens[0], tokens[1])
     assert torch.equal(model.instance_clip.instance_token, model.clip_model.visual.class_embedding)
+
+
+def test_the_baseline_takes_the_same_file_without_what_was_trained(assemble, whole, tmp_path):
+    code, _, err = assemble()
+    assert code == 0, err
+    baseline = model_from_checkpoint("minvis-clip-r50", assemble.path)
+    system = model_from_checkpoint("instformer-r50", assemble.path)
+    frames = torch.randint(0, 255, (1, 60, 90, 3), dtype=torch.uint8)
+    with torch.inference_mode():
+        ours, theirs = baseline.propose(frames), system.propose(frames)
+    assert torch.equal(ours.mask_logits, theirs.mask_logits)
+    with pytest.raises(CheckpointError, match=r"adapter.*no place for"):
+        model_from_checkpoint("minvis-clip-r50", whole)
