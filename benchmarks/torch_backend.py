@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from openvis_rt.bundle import Bundle
+from openvis_rt.errors import BackendError
 from openvis_rt.export.bundle_export import graph_modules
 from openvis_rt.models.clip_vis import ClipVis
 from openvis_rt.runtime.session import Array, Session
@@ -35,6 +36,8 @@ class TorchBackend:
     def __init__(self, model: ClipVis, mode: str) -> None:
         self.name, self.warnings, self.mode = f"torch {torch.__version__}", [], mode
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        if mode != "fp32" and self.device == "cpu":
+            raise BackendError("PyTorch's float16 on a CPU is no measure of anything")
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
         self._model = model.to(self.device)
         self._sessions: list[TorchSession] = []

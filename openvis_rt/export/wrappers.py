@@ -5,6 +5,8 @@ Names, types and order of inputs and outputs are those of :mod:`openvis_rt.graph
 
 from __future__ import annotations
 
+from typing import Generic, TypeVar
+
 import torch
 from torch import Tensor, nn
 
@@ -35,22 +37,31 @@ _TORCH_TYPES = {
 _EXAMPLE_LENGTH = 3  # of dynamic axes while tracing; 0 and 1 would be taken for constants
 
 
-class Propose(nn.Module):
-    """CLIP-VIS: frame to instances; see `propose` in :mod:`openvis_rt.graphs`.
+M = TypeVar("M", bound=nn.Module)
+
+
+class _OnFrames(nn.Module, Generic[M]):
+    """A graph that takes frames.
 
     Args:
         model: the network.
         resize: brings frames of the source's size to the network's; None where the host does.
     """
 
-    def __init__(self, model: ClipVis, resize: PillowResize | None = None) -> None:
+    model: M
+
+    def __init__(self, model: M, resize: PillowResize | None = None) -> None:
         super().__init__()
         self.model = model
-        self.resize = resize
+        self.resize = nn.Identity() if resize is None else resize
+
+
+class Propose(_OnFrames[ClipVis]):
+    """CLIP-VIS: frame to instances; see `propose` in :mod:`openvis_rt.graphs`."""
 
     def forward(self, frames: Tensor) -> tuple[Tensor, ...]:
         """Frames uint8 [1, H, W, 3] to the outputs of `propose`, in order."""
-        found = self.model.propose(frames if self.resize is None else self.resize(frames))
+        found = self.model.propose(self.resize(frames))
         pool_mask = self.model.pool_mask(found.mask_logits)
         area, mass = self.model.mask_quality(found.mask_logits)
         return (
@@ -79,17 +90,12 @@ class Classify(nn.Module):
         return self.model.classify(features, pool_mask, text_embeddings)
 
 
-class InstFormerPropose(nn.Module):
-    """InstFormer: frame to instances and their guidance; arguments as for :class:`Propose`."""
-
-    def __init__(self, model: InstFormer, resize: PillowResize | None = None) -> None:
-        super().__init__()
-        self.model = model
-        self.resize = resize
+class InstFormerPropose(_OnFrames[InstFormer]):
+    """InstFormer: frame to instances and their guidance."""
 
     def forward(self, frames: Tensor) -> tuple[Tensor, ...]:
         """Frames uint8 [1, H, W, 3] to the outputs of `propose`, in order."""
-        found = self.model.propose(frames if self.resize is None else self.resize(frames))
+        found = self.model.propose(self.resize(frames))
         area = (found.mask_logits > 0).to(torch.float32).sum((1, 2))
         return (
             found.mask_logits[:, None],  # [N, T, h, w]
@@ -100,51 +106,34 @@ class InstFormerPropose(nn.Module):
         )
 
 
-class InstFormerClassify(nn.Module):
-    """InstFormer: all instances of a frame in one pass; arguments as for :class:`Propose`."""
-
-    def __init__(self, model: InstFormer, resize: PillowResize | None = None) -> None:
-        super().__init__()
-        self.model = model
-        self.resize = resize
+class InstFormerClassify(_OnFrames[InstFormer]):
+    """InstFormer: all instances of a frame in one pass."""
 
     def forward(
         self, frames: Tensor, guidance_mask: Tensor, text_embeddings: Tensor
     ) -> tuple[Tensor, Tensor]:
         """See :meth:`InstFormer.classify`."""
-        frames = frames if self.resize is None else self.resize(frames)
-        return self.model.classify(frames, guidance_mask, text_embeddings)
+        return self.model.classify(self.resize(frames), guidance_mask, text_embeddings)
 
 
-class MinVisClipPropose(nn.Module):
-    """MinVIS-CLIP: frame to instances; arguments as for :class:`Propose`."""
-
-    def __init__(self, model: MinVisClip, resize: PillowResize | None = None) -> None:
-        super().__init__()
-        self.model = model
-        self.resize = resize
+class MinVisClipPropose(_OnFrames[MinVisClip]):
+    """MinVIS-CLIP: frame to instances."""
 
     def forward(self, frames: Tensor) -> tuple[Tensor, ...]:
         """Frames uint8 [1, H, W, 3] to the outputs of `propose`, in order."""
-        found = self.model.propose(frames if self.resize is None else self.resize(frames))
+        found = self.model.propose(self.resize(frames))
         area = (found.mask_logits > 0).to(torch.float32).sum((1, 2))
         return found.mask_logits[:, None], found.queries, found.object_logits, area
 
 
-class MinVisClipClassify(nn.Module):
-    """MinVIS-CLIP: a crop of each instance; arguments as for :class:`Propose`."""
-
-    def __init__(self, model: MinVisClip, resize: PillowResize | None = None) -> None:
-        super().__init__()
-        self.model = model
-        self.resize = resize
+class MinVisClipClassify(_OnFrames[MinVisClip]):
+    """MinVIS-CLIP: a crop of each instance."""
 
     def forward(
         self, frames: Tensor, mask_logits: Tensor, text_embeddings: Tensor
     ) -> tuple[Tensor, Tensor]:
         """See :meth:`MinVisClip.classify`."""
-        frames = frames if self.resize is None else self.resize(frames)
-        return self.model.classify(frames, mask_logits, text_embeddings)
+        return self.model.classify(self.resize(frames), mask_logits, text_embeddings)
 
 
 class Text(nn.Module):

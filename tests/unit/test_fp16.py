@@ -30,6 +30,7 @@ from openvis_rt.models.zoo import MODELS
 
 NARROWED = ("propose", "classify", "text")
 NAMES = [keep.name for keep in KEEPS]
+HERE = [name for name in NAMES if name != "crops"]  # of MinVIS-CLIP alone: test_crop_clip.py
 
 
 @pytest.fixture(scope="module")
@@ -74,10 +75,10 @@ def test_every_entry_finds_nodes_and_they_are_fp32(wide, half):
         assert narrowed(half[graph]) == {}
         view = GraphView(wide[graph][0].graph)
         found.update({keep.name: len(keep.find(view)) for keep in KEEPS})
-    assert all(found[name] for name in NAMES), found
+    assert all(found[name] for name in HERE), found
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", HERE)
 def test_leaving_out_an_entry_is_noticed(wide, name):
     keeps = [keep for keep in KEEPS if keep.name != name]
     if name == "class scores":  # whose 1e-12 cannot even be written
