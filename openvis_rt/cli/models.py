@@ -12,6 +12,12 @@ from rich.table import Column, Table
 from openvis_rt.cli.ui import print_json
 from openvis_rt.variants import VARIANTS
 
+_TRACKERS = {
+    "clip-vis": "temporal top-K, T = {t}, K = {k}",
+    "instformer": "rollout of tracking tokens",
+    "minvis-clip": "the previous frame",
+}
+
 
 def models(
     as_json: Annotated[bool, typer.Option("--json", help="As JSON on stdout.")] = False,
@@ -20,16 +26,8 @@ def models(
     if as_json:
         print_json([asdict(variant) for variant in VARIANTS.values()])
         return
-    table = Table(
-        Column("model", no_wrap=True),
-        "family",
-        "backbone",
-        Column("pooling", no_wrap=True),
-        "short side",
-        "tracker T, K",
-    )
+    table = Table(Column("model", no_wrap=True), "image encoders", "short side", "tracks by")
     for v in VARIANTS.values():
-        # T and K are of CLIP-VIS's association alone
-        tracker = f"{v.tracker_frames}, {v.tracker_top_k}" if v.family == "clip-vis" else ""
-        table.add_row(v.name, v.family, v.backbone, v.pooling, str(v.short_side), tracker)
+        tracker = _TRACKERS[v.family].format(t=v.tracker_frames, k=v.tracker_top_k)
+        table.add_row(v.name, v.backbone, str(v.short_side), tracker)
     Console().print(table)
