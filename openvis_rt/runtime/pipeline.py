@@ -44,13 +44,13 @@ class Pipeline:
     """
 
     def __init__(
-        self, bundle: Bundle, factory: SessionFactory, family: FramePipeline, precision: str
+        self, bundle: Bundle, factory: SessionFactory, inner: FramePipeline, precision: str
     ) -> None:
         self.bundle = bundle
         self._factory = factory
         self._precision = precision
         self.backend = f"{factory.name} ({factory.device}, {precision})"
-        self._family = family
+        self._inner = inner
         self._embedder = TextEmbedder(
             bundle,
             precision,
@@ -129,9 +129,9 @@ class Pipeline:
         Raises:
             InputError: in the middle of a video in video mode.
         """
-        self._family.check_vocabulary_may_change()
+        self._inner.check_vocabulary_may_change()
         words = Vocabulary.of(vocabulary)
-        self._family.set_vocabulary(words, self._embedder(words, progress))
+        self._inner.set_vocabulary(words, self._embedder(words, progress))
 
     @property
     def warnings(self) -> list[str]:
@@ -145,22 +145,22 @@ class Pipeline:
         ``masks_seconds`` are the host's, as :class:`FramePipeline` says. What the backend counts
         comes beside them: ``device_seconds`` and bytes over the bus.
         """
-        host = {f"{stage}_seconds": seconds for stage, seconds in self._family.seconds.items()}
+        host = {f"{stage}_seconds": seconds for stage, seconds in self._inner.seconds.items()}
         return {**host, **self._factory.counters()}
 
     @property
     def mode(self) -> Mode:
         """``video`` or ``stream``."""
-        return "video" if self._family.keep_video else "stream"
+        return "video" if self._inner.keep_video else "stream"
 
     @property
     def selection(self) -> Selection:
         """What a frame's result shows."""
-        return self._family.selection
+        return self._inner.selection
 
     def placement(self, height: int, width: int) -> Placement:
         """Where a source frame of this size (pixels) lies in the network's frame."""
-        return self._family.placement(height, width)
+        return self._inner.placement(height, width)
 
     def stream(
         self, frames: Iterable[Frame | npt.NDArray[np.uint8]], *, in_flight: int | None = None
@@ -176,8 +176,8 @@ class Pipeline:
             frames: frames of a video, or uint8 [H, W, 3] arrays in RGB; taken one at a time.
             in_flight: frames that the device may have at once; None for all that it can.
         """
-        family, source = self._family, iter(frames)
-        most = min(in_flight or family.most_in_flight, family.most_in_flight)
+        inner, source = self._inner, iter(frames)
+        most = min(in_flight or inner.most_in_flight, inner.most_in_flight)
         failure: Exception | None = None
         try:
             while failure is None:
@@ -188,13 +188,13 @@ class Pipeline:
                     self._submit(frame)
                 except Exception as exc:  # first the results of the frames before it
                     failure = exc
-                while family.in_flight == most or (failure and family.in_flight):
-                    yield family.collect()
-            while family.in_flight:
-                yield family.collect()
+                while inner.in_flight == most or (failure and inner.in_flight):
+                    yield inner.collect()
+            while inner.in_flight:
+                yield inner.collect()
         finally:
-            self._frames -= family.in_flight
-            family.discard()
+            self._frames -= inner.in_flight
+            inner.discard()
         if failure is not None:
             raise failure
 
@@ -206,7 +206,7 @@ class Pipeline:
             BackendError: a graph failed, or gave NaN or infinity.
         """
         self._submit(frame)
-        return self._family.collect()
+        return self._inner.collect()
 
     def _open_text(self) -> Session:
         return self._factory.open(self.bundle, "text", self._precision, fetched=("embeddings",))
@@ -214,7 +214,7 @@ class Pipeline:
     def _submit(self, frame: Frame | npt.NDArray[np.uint8]) -> None:
         if not isinstance(frame, Frame):
             frame = Frame(self._frames, None, frame)
-        self._family.submit(frame.image, frame.index, frame.time)
+        self._inner.submit(frame.image, frame.index, frame.time)
         self._frames += 1  # a frame that was refused takes no number
 
     def finish(self) -> VideoResult:
@@ -223,18 +223,18 @@ class Pipeline:
         Raises:
             InputError: no frame was given, or the mode is ``stream``.
         """
-        result = self._family.finish()
+        result = self._inner.finish()
         self._frames = 0
         return result
 
     def reset(self) -> None:
         """Forget the video; the next frame starts a new one."""
         self._frames = 0
-        self._family.reset()
+        self._inner.reset()
 
     def close(self) -> None:
         """Give all memory back."""
-        self._family.close()
+        self._inner.close()
         self._factory.close()
 
     def __enter__(self) -> Pipeline:

@@ -92,12 +92,12 @@ def by_hand(model, frames, embeddings):
 
 def test_a_video_is_what_the_definitions_give(model, bundle, frames):
     with opened(bundle) as pipeline:
-        family = pipeline._family._family
+        family = pipeline._inner._family
         found = []
         match = family.match
         family.match = lambda output: found.append(match(output)) or found[-1]
         results = list(pipeline.stream(frames))
-        embeddings = pipeline._embedder(pipeline._family._vocabulary)
+        embeddings = pipeline._embedder(pipeline._inner._vocabulary)
         video = pipeline.finish()
     orders, logits = by_hand(model, frames, embeddings)
     for ours, theirs in zip(found, orders, strict=True):
@@ -138,7 +138,7 @@ def test_a_damaged_or_foreign_recurrence_is_refused(bundle, tmp_path):
     (copy / TRACKER).unlink()
     write_manifest(copy, Bundle.open(copy, verify=False).manifest)
     with opened(copy) as pipeline:  # without it tokens are matched as they are
-        assert pipeline._family._family._tracker._cell is None
+        assert pipeline._inner._family._tracker._cell is None
 
 
 def test_the_top_k_options_are_not_this_trackers(bundle):

@@ -284,7 +284,7 @@ def test_closing_twice_is_no_error(opened_bundle, frames):
 def test_classify_reads_the_very_memory_that_propose_writes(opened, frames):
     pipeline = opened()
     pipeline.step(frames[0])
-    propose, classify = pipeline._family._propose, pipeline._family._classify
+    propose, classify = pipeline._inner._propose, pipeline._inner._classify
     mask = propose._hosts["pool_mask"]
     mask[:] = True
     classify.run()
@@ -299,7 +299,7 @@ def test_classify_reads_the_very_memory_that_propose_writes(opened, frames):
 def test_what_was_fetched_belongs_to_the_caller(opened, frames):
     pipeline = opened()
     first = pipeline.step(frames[0])
-    queries = pipeline._family._propose.fetch("queries")
+    queries = pipeline._inner._propose.fetch("queries")
     kept, shown = queries.copy(), [dict(i.segmentation) for i in first.instances]
     pipeline.step(frames[1][::-1])
     np.testing.assert_array_equal(queries, kept)
@@ -338,7 +338,7 @@ def test_a_rectangle_comes_back_where_it_was_drawn(opened, height, width):
     image[top:bottom, left:right] = 255
     pipeline = opened()
     pipeline.step(image)
-    family = pipeline._family
+    family = pipeline._inner
     placement = pipeline.placement(height, width)
     # mask logits that a perfect network would give: the share of white in each cell of stride 4
     padded = np.zeros((64, 96), np.float32)
@@ -404,7 +404,7 @@ def test_a_mode_that_is_none_is_refused_at_once(opened):
 @pytest.mark.parametrize("output", ["class_scores", "mask_iou", "object_logits"])
 def test_nan_of_a_graph_stops_the_video_by_name(opened, frames, monkeypatch, output):
     pipeline = opened("video")
-    family = pipeline._family
+    family = pipeline._inner
     session = family._classify if output == "class_scores" else family._propose
     fetch = session.fetch
 
@@ -421,7 +421,7 @@ def test_a_frame_that_fails_half_way_spoils_its_video_and_no_other(opened, frame
     pipeline, fresh = opened("video"), opened("video")
     pipeline.step(frames[0])
     with monkeypatch.context() as patch:
-        patch.setattr(pipeline._family._masks, "run", _fail)
+        patch.setattr(pipeline._inner._masks, "run", _fail)
         with pytest.raises(BackendError, match="device lost"):
             pipeline.step(frames[1])
     for go_on in (lambda: pipeline.step(frames[2]), pipeline.finish):

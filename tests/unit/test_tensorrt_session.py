@@ -259,7 +259,7 @@ def test_masks_are_made_in_parts_of_eight(opened, reference, frames, count):
     made = []
     for pipeline in (opened(), reference()):
         pipeline.step(frames[0])
-        made.append(pipeline._family._make_masks(chosen, 0))
+        made.append(pipeline._inner._make_masks(chosen, 0))
     assert made[0] == made[1]
     assert len(made[0]) == count
 
@@ -404,7 +404,7 @@ def test_kernels_that_rtx_compiled_are_kept(use, changeable, driver):
         use("tensorrt-rtx")
         with Pipeline.open(changeable, backend="tensorrt-rtx", vocabulary=["cat"]) as pipeline:
             pipeline.step(frame)
-            cache = pipeline._family._propose._kernels._cache
+            cache = pipeline._inner._propose._kernels._cache
         kept.append(cache.compiled)
     assert kept == [1, 0]
     folder = changeable.path / "engines" / "tensorrt-rtx-sm87"
@@ -727,7 +727,7 @@ def test_the_double_finds_a_session_that_does_not_wait(
 ):
     driver.schedule("others")
     pipeline = opened()
-    monkeypatch.setattr(pipeline._family._classify._cuda, "wait", lambda *_: None)
+    monkeypatch.setattr(pipeline._inner._classify._cuda, "wait", lambda *_: None)
     try:
         found = list(pipeline.stream(frames))
     except BackendError:  # NaN, of memory that holds nothing yet
