@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +20,11 @@ from openvis_rt.bundle import MANIFEST, Bundle
 
 TIERS = {"unit": 60, "model": 900, "gpu": 900}  # seconds a test, fixtures included
 HERE = Path(__file__).parent
+
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    # as a shell starts its background jobs, and their children inherit it; tests press Ctrl-C
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 TINY_BUNDLE = "OPENVIS_TINY_BUNDLE"  # for tests in a process of their own: where it was exported
 
 
