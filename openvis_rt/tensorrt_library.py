@@ -23,7 +23,15 @@ from typing import Any
 
 from openvis_rt.errors import BackendError, DependencyError, InputError, UnavailableError
 
-__all__ = ["TENSORRT_BACKENDS", "TensorRtLibrary", "tensorrt_library", "version_numbers"]
+__all__ = [
+    "TENSORRT_BACKENDS",
+    "Messages",
+    "TensorRtLibrary",
+    "new_logger",
+    "tensorrt_library",
+    "version_numbers",
+    "without_driver",
+]
 
 
 @dataclass(frozen=True)
@@ -114,6 +122,38 @@ def tensorrt_library(backend: str) -> TensorRtLibrary:
 def version_numbers(version: str) -> tuple[int, ...]:
     """The numbers of a version, to compare it with another."""
     return tuple(int(number) for number in re.findall(r"\d+", version))
+
+
+def without_driver(message: str) -> str:
+    """The message without complaints about the missing driver, which compiling does not need."""
+    return "\n".join(line for line in message.splitlines() if "catchCudaError" not in line)
+
+
+class Messages:
+    """Warnings and errors of the library."""
+
+    def __init__(self) -> None:
+        self.kept: list[str] = []
+
+    def text(self) -> str:
+        """One message a line, each set in."""
+        kept = [without_driver(message) for message in self.kept]
+        return "\n".join(f"  {message}" for message in kept if message) or "  (it gave no reason)"
+
+
+def new_logger(trt: Any, messages: Messages) -> Any:
+    """A logger that keeps warnings and errors and prints nothing."""
+    severities = (trt.ILogger.INTERNAL_ERROR, trt.ILogger.ERROR, trt.ILogger.WARNING)
+
+    class Logger(trt.ILogger):  # type: ignore[misc]  # the library has no types
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+
+        def log(self, severity: Any, message: str) -> None:
+            if severity in severities:
+                messages.kept.append(message)
+
+    return Logger()
 
 
 def _broken(known: _Backend, error: Exception) -> BackendError:

@@ -1,7 +1,7 @@
-"""What the library calls back while it parses and compiles: its log, and its progress.
+"""What the library calls back while it compiles: its progress.
 
-The classes that it calls derive from the library's own, so they are made where the library is known
-and hold nothing; what they hear is kept in plain objects.
+The class that it calls derives from the library's own, so it is made where the library is known and
+holds nothing; what it hears is kept in a plain object.
 """
 
 from __future__ import annotations
@@ -10,42 +10,10 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["Messages", "Progress", "Steps", "new_logger", "new_monitor", "without_driver"]
+__all__ = ["Progress", "Steps", "new_monitor"]
 
 Progress = Callable[[str, int, int], None]
 """Called as ``progress(phase, steps done, steps)``, one call at a time, from any thread."""
-
-
-def without_driver(message: str) -> str:
-    """The message without complaints about the missing driver, which compiling does not need."""
-    return "\n".join(line for line in message.splitlines() if "catchCudaError" not in line)
-
-
-class Messages:
-    """Warnings and errors of the library."""
-
-    def __init__(self) -> None:
-        self.kept: list[str] = []
-
-    def text(self) -> str:
-        """One message a line, each set in."""
-        kept = [without_driver(message) for message in self.kept]
-        return "\n".join(f"  {message}" for message in kept if message) or "  (it gave no reason)"
-
-
-def new_logger(trt: Any, messages: Messages) -> Any:
-    """A logger that keeps warnings and errors and prints nothing."""
-    severities = (trt.ILogger.INTERNAL_ERROR, trt.ILogger.ERROR, trt.ILogger.WARNING)
-
-    class Logger(trt.ILogger):  # type: ignore[misc]  # the library has no types
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)
-
-        def log(self, severity: Any, message: str) -> None:
-            if severity in severities:
-                messages.kept.append(message)
-
-    return Logger()
 
 
 class Steps:

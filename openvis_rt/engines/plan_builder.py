@@ -11,14 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from openvis_rt.engines.callbacks import (
-    Messages,
-    Progress,
-    Steps,
-    new_logger,
-    new_monitor,
-    without_driver,
-)
+from openvis_rt.engines.callbacks import Progress, Steps, new_monitor
 from openvis_rt.engines.layers import (
     Layers,
     has_heavy_layers,
@@ -36,6 +29,7 @@ from openvis_rt.plans import (
     ShapeValues,
     capability_number,
 )
+from openvis_rt.tensorrt_library import Messages, new_logger, without_driver
 
 if TYPE_CHECKING:
     from pathlib import Path

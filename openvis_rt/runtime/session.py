@@ -112,7 +112,7 @@ def _tensorrt(name: str) -> _Open:
     def open_factory(
         device: str, bundle: Bundle, precision: str, cuda: CudaChoice
     ) -> SessionFactory:
-        from openvis_rt.runtime.tensorrt_session import TensorRt
+        from openvis_rt.runtime.tensorrt_backend import TensorRt
 
         if device == "cpu":
             raise InputError(f"{name} runs on a GPU; --device cpu needs --backend onnxruntime")

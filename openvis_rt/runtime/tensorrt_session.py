@@ -1,4 +1,4 @@
-"""TensorRT and TensorRT-RTX: plans on a GPU, with nothing copied between graphs.
+"""One graph on TensorRT or TensorRT-RTX, with nothing copied between graphs.
 
 Every session has a stream of its own. Two kinds of events order them: a run waits for the sources
 that it is bound to (their outputs must be there), and for the sessions that read its outputs (they
@@ -26,18 +26,20 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from openvis_rt.bundle import Bundle
-from openvis_rt.errors import BackendError, EngineError, InputError, OutputError
-from openvis_rt.files import output_file
+from openvis_rt.errors import BackendError, EngineError, InputError
 from openvis_rt.graphs import GraphSpec
-from openvis_rt.plans import Sidecar, find_plan
-from openvis_rt.runtime.cuda import Cuda, CudaChoice, open_cuda
+from openvis_rt.plans import Sidecar
+from openvis_rt.runtime.cuda import Cuda
+from openvis_rt.runtime.kernel_cache import KernelCache
 from openvis_rt.runtime.session import Array, Session, check_value
-from openvis_rt.tensorrt_library import TensorRtLibrary, tensorrt_library
+from openvis_rt.tensorrt_library import Messages, TensorRtLibrary
 
-__all__ = ["TensorRt", "TensorRtSession"]
+__all__ = ["IN_FLIGHT", "Shape", "TensorRtSession"]
 
 Shape = tuple[int, ...]
+
+IN_FLIGHT = 2
+"""Frames that the device may have at once, and so the most slots of a session."""
 
 _NUMPY_TYPES = {
     "FLOAT": np.float32,
@@ -48,105 +50,6 @@ _NUMPY_TYPES = {
     "UINT8": np.uint8,
     "BOOL": np.bool_,
 }
-
-
-class TensorRt:
-    """The backend: one library, one device.
-
-    Args:
-        name: ``tensorrt`` or ``tensorrt-rtx``.
-        bundle, precision: every plan of it must fit this machine.
-        cuda: the CUDA binding.
-
-    Attributes:
-        device: the GPU, the library and the binding, for people.
-        warnings: what should be known.
-
-    Raises:
-        DependencyError: the library or a CUDA binding is not installed.
-        BackendError: there is no GPU.
-        EngineError: a graph has no plan that fits; the message names the command that builds it.
-    """
-
-    slots = 2
-
-    def __init__(
-        self, name: str, bundle: Bundle, precision: str, cuda: CudaChoice = "auto"
-    ) -> None:
-        self.name = name
-        self.warnings: list[str] = []
-        self._library = tensorrt_library(name)
-        self._cuda = open_cuda(cuda)
-        self._plans: dict[tuple[str, str], tuple[Path, Sidecar]] = {}
-        self._sessions: list[TensorRtSession] = []
-        self._seconds = 0.0  # of sessions that are closed
-        try:
-            for graph in bundle.graphs:
-                self._plan(bundle, graph, precision)
-            self._log = _error_log(self._library.module)
-        except BaseException:
-            self._cuda.close()
-            raise
-        self.device = (
-            f"{self._cuda.device_name}, {self._library.version}, {self._cuda.binding}"
-            f"{', CUDA graphs' if self._cuda.has_graphs else ''}"
-        )
-
-    def open(
-        self,
-        bundle: Bundle,
-        graph: str,
-        precision: str,
-        *,
-        fetched: Sequence[str],
-        slots: int = 1,
-    ) -> TensorRtSession:
-        """Open one graph of a bundle; see :class:`TensorRtSession`."""
-        for closed in [session for session in self._sessions if session.closed]:
-            self._sessions.remove(closed)
-            self._seconds += closed.device_seconds
-        session = TensorRtSession(
-            self._library,
-            self._cuda,
-            self._log,
-            *self._plan(bundle, graph, precision),
-            bundle.graph(graph, precision).spec,
-            constants=_constants(bundle),
-            fetched=fetched,
-            slots=slots,
-            warn=self.warnings.append,
-        )
-        self._sessions.append(session)
-        return session
-
-    def counters(self) -> dict[str, float]:
-        """Seconds that graphs ran on the device, and bytes over the bus, since it was opened."""
-        return {
-            "device_seconds": sum((s.device_seconds for s in self._sessions), self._seconds),
-            "bytes_to_device": float(self._cuda.bytes_in),
-            "bytes_to_host": float(self._cuda.bytes_out),
-        }
-
-    def close(self) -> None:
-        """Close what is still open, and give the device back."""
-        for session in reversed(self._sessions):
-            session.close()
-        self._sessions.clear()
-        self._cuda.close()
-
-    def _plan(self, bundle: Bundle, graph: str, precision: str) -> tuple[Path, Sidecar]:
-        """The plan of a graph, checked once: its hash takes a while."""
-        key = graph, precision
-        if key not in self._plans:
-            self._plans[key] = find_plan(
-                bundle,
-                graph,
-                precision,
-                backend=self.name,
-                version=self._library.version,
-                capability=self._cuda.capability,
-            )
-        return self._plans[key]
 
 
 @dataclass(frozen=True)
@@ -179,7 +82,7 @@ class TensorRtSession:
     Args:
         library: that built the plan.
         cuda: the device; it outlives the session.
-        log: receives the library's errors.
+        log, logger: what the library says, and the object that it says it to.
         plan, sidecar: the engine's file, checked, and what is known of it.
         spec: the graph's tensors.
         constants: inputs of ONNX Runtime's graph that may be constants of the engine, and the value
@@ -200,7 +103,8 @@ class TensorRtSession:
         self,
         library: TensorRtLibrary,
         cuda: Cuda,
-        log: Any,
+        log: Messages,
+        logger: Any,
         plan: Path,
         sidecar: Sidecar,
         spec: GraphSpec,
@@ -212,7 +116,8 @@ class TensorRtSession:
     ) -> None:
         self.spec, self.device_seconds = spec, 0.0
         self._warn = warn
-        self._library, self._cuda, self._log = library, cuda, log
+        self._library, self._cuda = library, cuda
+        self._log, self._logger = log, logger
         self._constants, self._fetched, self._slots = constants, tuple(fetched), slots
         self._sources: dict[str, tuple[TensorRtSession, str]] = {}
         self._readers: list[TensorRtSession] = []
@@ -334,8 +239,8 @@ class TensorRtSession:
 
     def _load(self, plan: Path, sidecar: Sidecar) -> None:
         trt = self._library.module
-        self._log.messages.clear()
-        self._runtime = trt.Runtime(self._log)
+        self._log.kept.clear()
+        self._runtime = trt.Runtime(self._logger)
         if sidecar.options.version_compatible:  # such a plan brings its own runtime along
             self._runtime.engine_host_code_allowed = True
         self._engine = self._runtime.deserialize_cuda_engine(plan.read_bytes())
@@ -344,7 +249,7 @@ class TensorRtSession:
                 f"{self._library} cannot load {plan}:\n{self._log.text()}\nBuild it again with: "
                 f"openvis build {plan.parents[2]} --backend {self._library.backend} --force"
             )
-        self._kernels = _KernelCache(self._engine, plan)
+        self._kernels = KernelCache(self._engine, plan)
         for _ in range(self._slots):
             self._contexts.append(self._kernels.context(self._engine))
         if None in self._contexts:
@@ -359,7 +264,7 @@ class TensorRtSession:
         """Events, the stream, and every buffer at the largest size that the plan takes."""
         cuda, owned = self._cuda, self._owned
         self._stream = cuda.stream(owned)
-        runs = range(TensorRt.slots)
+        runs = range(IN_FLIGHT)
         self._begun = [cuda.event(owned) for _ in runs]
         self._done = [cuda.event(owned) for _ in runs]
         self._unread: set[int] = set()  # runs whose seconds are not counted yet
@@ -446,6 +351,7 @@ class TensorRtSession:
 
     def _set_tensors(self, slot: int) -> None:
         own = slot % self._slots
+        context = self._contexts[own]
         for name, tensor in self._tensors.items():
             if name in self._sources:
                 source, output = self._sources[name]
@@ -456,15 +362,16 @@ class TensorRtSession:
                 address = self._host[own][name].ctypes.data
             else:
                 address = self._device[own][name]
-            if not self._contexts[own].set_tensor_address(name, address):
+            if not context.set_tensor_address(name, address):
                 raise self._failure(f"refuses the address of {name!r}")
             if tensor.is_input and -1 in tensor.shape:
                 self._set_shape(own, name, self._shapes[own][name])
 
     def _set_shape(self, own: int, name: str, shape: Shape) -> None:
+        context = self._contexts[own]
         if self._set[own].get(name) == shape:
             return
-        if not self._contexts[own].set_input_shape(name, shape):
+        if not context.set_input_shape(name, shape):
             raise InputError(
                 f"graph {self.spec.name!r} does not take {name!r} of shape {list(shape)}:\n"
                 f"{self._log.text()}\nBuild its engine with other sizes: `openvis build --help`"
@@ -472,8 +379,8 @@ class TensorRtSession:
         self._set[own][name] = shape
 
     def _output_shape(self, own: int, name: str) -> Shape:
-        fixed = self._tensors[name].shape
-        return tuple(self._contexts[own].get_tensor_shape(name)) if -1 in fixed else fixed
+        fixed, context = self._tensors[name].shape, self._contexts[own]
+        return tuple(context.get_tensor_shape(name)) if -1 in fixed else fixed
 
     def _execute(self, slot: int) -> None:
         """Queue the engine; from a slot's second run on as a CUDA graph, where that is possible.
@@ -502,7 +409,7 @@ class TensorRtSession:
         self._graphs[slot] = None
 
     def _enqueue(self, context: Any) -> None:
-        self._log.messages.clear()
+        self._log.kept.clear()
         if not context.execute_async_v3(self._stream):
             raise self._failure("fails to run")
 
@@ -529,79 +436,3 @@ class TensorRtSession:
                 f"{value.tolist()}: export for this video (--source-size, or without it for videos "
                 "of any size), and build again"
             )
-
-
-class _KernelCache:
-    """TensorRT-RTX compiles kernels when a plan is first run on a GPU; this keeps them on disk.
-
-    For TensorRT, whose plans hold their kernels, it does nothing. The library checks what it reads
-    against its version and the GPU, so a foreign or damaged cache is only not used.
-    """
-
-    def __init__(self, engine: Any, plan: Path) -> None:
-        self._path = plan.with_suffix(".kernels")
-        self._config: Any = None
-        self._cache: Any = None
-        self._loaded = b""
-        if not hasattr(engine, "create_runtime_config"):
-            return  # TensorRT 10
-        config = engine.create_runtime_config()
-        if hasattr(config, "create_runtime_cache"):
-            self._config, self._cache = config, config.create_runtime_cache()
-
-    @property
-    def captures(self) -> bool:
-        """The library makes CUDA graphs by itself."""
-        return self._cache is not None
-
-    def context(self, engine: Any) -> Any:
-        """An execution context, or None if the device cannot hold one."""
-        if self._cache is None:
-            return engine.create_execution_context()
-        if self._path.is_file():
-            self._loaded = self._path.read_bytes()
-            self._cache.deserialize(self._loaded)
-        self._config.set_runtime_cache(self._cache)
-        strategy = type(self._config.cuda_graph_strategy)
-        self._config.cuda_graph_strategy = strategy.WHOLE_GRAPH_CAPTURE
-        return engine.create_execution_context(self._config)
-
-    def save(self) -> None:
-        """Write the kernels if there are new ones; a bundle that takes no files goes without."""
-        if self._cache is None:
-            return
-        kernels = bytes(memoryview(self._cache.serialize()))
-        if kernels == self._loaded:
-            return
-        try:
-            with output_file(self._path) as partial:
-                partial.write_bytes(kernels)
-        except OutputError:
-            pass
-
-
-def _constants(bundle: Bundle) -> dict[str, Shape]:
-    """Values of what ONNX Runtime takes as inputs of `masks`, where an engine has them built in."""
-    rule = bundle.manifest.preprocess
-    return {
-        "picture_size": rule.network_size,
-        "frame_size": rule.source_size or rule.network_size,
-    }
-
-
-def _error_log(trt: Any) -> Any:
-    """A logger that keeps errors and prints nothing."""
-
-    class Log(trt.ILogger):  # type: ignore[misc]  # the library has no types
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)
-            self.messages: list[str] = []
-
-        def log(self, severity: Any, message: str) -> None:
-            if severity in (trt.ILogger.INTERNAL_ERROR, trt.ILogger.ERROR):
-                self.messages.append(message)
-
-        def text(self) -> str:
-            return "\n".join(f"  {m}" for m in self.messages) or "  (it gave no reason)"
-
-    return Log()

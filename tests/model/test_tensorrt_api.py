@@ -28,6 +28,7 @@ SOURCES = [
     PACKAGE / "engines" / "callbacks.py",
     PACKAGE / "engines" / "layers.py",
     PACKAGE / "runtime" / "tensorrt_session.py",
+    PACKAGE / "runtime" / "kernel_cache.py",
 ]
 VERSIONS = {  # the first, a late one of its kind, the newest
     "10.3.0": "tensorrt-cu12-bindings",

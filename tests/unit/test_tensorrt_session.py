@@ -27,7 +27,7 @@ from openvis_rt.plans import LIBRARY_DEFAULTS, Sidecar, plan_path, sidecar_path
 from openvis_rt.runtime.onnxruntime_session import OnnxRuntime
 from openvis_rt.runtime.sample_video import sample_frames
 from openvis_rt.runtime.selection import Selection
-from openvis_rt.runtime.tensorrt_session import TensorRt
+from openvis_rt.runtime.tensorrt_backend import TensorRt
 from openvis_rt.tensorrt_library import TensorRtLibrary
 
 pytestmark = pytest.mark.own_process
@@ -134,7 +134,7 @@ def use(built, driver, monkeypatch):  # ``built`` first: exporting must not find
     def install(kind="tensorrt"):
         double = tensorrt_double(driver, kind)
         library = TensorRtLibrary(kind.removesuffix(" 10"), double, VERSIONS[kind])
-        where = "openvis_rt.runtime.tensorrt_session.tensorrt_library"
+        where = "openvis_rt.runtime.tensorrt_backend.tensorrt_library"
         monkeypatch.setattr(where, lambda _backend: library)
         doubles.append(double)
         return double
@@ -756,7 +756,7 @@ def ready(sessions, built):
     session = sessions().open(built, "text", "fp32", fetched=())
     session.write("tokens", np.zeros((2, 77), np.int64))
     session.run()
-    session._log.messages.clear()
+    session._log.kept.clear()
     return session
 
 

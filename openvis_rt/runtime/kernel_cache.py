@@ -1,0 +1,60 @@
+"""Compiled kernels of TensorRT-RTX, kept beside the plan."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from openvis_rt.errors import OutputError
+from openvis_rt.files import output_file
+
+__all__ = ["KernelCache"]
+
+
+class KernelCache:
+    """TensorRT-RTX compiles kernels when a plan is first run on a GPU; this keeps them on disk.
+
+    For TensorRT, whose plans hold their kernels, it does nothing. The library checks what it reads
+    against its version and the GPU, so a foreign or damaged cache is only not used.
+    """
+
+    def __init__(self, engine: Any, plan: Path) -> None:
+        self._path = plan.with_suffix(".kernels")
+        self._config: Any = None
+        self._cache: Any = None
+        self._loaded = b""
+        if not hasattr(engine, "create_runtime_config"):
+            return  # TensorRT 10
+        config = engine.create_runtime_config()
+        if hasattr(config, "create_runtime_cache"):
+            self._config, self._cache = config, config.create_runtime_cache()
+
+    @property
+    def captures(self) -> bool:
+        """The library makes CUDA graphs by itself."""
+        return self._cache is not None
+
+    def context(self, engine: Any) -> Any:
+        """An execution context, or None if the device cannot hold one."""
+        if self._cache is None:
+            return engine.create_execution_context()
+        if self._path.is_file():
+            self._loaded = self._path.read_bytes()
+            self._cache.deserialize(self._loaded)
+        self._config.set_runtime_cache(self._cache)
+        strategy = type(self._config.cuda_graph_strategy)
+        self._config.cuda_graph_strategy = strategy.WHOLE_GRAPH_CAPTURE
+        return engine.create_execution_context(self._config)
+
+    def save(self) -> None:
+        """Write the kernels if there are new ones; a bundle that takes no files goes without."""
+        if self._cache is None:
+            return
+        kernels = bytes(memoryview(self._cache.serialize()))
+        if kernels == self._loaded:
+            return
+        try:
+            with output_file(self._path) as partial:
+                partial.write_bytes(kernels)
+        except OutputError:
+            pass
