@@ -1,0 +1,75 @@
+"""Engines of the tiny model on a real GPU, against ONNX Runtime on the CPU.
+
+It has not been run where it was written, for want of a GPU; its gates are what strongly typed FP32
+and FP16 leave on a CPU, with room for kernels that sum in another order.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from openvis_rt import Pipeline
+from openvis_rt.bundle import Bundle
+from openvis_rt.errors import UnavailableError
+from openvis_rt.runtime.cuda import open_cuda
+from openvis_rt.runtime.sample_video import sample_frames
+from openvis_rt.runtime.session import session_factory
+from openvis_rt.tensorrt_library import tensorrt_library
+
+SQNR = {"fp32": 40.0, "fp16": 20.0}  # dB; a defect leaves about 0
+
+
+@pytest.fixture(scope="module", params=["tensorrt", "tensorrt-rtx"])
+def backend(request) -> str:
+    """A backend whose library is here, on a machine with a GPU."""
+    try:
+        open_cuda().close()
+        tensorrt_library(request.param)
+    except UnavailableError as exc:
+        pytest.skip(f"engines run on a GPU alone: {exc}")
+    return request.param
+
+
+def build(bundle: Bundle, backend: str, precision: str) -> None:
+    from openvis_rt.engines.build import build_engines
+
+    cuda = open_cuda()
+    targets = [cuda.capability] if backend == "tensorrt-rtx" else None
+    cuda.close()
+    build_engines(bundle, backend=backend, targets=targets, precisions=[precision])
+
+
+def frames() -> list[np.ndarray]:
+    made = sample_frames(width=90, height=60, fps=5, seconds=1.2, objects=2)
+    return [image for image, _ in made]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_propose_gives_onnx_runtimes_numbers(backend, bundle_copy, precision):
+    bundle = Bundle.open(bundle_copy)
+    build(bundle, backend, precision)
+    found = {}
+    for name, used in ((backend, precision), ("onnxruntime", "fp32")):
+        factory = session_factory(name, "auto", bundle, used)
+        session = factory.open(bundle, "propose", used, fetched=("queries", "mask_logits"))
+        session.write("frames", frames()[0][None])
+        session.run()
+        found[name] = {n: session.fetch(n).astype(np.float64) for n in ("queries", "mask_logits")}
+        session.close()
+        factory.close()
+    for name, wanted in found["onnxruntime"].items():
+        noise = ((found[backend][name] - wanted) ** 2).sum()
+        sqnr = 10 * np.log10((wanted**2).sum() / max(noise, 1e-30))
+        assert sqnr >= SQNR[precision], f"{name}: {sqnr:.0f} dB"
+
+
+def test_a_stream_with_two_frames_in_flight_is_the_frames_one_by_one(backend, bundle_copy):
+    bundle = Bundle.open(bundle_copy)
+    build(bundle, backend, "fp32")
+    options = {"vocabulary": ["cat", "dog"], "backend": backend, "mode": "stream"}
+    with Pipeline.open(bundle, **options) as pipeline:
+        streamed = list(pipeline.stream(frames()))
+    with Pipeline.open(bundle, **options) as pipeline:
+        stepped = [pipeline.step(frame) for frame in frames()]
+    assert [r.instances for r in streamed] == [r.instances for r in stepped]
