@@ -6,11 +6,16 @@ of the public implementation.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from openvis_rt.errors import InputError
 
-__all__ = ["VARIANTS", "Variant", "resized_size", "variant_named"]
+__all__ = ["CLIP_MEAN", "CLIP_STD", "VARIANTS", "Variant", "resized_size", "variant_named"]
+
+
+CLIP_MEAN = (122.7709383, 116.7460125, 104.09373615)
+CLIP_STD = (68.5005327, 66.6321579, 70.32316305)
+"""CLIP's normalisation, RGB, for 0..255."""
 
 
 @dataclass(frozen=True)
@@ -48,12 +53,26 @@ class Variant:
     short_side: int = 480
     max_side: int = 1333
     size_divisor: int = 32
-    pixel_mean: tuple[float, float, float] = (122.7709383, 116.7460125, 104.09373615)
-    pixel_std: tuple[float, float, float] = (68.5005327, 66.6321579, 70.32316305)
+    pixel_mean: tuple[float, float, float] = CLIP_MEAN
+    pixel_std: tuple[float, float, float] = CLIP_STD
     tracker_frames: int = 9
     tracker_top_k: int = 5
     detections: int = 50
 
+
+_INSTFORMER = Variant(
+    name="instformer-r50",
+    family="instformer",
+    backbone="ResNet-50 (Mask2Former), CLIP ViT-B/32 (OpenAI)",
+    clip="ViT-B-32",
+    quick_gelu=True,
+    embed_dim=512,
+    feature_channels=(256, 512, 1024, 2048),
+    short_side=360,
+    pixel_mean=(123.675, 116.28, 103.53),
+    pixel_std=(58.395, 57.12, 57.375),
+    detections=10,
+)
 
 VARIANTS: dict[str, Variant] = {
     variant.name: variant
@@ -80,31 +99,12 @@ VARIANTS: dict[str, Variant] = {
             embed_dim=640,
             feature_channels=(128, 256, 512, 1024),
         ),
-        Variant(
-            name="instformer-r50",
-            family="instformer",
-            backbone="ResNet-50 (Mask2Former), CLIP ViT-B/32 (OpenAI)",
-            clip="ViT-B-32",
-            quick_gelu=True,
-            embed_dim=512,
-            feature_channels=(256, 512, 1024, 2048),
-            short_side=360,
-            pixel_mean=(123.675, 116.28, 103.53),
-            pixel_std=(58.395, 57.12, 57.375),
-            detections=10,
-        ),
-        Variant(
+        _INSTFORMER,
+        replace(
+            _INSTFORMER,
             name="minvis-clip-r50",
             family="minvis-clip",
             backbone="ResNet-50 (Mask2Former), CLIP ViT-B/32 (OpenAI) on crops",
-            clip="ViT-B-32",
-            quick_gelu=True,
-            embed_dim=512,
-            feature_channels=(256, 512, 1024, 2048),
-            short_side=360,
-            pixel_mean=(123.675, 116.28, 103.53),
-            pixel_std=(58.395, 57.12, 57.375),
-            detections=10,
         ),
     )
 }

@@ -33,15 +33,13 @@ from openvis_rt.errors import InputError
 from openvis_rt.models.clip import encode_text
 from openvis_rt.models.images import padded_images
 from openvis_rt.models.instformer import (
-    CLIP_MEAN,
-    CLIP_STD,
     InstFormer,
     InstFormerConfig,
     build_instformer_r50,
     object_logits,
 )
 from openvis_rt.models.mask2former import Mask2Former
-from openvis_rt.variants import VARIANTS, Variant
+from openvis_rt.variants import CLIP_MEAN, CLIP_STD, VARIANTS, Variant
 
 __all__ = [
     "Background",

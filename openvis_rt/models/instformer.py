@@ -20,12 +20,9 @@ from openvis_rt.models.images import padded_images
 from openvis_rt.models.instance_clip import InstanceClip, guidance_mask
 from openvis_rt.models.instformer_config import InstFormerConfig
 from openvis_rt.models.mask2former import Mask2Former
-from openvis_rt.variants import VARIANTS, Variant
+from openvis_rt.variants import CLIP_MEAN, CLIP_STD, VARIANTS, Variant
 
 __all__ = ["InstFormer", "InstFormerConfig", "InstFormerProposal", "build_instformer_r50"]
-
-CLIP_MEAN = (122.7709383, 116.7460125, 104.09373615)  # RGB, for 0..255
-CLIP_STD = (68.5005327, 66.6321579, 70.32316305)
 
 
 @dataclass(frozen=True)
