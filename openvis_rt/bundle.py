@@ -25,7 +25,7 @@ from openvis_rt.graphs import GraphSpec
 
 __all__ = ["SCHEMA", "Bundle", "GraphFile", "Manifest", "Preprocess", "Tracker", "write_manifest"]
 
-SCHEMA = 2
+SCHEMA = 3
 MANIFEST = "bundle.json"
 TRACKER = "tracker.safetensors"
 
@@ -58,7 +58,9 @@ class Tracker:
     Attributes:
         name: ``temporal-top-k`` (CLIP-VIS), with ``frames`` T and ``top_k`` K; or ``rollout``
             (InstFormer), with ``normalise_parts`` and ``video_score``, its recurrence in
-            ``tracker.safetensors`` if it has one; or ``previous-frame`` (MinVIS).
+            ``tracker.safetensors`` if it has one; or ``previous-frame`` (MinVIS); or
+            ``previous-clip`` (VideoOVFormer); or ``momentum`` (OV2Seg, OVFormerVideo), with
+            ``alpha``, the weight of the newest frame.
         parameters: its own.
     """
 
@@ -100,9 +102,12 @@ class Manifest:
         family, variant: the system and the model, as in :mod:`openvis_rt.variants`.
         graphs: for each precision, every graph by name.
         preprocess, tracker: see their classes.
+        clip_length: most frames of one call: the largest T of graphs that take clips, 1 for models
+            that work frame by frame.
         detections: instances reported for one video.
         prompts: templates of the text classifier, ``{}`` stands for the name.
-        text_sha256: digest of the text graph's weights; it keys the embedding cache.
+        text_sha256: digest of the text graph's weights, which keys the embedding cache; empty where
+            there is no text graph.
         checkpoint: where the weights came from: ``file`` and ``sha256``, or ``random_weights`` (the
             seed).
         tools: versions of what made the bundle.
@@ -114,6 +119,7 @@ class Manifest:
     graphs: dict[str, dict[str, GraphFile]]
     preprocess: Preprocess
     tracker: Tracker
+    clip_length: int
     detections: int
     prompts: tuple[str, ...]
     text_sha256: str

@@ -4,13 +4,17 @@ These names are a contract: other programs drive the graphs by them. They stand 
 used by export, engines, runtime and tests. Sizes are symbols; a bundle's manifest fills them with
 its numbers.
 
-    N  queries                         T  frames of one call (1 for per-frame models)
+    N  queries                         T  frames of one call: 1 for per-frame models; for clips
+    dynamic, 1 to the manifest's `clip_length`
     H, W  network size, pixels; the graph pads it at the right and the bottom to multiples of 32, H'
     x W'
     h, w  stride-4 grid, H'/4 x W'/4   hp, wp  stride-32 grid, H'/32 x W'/32   P  hp * wp
     C  query width                     D  embedding width of CLIP      Dt  width of a token
     Cf channels of CLIP's dense feature
+    Hc, Wc  size of CLIP's picture of a whole frame, 224 x 224, or the source's where the graph
+    resizes
     K  rows of the text classifier, dynamic     B  prompts, dynamic     n  selected queries, dynamic
+    Kc classes of a classifier that is part of the model
     Hs, Ws  the source frame's size, the overridable `frame_size` of `masks`
 """
 
@@ -26,12 +30,16 @@ __all__ = [
     "INSTFORMER_GRAPHS",
     "MASKS_A_RUN",
     "MINVIS_CLIP_GRAPHS",
+    "MINVIS_GRAPHS",
+    "OV2SEG_GRAPHS",
+    "OVFORMER_FRAME_GRAPHS",
+    "OVFORMER_VIDEO_GRAPHS",
     "GraphSpec",
     "TensorSpec",
 ]
 
-DYNAMIC_AXES = frozenset({"K", "B", "n", "Hs", "Ws"})
-"""Symbols that stay symbols in every exported graph."""
+DYNAMIC_AXES = frozenset({"K", "B", "n", "T", "Hs", "Ws"})
+"""Symbols that may stay symbols in an exported graph; of these, T is a number but for clips."""
 
 MASKS_A_RUN = 8
 """The largest n: more selected queries are as many runs of `masks`, so its buffers stay small."""
@@ -133,6 +141,7 @@ _MASK_LOGITS = TensorSpec(
 _QUERIES = TensorSpec("queries", "float32", ("N", "C"), "query embeddings, not normalised")
 _OBJECT_LOGITS = TensorSpec("object_logits", "float32", ("N", 2), "class 0 object, class 1 none")
 _MASK_AREA = TensorSpec("mask_area", "float32", ("N",), "number of mask_logits > 0")
+_MASK_MASS = TensorSpec("mask_mass", "float32", ("N",), "sum of their sigmoids")
 _TEXT_EMBEDDINGS = TensorSpec("text_embeddings", "float32", ("K", "D"), "L2-normalised rows")
 _TOKENS = TensorSpec("instance_tokens", "float32", ("N", "D"), "CLIP embeddings, not normalised")
 _POOL_MASK = TensorSpec(
@@ -144,6 +153,15 @@ _GUIDANCE = TensorSpec(
     ("N", "P"),
     "added to the attention logits of instance n for patch p, rows of patches; from `propose` or "
     "any other source of masks",
+)
+_CLASS_LOGITS = TensorSpec(
+    "class_scores", "float32", ("N", "K"), "exp(logit_scale) * cosine: logits"
+)
+_IMAGE_EMBEDDINGS = TensorSpec(
+    "image_embeddings",
+    "float32",
+    ("T", "D"),
+    "CLIP's image embedding of each whole frame, not normalised; from `embed` or a file",
 )
 _FEATURES = TensorSpec("features", "float32", ("T", "Cf", "hp", "wp"), "CLIP's dense feature")
 
@@ -182,7 +200,7 @@ CLIP_VIS_GRAPHS = _by_name(
             _FEATURES,
             _POOL_MASK,
             _MASK_AREA,
-            TensorSpec("mask_mass", "float32", ("N",), "sum of their sigmoids"),
+            _MASK_MASS,
         ),
     ),
     GraphSpec(
@@ -218,7 +236,7 @@ INSTFORMER_GRAPHS = _by_name(
                 ("N", "Dt"),
                 "not normalised; in CLIP's shared space, or before its projection",
             ),
-            TensorSpec("class_scores", "float32", ("N", "K"), "exp(logit_scale) * cosine: logits"),
+            _CLASS_LOGITS,
         ),
     ),
     _TEXT,
@@ -231,16 +249,93 @@ MINVIS_CLIP_GRAPHS = _by_name(
     GraphSpec(
         "classify",
         (_FRAMES, _MASK_LOGITS, _TEXT_EMBEDDINGS),
-        (_TOKENS, *INSTFORMER_GRAPHS["classify"].outputs[1:]),
+        (_TOKENS, _CLASS_LOGITS),
     ),
     _TEXT,
     _MASKS,
 )
 """MinVIS-CLIP: a masked crop of each instance through CLIP."""
 
+_ZERO_SHOT_OUTPUTS = (
+    TensorSpec("instance_tokens", "float32", ("N", "D"), "in CLIP's shared space, not normalised"),
+    TensorSpec("class_scores", "float32", ("N", "K"), "50 * cosine: logits of sigmoids"),
+)
+_EMBED = GraphSpec(
+    "embed",
+    (
+        TensorSpec(
+            "pictures",
+            "uint8",
+            ("T", "Hc", "Wc", 3),
+            "RGB: CLIP's centre crop of each frame, or the frames where the graph resizes",
+        ),
+    ),
+    (_IMAGE_EMBEDDINGS,),
+)
+_CLASSIFY_ALIGNED = GraphSpec(
+    "classify", (_QUERIES, _IMAGE_EMBEDDINGS, _TEXT_EMBEDDINGS), _ZERO_SHOT_OUTPUTS
+)
+
+OVFORMER_VIDEO_GRAPHS = _by_name(
+    GraphSpec(
+        "propose",
+        (_FRAMES,),
+        (
+            _MASK_LOGITS,
+            _QUERIES,
+            _OBJECT_LOGITS,
+            TensorSpec("mask_area", "float32", ("N", "T"), "number of mask_logits > 0, a frame"),
+        ),
+    ),
+    _EMBED,
+    _CLASSIFY_ALIGNED,
+    _TEXT,
+    _MASKS,
+)
+"""VideoOVFormer: queries of a whole clip, aligned with CLIP's embeddings of its frames."""
+
+OVFORMER_FRAME_GRAPHS = _by_name(
+    GraphSpec(
+        "propose", (_FRAMES,), (_MASK_LOGITS, _QUERIES, _OBJECT_LOGITS, _MASK_AREA, _MASK_MASS)
+    ),
+    _EMBED,
+    _CLASSIFY_ALIGNED,
+    _TEXT,
+    _MASKS,
+)
+"""OVFormerVideo: the same frame by frame."""
+
+OV2SEG_GRAPHS = _by_name(
+    OVFORMER_FRAME_GRAPHS["propose"],
+    GraphSpec("classify", (_QUERIES, _TEXT_EMBEDDINGS), _ZERO_SHOT_OUTPUTS),
+    _TEXT,
+    _MASKS,
+)
+"""OV2Seg: queries mapped into CLIP's space, without a look at the frame."""
+
+MINVIS_GRAPHS = _by_name(
+    GraphSpec("propose", (_FRAMES,), (_MASK_LOGITS, _QUERIES, _MASK_AREA)),
+    GraphSpec(
+        "classify",
+        (_QUERIES,),
+        (
+            TensorSpec(
+                "class_scores", "float32", ("N", "Kc"), "logits; the last class is 'no object'"
+            ),
+        ),
+    ),
+    _MASKS,
+)
+"""MinVIS: a closed vocabulary, the classes that the checkpoint was trained on."""
+
 GRAPHS_OF_FAMILY = {
     "clip-vis": CLIP_VIS_GRAPHS,
     "instformer": INSTFORMER_GRAPHS,
     "minvis-clip": MINVIS_CLIP_GRAPHS,
+    "ovformer-video": OVFORMER_VIDEO_GRAPHS,
+    "ovformer-frame": OVFORMER_FRAME_GRAPHS,
+    "ov2seg": OV2SEG_GRAPHS,
+    "minvis": MINVIS_GRAPHS,
 }
-"""By the family of a variant."""
+"""By the family of a variant. `embed` and `text` need CLIP's weights, and a bundle of OVFormer or
+OV2Seg that was exported without them has neither."""

@@ -1,7 +1,6 @@
 """The models that this toolchain knows, described without any heavy library.
 
-Facts of the CLIP-VIS variants: `clipvis/config.py`, `configs/clipvis_video_{R50,ConvNeXt-B}.yaml`
-of the public implementation.
+Facts are of the public implementations' configs: CLIP-VIS `configs/clipvis_video_*.yaml`.
 """
 
 from __future__ import annotations
@@ -9,13 +8,23 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from openvis_rt.errors import InputError
+from openvis_rt.vocabulary import VILD_PROMPTS
 
-__all__ = ["CLIP_MEAN", "CLIP_STD", "VARIANTS", "Variant", "resized_size", "variant_named"]
+__all__ = [
+    "CLIP_MEAN",
+    "CLIP_STD",
+    "VARIANTS",
+    "Variant",
+    "centre_crop",
+    "resized_size",
+    "variant_named",
+]
 
 
 CLIP_MEAN = (122.7709383, 116.7460125, 104.09373615)
 CLIP_STD = (68.5005327, 66.6321579, 70.32316305)
 """CLIP's normalisation, RGB, for 0..255."""
+_IMAGENET_MEAN, _IMAGENET_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 
 
 @dataclass(frozen=True)
@@ -26,7 +35,8 @@ class Variant:
         name: what the command line calls it.
         family: the system it belongs to; it decides graphs, association and scoring.
         backbone: the image encoder, for people.
-        clip: the architecture's name in open_clip.
+        clip: the architecture's name in open_clip; empty where the vocabulary is the checkpoint's.
+        takes_clip: CLIP's weights are no part of the checkpoint.
         quick_gelu: OpenAI's weights were trained with QuickGELU in both towers.
         embed_dim: D, width of CLIP's shared embedding.
         feature_channels: channels of res2..res5.
@@ -37,6 +47,8 @@ class Variant:
         short_side, max_side: pixels of the resized frame (detectron2's ResizeShortestEdge).
         size_divisor: the resized frame is padded to multiples of it.
         pixel_mean, pixel_std: RGB, for values 0..255.
+        clip_length: frames of a clip; 1 where the model works frame by frame.
+        prompts: templates of the text classifier.
         tracker_frames, tracker_top_k: T and K of the temporal top-K association, as released.
         detections: instances reported for one video.
     """
@@ -48,6 +60,7 @@ class Variant:
     quick_gelu: bool
     embed_dim: int
     feature_channels: tuple[int, int, int, int]
+    takes_clip: bool = False
     pooling: str = ""
     empty_mask_is_uniform: bool = False
     short_side: int = 480
@@ -55,6 +68,8 @@ class Variant:
     size_divisor: int = 32
     pixel_mean: tuple[float, float, float] = CLIP_MEAN
     pixel_std: tuple[float, float, float] = CLIP_STD
+    clip_length: int = 1
+    prompts: tuple[str, ...] = VILD_PROMPTS
     tracker_frames: int = 9
     tracker_top_k: int = 5
     detections: int = 50
@@ -69,9 +84,52 @@ _INSTFORMER = Variant(
     embed_dim=512,
     feature_channels=(256, 512, 1024, 2048),
     short_side=360,
-    pixel_mean=(123.675, 116.28, 103.53),
-    pixel_std=(58.395, 57.12, 57.375),
     detections=10,
+    pixel_mean=_IMAGENET_MEAN,
+    pixel_std=_IMAGENET_STD,
+)
+_OVFORMER = Variant(  # configs/{lvvis,youtubevis_2019}/*ovformer_{R50,SwinB}_bs8.yaml
+    name="ovformer-video-r50",
+    family="ovformer-video",
+    backbone="ResNet-50 (ImageNet-21k), CLIP ViT-B/32 (OpenAI) on whole frames",
+    clip="ViT-B-32",
+    takes_clip=True,
+    quick_gelu=True,
+    embed_dim=512,
+    feature_channels=(256, 512, 1024, 2048),
+    short_side=360,
+    clip_length=5,
+    prompts=("A photo of {}",),
+    pixel_mean=_IMAGENET_MEAN,
+    pixel_std=_IMAGENET_STD,
+)
+_OV2SEG = replace(  # scripts/eval_video.sh
+    _OVFORMER,
+    name="ov2seg-r50",
+    family="ov2seg",
+    backbone="ResNet-50 (ImageNet-21k)",
+    short_side=480,
+    clip_length=1,
+    prompts=VILD_PROMPTS,
+)
+
+
+def _with_swin(variant: Variant) -> Variant:
+    return replace(
+        variant,
+        name=variant.name.replace("r50", "swin-b"),
+        backbone=variant.backbone.replace("ResNet-50", "Swin-B"),
+        feature_channels=(128, 256, 512, 1024),
+        short_side=480,
+    )
+
+
+_OVFORMER_FRAME = replace(
+    _OVFORMER,
+    name="ovformer-frame-r50",
+    family="ovformer-frame",
+    clip_length=1,
+    detections=10,  # of YouTube-VIS; 20 of OVIS, 50 of BURST and LV-VIS
 )
 
 VARIANTS: dict[str, Variant] = {
@@ -106,6 +164,20 @@ VARIANTS: dict[str, Variant] = {
             family="minvis-clip",
             backbone="ResNet-50 (Mask2Former), CLIP ViT-B/32 (OpenAI) on crops",
         ),
+        _OVFORMER,
+        _with_swin(_OVFORMER),
+        _OVFORMER_FRAME,
+        _with_swin(_OVFORMER_FRAME),
+        _OV2SEG,
+        _with_swin(_OV2SEG),
+        replace(
+            _INSTFORMER,
+            name="minvis-r50",
+            family="minvis",
+            backbone="ResNet-50 (Mask2Former)",
+            clip="",
+            embed_dim=0,
+        ),
     )
 }
 
@@ -133,3 +205,15 @@ def resized_size(height: int, width: int, short_side: int, max_side: int) -> tup
         shrink = max_side / max(scaled)
         scaled = (scaled[0] * shrink, scaled[1] * shrink)
     return int(scaled[0] + 0.5), int(scaled[1] + 0.5)
+
+
+def centre_crop(height: int, width: int, side: int) -> tuple[tuple[int, int], tuple[int, int]]:
+    """CLIP's look at a whole picture: its short side becomes ``side``, and the centre is cut out.
+
+    Returns:
+        (height, width) of the resized picture, its long side rounded down, and (top, left) of the
+        square in it, halves rounded to even (torchvision's Resize and CenterCrop).
+    """
+    long_side = side * max(height, width) // min(height, width)
+    resized = (side, long_side) if height <= width else (long_side, side)
+    return resized, (round((resized[0] - side) / 2), round((resized[1] - side) / 2))

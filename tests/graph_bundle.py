@@ -26,8 +26,8 @@ def model_of(nodes, inputs, outputs, constants=None):
     return model
 
 
-def propose_model():
-    """uint8 frame -> NCHW float -> values sampled at points computed from them; bool mask."""
+def propose_model(frames=1):
+    """uint8 frames, one or "T" -> NCHW float -> values sampled at points computed from them; bool mask."""
     make = helper.make_node
     weight = np.random.default_rng(0).standard_normal((8, 3, 3, 3)).astype(np.float32)
     mix = np.random.default_rng(1).standard_normal((8, 2)).astype(np.float32)
@@ -42,10 +42,10 @@ def propose_model():
             make("GridSample", ["value", "grid"], ["features"], "sample", align_corners=0),
             make("Greater", ["features", "zero"], ["pool_mask"]),
         ],
-        [info("frames", TensorProto.UINT8, [1, 12, 16, 3])],
+        [info("frames", TensorProto.UINT8, [frames, 12, 16, 3])],
         [
-            info("features", TensorProto.FLOAT, [1, 8, 12, 16]),
-            info("pool_mask", TensorProto.BOOL, [1, 8, 12, 16]),
+            info("features", TensorProto.FLOAT, [frames, 8, 12, 16]),
+            info("pool_mask", TensorProto.BOOL, [frames, 8, 12, 16]),
         ],
         {"weight": weight, "mix": mix, "zero": np.float32(0)},
     )
@@ -91,8 +91,8 @@ def half_model():
     return half
 
 
-def masks_model():
-    """Selected masks, cut and resized to sizes that ONNX Runtime lets the caller override."""
+def masks_model(frames=1):
+    """Selected masks of frames, one or "T", cut and resized to sizes that ONNX Runtime lets the caller override."""
     make = helper.make_node
     return model_of(
         [
@@ -105,12 +105,12 @@ def masks_model():
             make("Cast", ["bits"], ["masks"], to=TensorProto.UINT8),
         ],
         [
-            info("mask_logits", TensorProto.FLOAT, [10, 1, *NETWORK_SIZE]),
+            info("mask_logits", TensorProto.FLOAT, [10, frames, *NETWORK_SIZE]),
             info("selected", TensorProto.INT64, ["n"]),
             info("picture_size", TensorProto.INT64, [2]),
             info("frame_size", TensorProto.INT64, [2]),
         ],
-        [info("masks", TensorProto.UINT8, ["n", 1, "Hs", "Ws"])],
+        [info("masks", TensorProto.UINT8, ["n", frames, "Hs", "Ws"])],
         {
             "starts": np.zeros(2, np.int64),
             "axes": np.array([2, 3], np.int64),
@@ -121,6 +121,71 @@ def masks_model():
     )
 
 
+def clip_propose_model():
+    """A clip's masks, by the brightness of its pixels; "T" frames."""
+    make = helper.make_node
+    levels = np.linspace(20.1, 230.1, 10, dtype=np.float32).reshape(10, 1, 1, 1)  # no pixel is one
+    return model_of(
+        [
+            make("Cast", ["frames"], ["float"], to=TensorProto.FLOAT),
+            make("ReduceMean", ["float", "channels"], ["grey"], keepdims=0),
+            make("Sub", ["grey", "levels"], ["mask_logits"]),
+            make("Greater", ["mask_logits", "zero"], ["bits"]),
+            make("Cast", ["bits"], ["ones"], to=TensorProto.FLOAT),
+            make("ReduceSum", ["ones", "pixels"], ["mask_area"], keepdims=0),
+            make("ReduceMean", ["mask_logits", "but_columns"], ["queries"], keepdims=0),
+        ],
+        [info("frames", TensorProto.UINT8, ["T", *NETWORK_SIZE, 3])],
+        [
+            info("mask_logits", TensorProto.FLOAT, [10, "T", *NETWORK_SIZE]),
+            info("mask_area", TensorProto.FLOAT, [10, "T"]),
+            info("queries", TensorProto.FLOAT, [10, NETWORK_SIZE[1]]),
+        ],
+        {
+            "levels": levels,
+            "zero": np.float32(0),
+            "channels": np.array([3], np.int64),
+            "pixels": np.array([2, 3], np.int64),
+            "but_columns": np.array([1, 2], np.int64),
+        },
+    )
+
+
+def clip_classify_model():
+    """A clip's queries against K text rows, and how bright each frame of it is in each mask."""
+    make = helper.make_node
+    return model_of(
+        [
+            make("Transpose", ["text_embeddings"], ["columns"], perm=[1, 0]),
+            make("MatMul", ["queries", "columns"], ["class_scores"]),
+            make("Cast", ["frames"], ["float"], to=TensorProto.FLOAT),
+            make("ReduceMean", ["float", "channels"], ["grey"], keepdims=0),
+            make("Mul", ["grey", "mask_logits"], ["products"]),
+            make("ReduceSum", ["products", "pixels"], ["brightness"], keepdims=0),
+        ],
+        [
+            info("frames", TensorProto.UINT8, ["T", *NETWORK_SIZE, 3]),
+            info("mask_logits", TensorProto.FLOAT, [10, "T", *NETWORK_SIZE]),
+            info("queries", TensorProto.FLOAT, [10, NETWORK_SIZE[1]]),
+            info("text_embeddings", TensorProto.FLOAT, ["K", NETWORK_SIZE[1]]),
+        ],
+        [
+            info("class_scores", TensorProto.FLOAT, [10, "K"]),
+            info("brightness", TensorProto.FLOAT, [10, "T"]),
+        ],
+        {"channels": np.array([3], np.int64), "pixels": np.array([2, 3], np.int64)},
+    )
+
+
+def clip_models():
+    """Graphs of a bundle for clips, without `text`."""
+    return {
+        "propose": clip_propose_model(),
+        "classify": clip_classify_model(),
+        "masks": masks_model("T"),
+    }
+
+
 MODELS = {
     "propose": propose_model,
     "classify": classify_model,
@@ -129,7 +194,7 @@ MODELS = {
 }
 
 
-def write_bundle(path, half=None, source_size=None, **models):
+def write_bundle(path, half=None, source_size=None, clip_length=1, **models):
     """A bundle with these graphs; ``half`` are some of them in FP16."""
     path = Path(path)
     path.mkdir(exist_ok=True)
@@ -145,6 +210,7 @@ def write_bundle(path, half=None, source_size=None, **models):
         graphs=graphs,
         preprocess=rule,
         tracker=Tracker("none", {}),
+        clip_length=clip_length,
         detections=10,
         prompts=("{}",),
         text_sha256="0" * 64,
@@ -155,9 +221,21 @@ def write_bundle(path, half=None, source_size=None, **models):
     return Bundle.open(path)
 
 
+def spec_of(name, model):
+    """The graph's tensors as its file has them."""
+    defaults = {tensor.name for tensor in model.graph.initializer}
+    inputs = [value for value in model.graph.input if value.name not in defaults]
+    overridable = [value for value in model.graph.input if value.name in defaults]
+    groups = (inputs, model.graph.output, overridable)
+    return GraphSpec(name, *(tuple(map(_tensor_spec, group)) for group in groups))
+
+
+def _tensor_spec(value):
+    kind = value.type.tensor_type
+    shape = tuple(d.dim_param or d.dim_value for d in kind.shape.dim)
+    return TensorSpec(value.name, helper.tensor_dtype_to_np_dtype(kind.elem_type).name, shape)
+
+
 def _graph_file(path, file, precision, model):
     onnx.save(model, path / file)
-    defaults = {tensor.name for tensor in model.graph.initializer}
-    overridable = [value.name for value in model.graph.input if value.name in defaults]
-    specs = tuple(TensorSpec(name, "int64", (2,)) for name in overridable)
-    return GraphFile(file, precision, GraphSpec(Path(file).stem, (), (), specs))
+    return GraphFile(file, precision, spec_of(Path(file).stem, model))

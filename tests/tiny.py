@@ -16,7 +16,8 @@ with warnings.catch_warnings():
 from openvis_rt.export.bundle_export import ExportResult, export_bundle
 from openvis_rt.graphs import GraphSpec
 from openvis_rt.models.clip import ClipResNet
-from openvis_rt.models.clip_vis import ClipVis, ClipVisDecoder, SegmentationHead
+from openvis_rt.models.clip_vis import ClipVis, ClipVisDecoder
+from openvis_rt.models.mask2former import SegmentationHead
 from openvis_rt.models.pixel_decoder import PixelDecoder
 from openvis_rt.variants import Variant
 
@@ -38,7 +39,7 @@ VARIANT = Variant(
 )
 
 
-def tiny_model(*, decoder_layers: int = 2, seed: int = 0) -> ClipVis:
+def tiny_model(*, decoder_layers: int = 2, queries: int = QUERIES, seed: int = 0) -> ClipVis:
     """The model with random weights, the same for the same arguments."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -50,7 +51,7 @@ def tiny_model(*, decoder_layers: int = 2, seed: int = 0) -> ClipVis:
         )
         head = SegmentationHead(
             PixelDecoder(VARIANT.feature_channels, layers=1),
-            ClipVisDecoder(layers=decoder_layers, queries=QUERIES),
+            ClipVisDecoder(layers=decoder_layers, queries=queries),
         )
     return ClipVis(VARIANT, ClipResNet(clip), head).requires_grad_(requires_grad=False).eval()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -176,29 +175,23 @@ def _parts(
     bar: Bar,
 ) -> InstFormerParts:
     """Read every part; the proposal network's sizes and the tag's activation go into the config."""
+    from openvis_rt.models.clip_file import clip_source, clip_weights
     from openvis_rt.models.instformer_file import InstFormerParts
-    from openvis_rt.models.instformer_sources import (
-        clip_weights,
-        proposal_weights,
-        token_weights,
-    )
+    from openvis_rt.models.instformer_sources import proposal_weights, token_weights
     from openvis_rt.models.lora import adapter_from_peft
 
     bar("reading the proposal network", 0, _STEPS)
     network, sizes = proposal_weights(files["proposal"])
     bar("reading CLIP", 1, _STEPS)
-    files = {**files, "clip": Path(clip)}
-    sources: dict[str, dict[str, Any]] = {}
-    if not files["clip"].is_file():
-        files["clip"], trained_quick = _downloaded(clip, variant)
-        sources["clip"] = {"tag": clip}
-        quick_gelu = trained_quick if quick_gelu is None else quick_gelu
-    weights = clip_weights(files["clip"])
+    source = clip_source(clip, variant, quick_gelu)
+    files = {**files, "clip": source.path}
+    sources: dict[str, dict[str, Any]] = {"clip": {"tag": source.tag} if source.tag else {}}
+    weights = clip_weights(source.path)
     bar("reading the adapter, the tracker and the tokens", 2, _STEPS)
     parts = InstFormerParts(
         config=replace(
             config,
-            quick_gelu=quick_gelu is not False,
+            quick_gelu=source.quick_gelu,
             classes=sizes.classes,
             decoder_layers=sizes.decoder_layers,
             queries=sizes.queries,
@@ -214,16 +207,6 @@ def _parts(
     for part, path in files.items():
         sources[part] = {"file": path.name, "sha256": sha256_of(path), **sources.get(part, {})}
     return replace(parts, sources=sources)
-
-
-def _downloaded(tag: str, variant: Variant) -> tuple[Path, bool]:
-    if not re.fullmatch(r"[\w.-]+:[\w.-]+", tag):
-        raise CheckpointError(
-            f"--clip is a file or a tag such as ViT-B-32:openai; there is no file {tag}"
-        )
-    from openvis_rt.models.instformer_sources import downloaded_clip
-
-    return downloaded_clip(tag, variant)
 
 
 def _tracker(path: Path) -> dict[str, Tensor]:

@@ -25,8 +25,9 @@ from openvis_rt.bundle import (
 )
 from openvis_rt.errors import InputError
 from openvis_rt.export.families import (
-    Model,
     clip_of,
+    clip_side,
+    graphs_of,
     network_modules,
     query_sizes,
     tracker_of,
@@ -36,13 +37,12 @@ from openvis_rt.export.fp16 import fp16_from_fp32
 from openvis_rt.export.fp16_rounding import rounded_twin
 from openvis_rt.export.masks import Masks, masks_graph
 from openvis_rt.export.onnx_export import OPSET, add_metadata, onnx_from_module
-from openvis_rt.export.resize import PillowResize
 from openvis_rt.export.tokenizer import write_tokenizer
 from openvis_rt.export.verify import Difference, TorchReference, compare_with_torch
 from openvis_rt.files import output_directory
-from openvis_rt.graphs import GRAPHS_OF_FAMILY, GraphSpec
+from openvis_rt.graphs import GraphSpec
+from openvis_rt.models.zoo import Model
 from openvis_rt.variants import resized_size
-from openvis_rt.vocabulary import VILD_PROMPTS
 
 __all__ = [
     "PRECISIONS",
@@ -56,7 +56,8 @@ __all__ = [
 PRECISIONS = ("fp32", "fp16")
 """What :func:`export_bundle` can write."""
 
-_NARROWED = ("propose", "classify", "text")  # in `masks` nothing may be narrowed
+_WIDE = frozenset({"masks"})  # nothing in it may be narrowed
+_LONGEST = 64  # frames of a clip
 
 _LARGEST = 8192  # pixels a side; an 8K frame
 _STRETCH = 1.02  # of a picture's shape, by rounding to whole pixels
@@ -79,6 +80,7 @@ def export_bundle(
     *,
     network_size: tuple[int, int] | None = None,
     source_size: tuple[int, int] | None = None,
+    clip_length: int | None = None,
     precisions: Sequence[str] = PRECISIONS,
     checkpoint: dict[str, Any],
     overwrite: bool = False,
@@ -95,6 +97,7 @@ def export_bundle(
             on a 16:9 video. The graph pads it to the family's divisor.
         source_size: (Hs, Ws) of the source video: then `propose` takes frames of this size and
             resizes them itself, and `masks` makes masks of this size. None: the host resizes.
+        clip_length: most frames of a clip, for models that take clips; None for the released one.
         precisions: of :data:`PRECISIONS`, at least one. Every graph is traced once; its FP16
             version is made from the FP32 one in memory.
         checkpoint: where the weights came from, for the manifest.
@@ -103,7 +106,8 @@ def export_bundle(
         progress: told before each step.
 
     Raises:
-        InputError: a size or precision that cannot be exported, or weights beyond FP16's range.
+        InputError: a size, clip length or precision that cannot be exported, or weights beyond
+            FP16's range.
         OutputError: ``output`` exists or cannot be written.
         ParityError: a graph's outputs are not PyTorch's.
     """
@@ -111,6 +115,7 @@ def export_bundle(
     source = source_size or (1080, 1920)
     size = network_size or resized_size(*source, variant.short_side, variant.max_side)
     _check_sizes(size, source_size, variant.size_divisor)
+    clips = _checked_clip_length(model, clip_length)
     precisions = checked_precisions(precisions)
     specs, padded = _sized_graphs(model, size, source_size)
     modules = graph_modules(model, padded, size, source_size)
@@ -131,10 +136,12 @@ def export_bundle(
                 graph = onnx_from_module(modules[name], spec)
             work.write(graph, spec, modules[name])
         work.step("writing the manifest")
-        write_tokenizer(folder / "tokenizer" / "tokenizer.json")
+        if "text" in specs:
+            write_tokenizer(folder / "tokenizer" / "tokenizer.json")
         if weights := tracker_weights(model):
             save_file({k: v.contiguous() for k, v in weights.items()}, folder / TRACKER)
-        write_manifest(folder, _manifest(model, work.graphs, size, source_size, checkpoint, tools))
+        preprocess = _preprocess(model, size, source_size)
+        write_manifest(folder, _manifest(model, work.graphs, preprocess, clips, checkpoint, tools))
     return ExportResult(Bundle.open(output, verify=False), work.differences)
 
 
@@ -158,8 +165,8 @@ class _Export:
     ) -> None:
         self._folder, self._facts, self._verify = folder, facts, verify
         self._progress, self._done = progress, 0
-        narrow = len(_NARROWED) if "fp16" in precisions else 0
-        wide = graphs if "fp32" in precisions else graphs - len(_NARROWED)
+        narrow = graphs - len(_WIDE) if "fp16" in precisions else 0
+        wide = graphs if "fp32" in precisions else len(_WIDE)
         self._steps = 1 + graphs + narrow + (narrow + wide) * verify
         self.graphs: dict[str, dict[str, GraphFile]] = {p: {} for p in precisions}
         self.differences: list[Difference] = []
@@ -173,7 +180,7 @@ class _Export:
         """Write a traced graph in every precision, each held against the module."""
         reference = TorchReference(spec, module)
         wide = GraphFile(f"{spec.name}.onnx", "fp32", spec)
-        alone = spec.name not in _NARROWED  # one file for every precision
+        alone = spec.name in _WIDE  # one file for every precision
         if "fp32" in self.graphs or alone:
             self._save(model, wide, reference, {})
         for precision in self.graphs:
@@ -242,8 +249,7 @@ def graph_modules(
         padded, size: of the network's frame, (H, W) in pixels, with and without padding.
         source: (H, W) of the source's frames where the graph resizes.
     """
-    resize = None if source is None else PillowResize(source, size)
-    return {**network_modules(model, resize), "masks": Masks(padded, size, source or size)}
+    return {**network_modules(model, source, size), "masks": Masks(padded, size, source or size)}
 
 
 def _is_bundle(folder: Path) -> bool:
@@ -277,7 +283,6 @@ def _sized_graphs(
     height, width = (side + -side % divisor for side in size)
     sizes = {
         **query_sizes(model),
-        "T": 1,
         "D": variant.embed_dim,
         "Cf": variant.feature_channels[-1],
         "H": (source or size)[0],
@@ -287,16 +292,45 @@ def _sized_graphs(
         "hp": height // 32,
         "wp": width // 32,
         "P": (height // 32) * (width // 32),
+        "Hc": source[0] if source else clip_side(model),
+        "Wc": source[1] if source else clip_side(model),
     }
-    graphs = GRAPHS_OF_FAMILY[variant.family]
+    if variant.clip_length == 1:
+        sizes["T"] = 1
+    graphs = graphs_of(model)
     return {name: spec.with_sizes(sizes) for name, spec in graphs.items()}, (height, width)
+
+
+def _checked_clip_length(model: Model, wanted: int | None) -> int:
+    released = model.variant.clip_length
+    if wanted is None:
+        return released
+    if released == 1 and wanted != 1:
+        raise InputError(f"{model.variant.name} works frame by frame, and takes no --clip-length")
+    if not 1 <= wanted <= _LONGEST:
+        raise InputError(f"clips have 1 to {_LONGEST} frames; got --clip-length {wanted}")
+    return wanted
+
+
+def _preprocess(
+    model: Model, size: tuple[int, int], source_size: tuple[int, int] | None
+) -> Preprocess:
+    variant = model.variant
+    return Preprocess(
+        network_size=size,
+        source_size=source_size,
+        short_side=variant.short_side,
+        max_side=variant.max_side,
+        size_divisor=variant.size_divisor,
+        pixel_mean=variant.pixel_mean,
+    )
 
 
 def _manifest(
     model: Model,
     graphs: dict[str, dict[str, GraphFile]],
-    size: tuple[int, int],
-    source_size: tuple[int, int] | None,
+    preprocess: Preprocess,
+    clip_length: int,
     checkpoint: dict[str, Any],
     tools: dict[str, str],
 ) -> Manifest:
@@ -305,17 +339,11 @@ def _manifest(
         family=variant.family,
         variant=variant.name,
         graphs=graphs,
-        preprocess=Preprocess(
-            network_size=size,
-            source_size=source_size,
-            short_side=variant.short_side,
-            max_side=variant.max_side,
-            size_divisor=variant.size_divisor,
-            pixel_mean=variant.pixel_mean,
-        ),
+        preprocess=preprocess,
         tracker=tracker_of(model),
+        clip_length=clip_length,
         detections=variant.detections,
-        prompts=VILD_PROMPTS,
+        prompts=variant.prompts,
         text_sha256=_text_digest(model),
         checkpoint=checkpoint,
         tools=tools,
@@ -323,9 +351,10 @@ def _manifest(
 
 
 def _text_digest(model: Model) -> str:
-    """Digest of the weights that text embeddings depend on."""
+    """Digest of the weights that text embeddings depend on; empty without a text graph."""
+    if (clip := clip_of(model)) is None:
+        return ""
     digest = hashlib.sha256()
-    clip = clip_of(model)
     for key, value in sorted(clip.state_dict().items()):
         if not key.startswith("visual.") and key != "logit_scale":
             digest.update(key.encode())

@@ -7,69 +7,117 @@ from typing import Any
 from torch import Tensor, nn
 
 from openvis_rt.bundle import Tracker
-from openvis_rt.export.resize import PillowResize
+from openvis_rt.export.resize import PillowResize, resize_to_clip
 from openvis_rt.export.wrappers import (
     Classify,
+    Embed,
     InstFormerClassify,
     InstFormerPropose,
+    MinVisClassify,
     MinVisClipClassify,
     MinVisClipPropose,
+    MinVisPropose,
+    Ov2SegClassify,
+    OVFormerClassify,
+    OVFormerPropose,
     Propose,
     Text,
 )
+from openvis_rt.graphs import GRAPHS_OF_FAMILY, GraphSpec
 from openvis_rt.models.clip_vis import ClipVis
 from openvis_rt.models.crop_clip import MinVisClip
 from openvis_rt.models.instformer import InstFormer
+from openvis_rt.models.minvis import MinVis
+from openvis_rt.models.ovformer import OVFormer
+from openvis_rt.models.query_decoder import QueryDecoder
+from openvis_rt.models.zoo import Model
 
 __all__ = [
-    "Model",
     "clip_of",
+    "clip_side",
+    "graphs_of",
     "network_modules",
     "query_sizes",
     "tracker_of",
     "tracker_weights",
 ]
 
-Model = ClipVis | InstFormer | MinVisClip
-"""What can be exported; its ``variant`` says which family it is."""
+_MOMENTUM = 0.7  # of the newest frame: `ov2seg_model_video.py`, `ovformer_model_video.py`
 
 
-def network_modules(model: Model, resize: PillowResize | None) -> dict[str, nn.Module]:
+def graphs_of(model: Model) -> dict[str, GraphSpec]:
+    """The family's graphs; without those that need CLIP where its weights are not at hand."""
+    needs_clip = ("embed", "text") if clip_of(model) is None else ()
+    graphs = GRAPHS_OF_FAMILY[model.variant.family]
+    return {name: spec for name, spec in graphs.items() if name not in needs_clip}
+
+
+def network_modules(
+    model: Model, source: tuple[int, int] | None, size: tuple[int, int]
+) -> dict[str, nn.Module]:
     """The modules that are traced, one for each graph but `masks`.
 
     Args:
         model: with its weights.
-        resize: where the graphs take frames of the source's size.
+        source: (H, W) of the source's frames where the graphs resize.
+        size: (H, W) of the network's frame.
     """
-    modules: dict[str, nn.Module] = {"text": Text(clip_of(model))}
+    resize = None if source is None else PillowResize(source, size)
+    modules = dict(zip(("propose", "classify"), _seams(model, resize), strict=True))
+    graphs = graphs_of(model)
+    if "embed" in graphs:
+        assert isinstance(model, OVFormer)
+        crop = None if source is None else resize_to_clip(source, clip_side(model))
+        modules["embed"] = Embed(model, crop)
+    if "text" in graphs:
+        modules["text"] = Text(clip_of(model))
+    return modules
+
+
+def _seams(model: Model, resize: PillowResize | None) -> tuple[nn.Module, nn.Module]:
+    """`propose` and `classify`."""
     if isinstance(model, ClipVis):
-        return {**modules, "propose": Propose(model, resize), "classify": Classify(model)}
+        return Propose(model, resize), Classify(model)
+    if isinstance(model, InstFormer):
+        return InstFormerPropose(model, resize), InstFormerClassify(model, resize)
     if isinstance(model, MinVisClip):
-        return {
-            **modules,
-            "propose": MinVisClipPropose(model, resize),
-            "classify": MinVisClipClassify(model, resize),
-        }
-    return {
-        **modules,
-        "propose": InstFormerPropose(model, resize),
-        "classify": InstFormerClassify(model, resize),
-    }
+        return MinVisClipPropose(model, resize), MinVisClipClassify(model, resize)
+    if isinstance(model, MinVis):
+        return MinVisPropose(model, resize), MinVisClassify(model)
+    classify = Ov2SegClassify if model.variant.family == "ov2seg" else OVFormerClassify
+    return OVFormerPropose(model, resize), classify(model)
 
 
 def clip_of(model: Model) -> Any:
-    """open_clip's model inside it."""
+    """open_clip's model inside it; None where there is none."""
+    if isinstance(model, MinVis):
+        return None
     return model.backbone.clip_model if isinstance(model, ClipVis) else model.clip_model
 
 
+def clip_side(model: Model) -> int:
+    """Pixels of the square picture that CLIP's image encoder was trained with; 0 without CLIP."""
+    if (clip := clip_of(model)) is None:
+        return 0
+    size = clip.visual.image_size
+    return int(size if isinstance(size, int) else size[0])
+
+
 def query_sizes(model: Model) -> dict[str, int]:
-    """N, C and Dt of the family's graphs."""
-    head = model.sem_seg_head if isinstance(model, ClipVis) else model.proposal.sem_seg_head
-    queries = head.predictor.query_feat
-    tokens = model.variant.embed_dim
-    if isinstance(model, InstFormer) and not model.config.guidance.projected:
-        tokens = model.instance_clip.instance_token.shape[0]
-    return {"N": queries.num_embeddings, "C": queries.embedding_dim, "Dt": tokens}
+    """N, C, and where there are any Dt and Kc of the family's graphs."""
+    if isinstance(model, ClipVis):
+        predictor: QueryDecoder = model.sem_seg_head.predictor
+    elif isinstance(model, OVFormer | MinVis):
+        predictor = model.network.predictor
+    else:
+        predictor = model.proposal.predictor
+    queries = predictor.query_feat
+    sizes = {"N": queries.num_embeddings, "C": queries.embedding_dim}
+    if isinstance(model, InstFormer):
+        sizes["Dt"] = model.tracking_width - sizes["C"]
+    if isinstance(model, MinVis):
+        sizes["Kc"] = model.network.predictor.class_embed.out_features
+    return sizes
 
 
 def tracker_weights(model: Model) -> dict[str, Tensor]:
@@ -82,12 +130,12 @@ def tracker_of(model: Model) -> Tracker:
     if isinstance(model, ClipVis):
         frames, top_k = model.variant.tracker_frames, model.variant.tracker_top_k
         return Tracker("temporal-top-k", {"frames": frames, "top_k": top_k})
-    if isinstance(model, MinVisClip):
-        return Tracker("previous-frame", {})
-    return Tracker(
-        "rollout",
-        {
-            "normalise_parts": model.config.normalise_parts,
-            "video_score": model.config.video_score,
-        },
-    )
+    if isinstance(model, InstFormer):
+        config = model.config
+        return Tracker(
+            "rollout",
+            {"normalise_parts": config.normalise_parts, "video_score": config.video_score},
+        )
+    if isinstance(model, OVFormer) and model.variant.clip_length == 1:
+        return Tracker("momentum", {"alpha": _MOMENTUM})
+    return Tracker("previous-clip" if isinstance(model, OVFormer) else "previous-frame", {})

@@ -152,6 +152,13 @@ def _sampling(view: GraphView) -> set[int]:
     return sites.union(*grids)
 
 
+def _clip_positions(view: GraphView) -> set[int]:
+    """Waves that are computed in the graph, what they are made of, and their sums with others."""
+    waves = _ops("Sin", "Cos")(view)
+    angles = [view.upstream(view.nodes[i].input[0], ()) for i in waves]
+    return view.downstream(waves, ("MatMul", "Gemm")).union(*angles)
+
+
 def _in_crops(view: GraphView) -> set[int]:
     """What a module called ``crops`` computes."""
     return {i for i in range(len(view.nodes)) if re.fullmatch(r"(.*\.)?crops", view.module(i))}
@@ -204,6 +211,12 @@ KEEPS: tuple[Keep, ...] = (
         _position_sums,
         "additions of a sine position table, and the table",
         "At the table's low frequencies neighbouring cells differ by less than FP16 resolves.",
+    ),
+    Keep(
+        "clip positions",
+        _clip_positions,
+        "the sine table of a clip's frames, which depends on their number, and its additions",
+        "As for positions; and an angle of 2 pi has steps of 2^-8 in FP16.",
     ),
     Keep(
         "sampling points",

@@ -14,14 +14,16 @@ from openvis_rt.models.checkpoint import (
     model_from_checkpoint,
     model_from_seed,
 )
+from openvis_rt.models.clip_file import clip_source
 from openvis_rt.models.clip_vis import ClipVis
 from openvis_rt.models.zoo import Model
+from openvis_rt.variants import variant_named
 
 __all__ = ["describe_checkpoint", "model_from_source", "save_checkpoint"]
 
 
 def model_from_source(
-    name: str, checkpoint: Path | None, seed: int | None
+    name: str, checkpoint: Path | None, seed: int | None, clip: str | None = None
 ) -> tuple[Model, dict[str, Any]]:
     """A model and the manifest's word on its weights.
 
@@ -29,14 +31,22 @@ def model_from_source(
         name: a variant.
         checkpoint: a checkpoint of the model's format, or None.
         seed: of random weights, or None; exactly one of the two is given.
+        clip: a file or tag of CLIP's weights, for models whose checkpoints hold none.
 
     Raises:
         CheckpointError: the checkpoint cannot be used.
         InputError: both or neither are given, or there is no such variant.
     """
     if checkpoint is not None and seed is None:
-        model = model_from_checkpoint(name, checkpoint)
-        return model, {"file": checkpoint.name, "sha256": sha256_of(checkpoint)}
+        source = None if clip is None else clip_source(clip, variant_named(name))
+        model = model_from_checkpoint(name, checkpoint, source)
+        facts: dict[str, Any] = {"file": checkpoint.name, "sha256": sha256_of(checkpoint)}
+        if source is not None:
+            tag = {"tag": source.tag} if source.tag else {}
+            facts["clip"] = {"file": source.path.name, "sha256": sha256_of(source.path), **tag}
+        return model, facts
+    if clip is not None:
+        raise InputError("random weights include CLIP's; --clip goes with --checkpoint")
     if seed is not None and checkpoint is None:
         return model_from_seed(name, seed), {"random_weights": seed}
     raise InputError("weights come either from a checkpoint or from a seed; give one of them")

@@ -16,13 +16,22 @@ from openvis_rt.models.clip import encode_text
 from openvis_rt.models.clip_vis import ClipVis
 from openvis_rt.models.crop_clip import MinVisClip
 from openvis_rt.models.instformer import InstFormer
+from openvis_rt.models.mask_quality import mask_quality
+from openvis_rt.models.minvis import MinVis
+from openvis_rt.models.ovformer import OVFormer
 
 __all__ = [
     "Classify",
+    "Embed",
     "InstFormerClassify",
     "InstFormerPropose",
+    "MinVisClassify",
     "MinVisClipClassify",
     "MinVisClipPropose",
+    "MinVisPropose",
+    "OVFormerClassify",
+    "OVFormerPropose",
+    "Ov2SegClassify",
     "Propose",
     "Text",
     "example_inputs",
@@ -63,7 +72,7 @@ class Propose(_OnFrames[ClipVis]):
         """Frames uint8 [1, H, W, 3] to the outputs of `propose`, in order."""
         found = self.model.propose(self.resize(frames))
         pool_mask = self.model.pool_mask(found.mask_logits)
-        area, mass = self.model.mask_quality(found.mask_logits)
+        area, mass = mask_quality(found.mask_logits)
         return (
             found.mask_logits.transpose(0, 1),  # [N, T, h, w]
             found.queries[0],
@@ -96,14 +105,9 @@ class InstFormerPropose(_OnFrames[InstFormer]):
     def forward(self, frames: Tensor) -> tuple[Tensor, ...]:
         """Frames uint8 [1, H, W, 3] to the outputs of `propose`, in order."""
         found = self.model.propose(self.resize(frames))
-        area = (found.mask_logits > 0).to(torch.float32).sum((1, 2))
-        return (
-            found.mask_logits[:, None],  # [N, T, h, w]
-            found.queries,
-            found.object_logits,
-            found.guidance,
-            area,
-        )
+        masks = found.mask_logits[:, None]  # [N, T, h, w]
+        area = mask_quality(masks)[0][:, 0]
+        return masks, found.queries, found.object_logits, found.guidance, area
 
 
 class InstFormerClassify(_OnFrames[InstFormer]):
@@ -122,8 +126,8 @@ class MinVisClipPropose(_OnFrames[MinVisClip]):
     def forward(self, frames: Tensor) -> tuple[Tensor, ...]:
         """Frames uint8 [1, H, W, 3] to the outputs of `propose`, in order."""
         found = self.model.propose(self.resize(frames))
-        area = (found.mask_logits > 0).to(torch.float32).sum((1, 2))
-        return found.mask_logits[:, None], found.queries, found.object_logits, area
+        masks = found.mask_logits[:, None]  # [N, T, h, w]
+        return masks, found.queries, found.object_logits, mask_quality(masks)[0][:, 0]
 
 
 class MinVisClipClassify(_OnFrames[MinVisClip]):
@@ -134,6 +138,72 @@ class MinVisClipClassify(_OnFrames[MinVisClip]):
     ) -> tuple[Tensor, Tensor]:
         """See :meth:`MinVisClip.classify`."""
         return self.model.classify(self.resize(frames), mask_logits, text_embeddings)
+
+
+class OVFormerPropose(_OnFrames[OVFormer]):
+    """OV2Seg and OVFormer: a frame or a clip to instances."""
+
+    def forward(self, frames: Tensor) -> tuple[Tensor, ...]:
+        """Frames uint8 [T, H, W, 3] to the outputs of `propose`, in order."""
+        found = self.model.propose(self.resize(frames))
+        area, mass = mask_quality(found.mask_logits)  # [N, T] each
+        sums = (area,) if self.model.variant.clip_length > 1 else (area[:, 0], mass[:, 0])
+        return found.mask_logits, found.queries, found.object_logits, *sums
+
+
+class Embed(_OnFrames[OVFormer]):
+    """OVFormer: whole frames to CLIP's image embeddings."""
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        """See :meth:`OVFormer.embed`."""
+        return self.model.embed(self.resize(pictures))
+
+
+class OVFormerClassify(nn.Module):
+    """OVFormer: queries beside image embeddings to class logits."""
+
+    def __init__(self, model: OVFormer) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(
+        self, queries: Tensor, image_embeddings: Tensor, text_embeddings: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """See :meth:`OVFormer.classify`."""
+        return self.model.classify(queries, text_embeddings, image_embeddings)
+
+
+class Ov2SegClassify(nn.Module):
+    """OV2Seg: queries to class logits."""
+
+    def __init__(self, model: OVFormer) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, queries: Tensor, text_embeddings: Tensor) -> tuple[Tensor, Tensor]:
+        """See :meth:`OVFormer.classify`."""
+        return self.model.classify(queries, text_embeddings)
+
+
+class MinVisPropose(_OnFrames[MinVis]):
+    """MinVIS: frame to instances."""
+
+    def forward(self, frames: Tensor) -> tuple[Tensor, ...]:
+        """Frames uint8 [1, H, W, 3] to the outputs of `propose`, in order."""
+        masks, queries = self.model.propose(self.resize(frames))
+        return masks, queries, mask_quality(masks)[0][:, 0]
+
+
+class MinVisClassify(nn.Module):
+    """MinVIS: queries to class logits."""
+
+    def __init__(self, model: MinVis) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, queries: Tensor) -> Tensor:
+        """See :meth:`MinVis.classify`."""
+        return self.model.classify(queries)
 
 
 class Text(nn.Module):

@@ -1,20 +1,29 @@
 """From a checkpoint, or a seed, to a model.
 
-CLIP-VIS has the official format, ``{"model": state_dict, ...}`` as detectron2 writes it. InstFormer
-has one of our own, since none is public: :mod:`.instformer_file`.
+All but InstFormer have the official format, ``{"model": state_dict, ...}`` as detectron2 writes it;
+CLIP comes beside it where the checkpoint holds none. InstFormer has a format of our own, since none
+is public: :mod:`.instformer_file`.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from openvis_rt.errors import CheckpointError
+from openvis_rt.errors import CheckpointError, InputError
+from openvis_rt.models.checkpoint_keys import (
+    decoder_layers,
+    family_of_keys,
+    load_checkpoint,
+    query_count,
+    trained_family,
+    variant_of_keys,
+)
+from openvis_rt.models.clip_file import ClipSource, clip_weights
+from openvis_rt.models.clip_vis import ClipVis
 from openvis_rt.models.crop_clip import MinVisClip
 from openvis_rt.models.instformer_file import (
     InstFormerParts,
@@ -22,80 +31,50 @@ from openvis_rt.models.instformer_file import (
     model_from_parts,
     parts_from_state,
 )
-from openvis_rt.models.weights import load_strictly, load_weights
+from openvis_rt.models.minvis import MinVis
+from openvis_rt.models.ovformer import OVFormer
+from openvis_rt.models.weights import load_strictly
 from openvis_rt.models.zoo import MODELS, Model
 from openvis_rt.variants import Variant, variant_named
 
 __all__ = [
-    "decoder_layers",
     "describe_checkpoint",
-    "family_of_keys",
-    "load_checkpoint",
     "model_from_checkpoint",
     "model_from_seed",
 ]
 
-RENAMED = {
-    r"(.*\.predictor\.)static_query\.weight": r"\1query_feat.weight",  # before version 2
-}
-_SIGNATURES = {  # family: keys that only its checkpoints have, and keys that they cannot have
-    "clip-vis": (r"backbone\.clip_model\.visual\.", r"sem_seg_head\.predictor\.iou_head\."),
-    "instformer": (r"proposal\.sem_seg_head\.", r"clip\.visual\."),
-    "openvis (its public code)": (r"clip_adapter\.clip_model\.",),
-    "ovformer": (r".*\.class_embed\..*multihead_attn|.*\.class_embed\..*cross_attn",),
-    "ov2seg": (r".*\.class_embed\.zs_weight",),
-    "mask2former or minvis": (r"sem_seg_head\.predictor\.mask_embed\.",),
-    "open_clip (CLIP alone)": (r"visual\.", r"token_embedding\."),
-    "CLIP under Hugging Face's names": (r"vision_model\.", r"text_model\."),
+_SYSTEMS = {  # of families whose checkpoints are those of a system
+    "minvis-clip": "instformer",
+    "minvis": "mask2former or minvis",
+    "ovformer-frame": "ovformer",
+    "ovformer-video": "ovformer",
 }
 
-
-def load_checkpoint(path: Path) -> dict[str, Tensor]:
-    """The state dict of a checkpoint file, under today's key names; see :func:`load_weights`."""
-    state = load_weights(path)
-    for pattern, target in RENAMED.items():
-        state = {re.sub(f"^{pattern}$", target, key): value for key, value in state.items()}
-    return state
+_CLASS_HEAD = "sem_seg_head.predictor.class_embed.weight"  # of a closed vocabulary
 
 
-def family_of_keys(keys: Mapping[str, Any] | set[str]) -> str | None:
-    """The system that a state dict with these keys belongs to, in words; None if none is known."""
-    for family, patterns in _SIGNATURES.items():
-        if all(any(re.match(p, key) for key in keys) for p in patterns):
-            return family
-    return None
-
-
-def variant_of_keys(keys: Mapping[str, Any]) -> str | None:
-    """The variant that a state dict belongs to, by its image encoder; None if none is known."""
-    for part, name in (
-        ("backbone.clip_model.visual.trunk.", "clip-vis-convnext-b"),
-        ("backbone.clip_model.visual.layer4.", "clip-vis-r50"),
-        ("proposal.backbone.res5.", "instformer-r50"),
-    ):
-        if any(key.startswith(part) for key in keys):
-            return name
-    return None
-
-
-def model_from_checkpoint(name: str, path: Path) -> Model:
+def model_from_checkpoint(name: str, path: Path, clip: ClipSource | None = None) -> Model:
     """A model with the weights of a checkpoint; its sizes are read from the file.
 
     Args:
         name: a variant, such as ``clip-vis-r50``.
         path: the checkpoint.
+        clip: of OVFormer and OV2Seg, whose checkpoints hold no CLIP; None is to do without.
 
     Returns:
         the model, float32, in evaluation mode.
 
     Raises:
-        CheckpointError: the file cannot be read, is of another system or variant, or any key is
+        CheckpointError: a file cannot be read, is of another system or variant, or any key is
             missing, unexpected or of another shape; the message lists them.
+        InputError: a CLIP for a model that has its own, or none.
     """
     variant = variant_named(name)
+    if clip is not None and not variant.takes_clip:
+        why = "it has a closed vocabulary" if not variant.clip else "its checkpoint holds CLIP"
+        raise InputError(f"{name} takes no --clip: {why}")
     state = load_checkpoint(path)
-    family = family_of_keys(state)
-    wanted = "instformer" if variant.family == "minvis-clip" else variant.family
+    family, wanted = family_of_keys(state), _SYSTEMS.get(variant.family, variant.family)
     if family != wanted:
         advice = "; `openvis assemble` makes it from its parts"
         raise CheckpointError(
@@ -107,7 +86,9 @@ def model_from_checkpoint(name: str, path: Path) -> Model:
         return _minvis_clip(parts_from_state(state, path), path)
     if family == "instformer":
         return model_from_parts(name, parts_from_state(state, path), path)
-    return _clip_vis(variant, state, path)
+    if family == "ovformer":
+        _refuse_other_ovformer(variant, state, path)
+    return _official(variant, state, path, clip)
 
 
 def _minvis_clip(parts: InstFormerParts, path: Path) -> MinVisClip:
@@ -133,21 +114,49 @@ def model_from_seed(name: str, seed: int) -> Model:
         return MODELS[name]()
 
 
-def _clip_vis(variant: Variant, state: dict[str, Tensor], path: Path) -> Model:
-    layers = max(1, decoder_layers(state))
-    model = MODELS[variant.name](decoder_layers=layers)
-    misfit = f"{path} does not fit {variant.name} (decoder layers: {layers})."
+def _refuse_other_ovformer(variant: Variant, state: dict[str, Tensor], path: Path) -> None:
+    trained = trained_family(state)
+    if trained in (None, variant.family):
+        return
+    kinds = {
+        "ovformer-frame": "the per-frame model (OVFormerVideo), trained on LVIS's images",
+        "ovformer-video": "the video model (VideoOVFormer), trained on LV-VIS's clips",
+    }
+    fits = f"{trained}-{variant.name.removeprefix(f'{variant.family}-')}"
+    raise CheckpointError(
+        f"{path} is a checkpoint of {kinds[str(trained)]}, and {variant.name} is "
+        f"{kinds[variant.family]}. Their keys are the same, but the queries of one mean nothing "
+        f"to the other: export it as {fits}."
+    )
+
+
+def _official(
+    variant: Variant, state: dict[str, Tensor], path: Path, clip: ClipSource | None
+) -> Model:
+    """A model whose checkpoint is a state dict of detectron2, its sizes as the file has them."""
+    sizes: dict[str, Any] = {
+        "decoder_layers": max(1, decoder_layers(state)),
+        "queries": max(1, query_count(state)),
+    }
+    if variant.takes_clip:
+        quick_gelu = variant.quick_gelu if clip is None else clip.quick_gelu
+        sizes |= {"with_clip": clip is not None, "quick_gelu": quick_gelu}
+    if variant.family == "minvis":
+        sizes["classes"] = len(state.get(_CLASS_HEAD, ())) - 1
+    model = MODELS[variant.name](**sizes)
+    misfit = (
+        f"{path} does not fit {variant.name} (decoder layers: {sizes['decoder_layers']}, queries: "
+        f"{sizes['queries']})."
+    )
     if (likely := variant_of_keys(state)) not in (None, variant.name):
         misfit = f"{path} looks like a checkpoint of {likely}, not of {variant.name}."
-    load_strictly(model, state, path, misfit)
+    assert isinstance(model, ClipVis | OVFormer | MinVis)
+    load_strictly(model if isinstance(model, ClipVis) else model.network, state, path, misfit)
+    if clip is not None:
+        assert isinstance(model, OVFormer)
+        fits = f"{clip.path} does not fit the CLIP of {variant.name} ({variant.clip})."
+        load_strictly(model.clip_model, clip_weights(clip.path), clip.path, fits)
     return model
-
-
-def decoder_layers(state: Mapping[str, Tensor]) -> int:
-    """How many decoder layers a state dict has, wherever its segmentation head is."""
-    pattern = re.compile(r"(?:.*\.)?sem_seg_head\.predictor\.transformer_ffn_layers\.(\d+)\.")
-    found = [int(m.group(1)) for key in state if (m := pattern.match(key))]
-    return max(found, default=-1) + 1
 
 
 def describe_checkpoint(path: Path) -> dict[str, Any]:

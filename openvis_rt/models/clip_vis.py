@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from openvis_rt.models.clip import ClipBackbone, clip_backbone
 from openvis_rt.models.images import padded_images
+from openvis_rt.models.mask2former import SegmentationHead
 from openvis_rt.models.pixel_decoder import PixelDecoder
 from openvis_rt.models.query_decoder import MLP, QueryDecoder
 from openvis_rt.variants import VARIANTS, Variant
@@ -62,22 +63,15 @@ class ClipVisDecoder(QueryDecoder):
         return self.object_embed(embedding), self.iou_head(embedding)[..., 0].sigmoid()
 
 
-class SegmentationHead(nn.Module):
-    """Pixel decoder and query decoder, under the official key names."""
-
-    def __init__(self, pixel_decoder: PixelDecoder, predictor: ClipVisDecoder) -> None:
-        super().__init__()
-        self.pixel_decoder = pixel_decoder
-        self.predictor = predictor
-
-
 class ClipVis(nn.Module):
     """The network; ``state_dict`` has the keys of the official checkpoints."""
 
     pixel_mean: Tensor
     pixel_std: Tensor
 
-    def __init__(self, variant: Variant, backbone: ClipBackbone, head: SegmentationHead) -> None:
+    def __init__(
+        self, variant: Variant, backbone: ClipBackbone, head: SegmentationHead[ClipVisDecoder]
+    ) -> None:
         super().__init__()
         self.variant = variant
         self.backbone = backbone
@@ -117,11 +111,6 @@ class ClipVis(nn.Module):
         """
         size = (mask_logits.shape[-2] // 8, mask_logits.shape[-1] // 8)
         return F.interpolate(mask_logits, size=size, mode="bilinear", align_corners=False) > 0
-
-    def mask_quality(self, mask_logits: Tensor) -> tuple[Tensor, Tensor]:
-        """Of logits [B, N, h, w]: how many are > 0, and the sum of their sigmoids; [B, N] each."""
-        inside = (mask_logits > 0).to(mask_logits.dtype)
-        return inside.sum((2, 3)), (mask_logits.sigmoid() * inside).sum((2, 3))
 
     def classify(
         self, features: Tensor, pool_mask: Tensor, text_embeddings: Tensor

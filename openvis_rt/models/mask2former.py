@@ -1,20 +1,27 @@
-"""Mask2Former with a ResNet: instances of a frame, as MinVIS and InstFormer's proposals use it.
+"""Mask2Former: backbone, pixel decoder and query decoder under the official key names.
 
-Keys are those of detectron2's checkpoints. The class head has one output for each class that the
-checkpoint was trained on and one for "no object"; a class-agnostic model has one class.
+:class:`Trunk` is what the systems that build on it share. :class:`Mask2Former` is the original,
+with a ResNet and a closed vocabulary, as MinVIS and InstFormer's proposals use it: its class head
+has one output for each class that the checkpoint was trained on and one for "no object"; a
+class-agnostic model has one class.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 from torch import Tensor, nn
 
 from openvis_rt.models.pixel_decoder import PixelDecoder
 from openvis_rt.models.query_decoder import QueryDecoder
 from openvis_rt.models.resnet import BLOCKS, CHANNELS, ResNet
+from openvis_rt.models.swin import Swin
 
-__all__ = ["Instances", "Mask2Former"]
+__all__ = ["Backbone", "Instances", "Mask2Former", "SegmentationHead", "Trunk"]
+
+Backbone = ResNet | Swin
+"""Normalised images float32 [B, 3, H, W] to ``res2``..``res5`` at strides 4..32."""
 
 
 @dataclass(frozen=True)
@@ -38,15 +45,56 @@ class _Decoder(QueryDecoder):
         self.class_embed = nn.Linear(width, classes + 1)
 
 
-class _Head(nn.Module):
-    def __init__(self, pixel_decoder: PixelDecoder, predictor: _Decoder) -> None:
+P = TypeVar("P", bound=QueryDecoder)
+
+
+class SegmentationHead(nn.Module, Generic[P]):
+    """Pixel decoder and query decoder."""
+
+    predictor: P
+
+    def __init__(self, pixel_decoder: PixelDecoder, predictor: P) -> None:
         super().__init__()
         self.pixel_decoder = pixel_decoder
         self.predictor = predictor
 
 
-class Mask2Former(nn.Module):
-    """The network; ``state_dict`` has the keys of the official checkpoints.
+class Trunk(nn.Module, Generic[P]):
+    """The network up to the queries; ``state_dict`` has the keys of the official checkpoints.
+
+    Args:
+        backbone: images to ``res2``..``res5``; its ``channels`` are theirs.
+        predictor: the query decoder, with the heads of its system.
+        encoder_layers: of the pixel decoder.
+    """
+
+    sem_seg_head: SegmentationHead[P]
+
+    def __init__(self, backbone: Backbone, predictor: P, *, encoder_layers: int = 6) -> None:
+        super().__init__()
+        self.backbone = backbone
+        pixel_decoder = PixelDecoder(backbone.channels, layers=encoder_layers)
+        self.sem_seg_head = SegmentationHead(pixel_decoder, predictor)
+
+    @property
+    def predictor(self) -> P:
+        """The query decoder."""
+        return self.sem_seg_head.predictor
+
+    def decode(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Queries and masks of normalised, padded images, float32 [B, 3, H, W].
+
+        Returns:
+            as the query decoder: embeddings after ``decoder_norm``, float32 [B, N, C], and mask
+            logits [B, N, h, w] at stride 4; of a clip [1, N, C] and [1, N, B, h, w].
+        """
+        mask_features, memory = self.sem_seg_head.pixel_decoder(self.backbone(images))
+        queries, mask_logits = self.predictor(mask_features, memory)
+        return queries, mask_logits
+
+
+class Mask2Former(Trunk[_Decoder]):
+    """The network with a ResNet and a closed vocabulary.
 
     Args:
         classes: of the class head, without "no object".
@@ -66,16 +114,10 @@ class Mask2Former(nn.Module):
         blocks: tuple[int, int, int, int] = BLOCKS,
         channels: tuple[int, int, int, int] = CHANNELS,
     ) -> None:
-        super().__init__()
-        self.backbone = ResNet(blocks, channels)
-        self.sem_seg_head = _Head(
-            PixelDecoder(channels, layers=encoder_layers),
-            _Decoder(classes=classes, layers=decoder_layers, queries=queries),
-        )
+        predictor = _Decoder(classes=classes, layers=decoder_layers, queries=queries)
+        super().__init__(ResNet(blocks, channels), predictor, encoder_layers=encoder_layers)
 
     def forward(self, images: Tensor) -> Instances:
         """Instances of normalised, padded images, float32 [B, 3, H, W]."""
-        mask_features, memory = self.sem_seg_head.pixel_decoder(self.backbone(images))
-        predictor = self.sem_seg_head.predictor
-        queries, mask_logits = predictor(mask_features, memory)
-        return Instances(mask_logits, queries, predictor.class_embed(queries))
+        queries, mask_logits = self.decode(images)
+        return Instances(mask_logits, queries, self.predictor.class_embed(queries))

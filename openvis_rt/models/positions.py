@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-__all__ = ["sine_positions"]
+__all__ = ["clip_positions", "sine_positions"]
 
 
 def sine_positions(height: int, width: int, channels: int = 256) -> Tensor:
@@ -24,13 +24,30 @@ def sine_positions(height: int, width: int, channels: int = 256) -> Tensor:
         float32 [channels, height, width].
     """
     half = channels // 2
-    frequency = 10000.0 ** (2 * torch.div(torch.arange(half), 2, rounding_mode="floor") / half)
-
-    def table(size: int) -> Tensor:  # [size, half]
-        u = torch.arange(1, size + 1, dtype=torch.float32) / (size + 1e-6) * (2 * math.pi)
-        angle = u[:, None] / frequency
-        return torch.stack((angle[:, 0::2].sin(), angle[:, 1::2].cos()), dim=2).flatten(1)
-
-    rows = table(height).T[:, :, None].expand(half, height, width)
-    columns = table(width).T[:, None, :].expand(half, height, width)
+    rows = _table(height, half).T[:, :, None].expand(half, height, width)
+    columns = _table(width, half).T[:, None, :].expand(half, height, width)
     return torch.cat((rows, columns))
+
+
+def clip_positions(frames: int, channels: int = 256) -> Tensor:
+    """Positions of a clip's frames, which depend on the clip's length.
+
+    The same formula with m = channels, size = T and i = t (``PositionEmbeddingSine3D``); a cell's
+    position in frame t is the sum of both.
+
+    Args:
+        frames: T; while a graph is traced it may be a symbol.
+        channels: of the result.
+
+    Returns:
+        float32 [T, channels].
+    """
+    return _table(frames, channels)
+
+
+def _table(size: int, channels: int) -> Tensor:
+    """Sines and cosines of one axis: float32 [size, channels]."""
+    exponent = 2 * torch.div(torch.arange(channels), 2, rounding_mode="floor") / channels
+    count = torch.arange(1, size + 1, dtype=torch.float32)
+    angle = (count / (count[-1:] + 1e-6) * (2 * math.pi))[:, None] / 10000.0**exponent
+    return torch.stack((angle[:, 0::2].sin(), angle[:, 1::2].cos()), dim=2).flatten(1)

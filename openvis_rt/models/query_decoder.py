@@ -1,4 +1,4 @@
-"""The masked-attention query decoder that all per-frame systems share (Mask2Former, eq. 1-3).
+"""The masked-attention query decoder that all systems share (Mask2Former, eq. 1-3).
 
 Behaviour of `transformer_decoder/mask2former_transformer_decoder.py`: in each layer masked
 cross-attention, then self-attention, then the feed-forward network, all post-norm; the levels take
@@ -7,7 +7,8 @@ layer's level:
 
     blocked = bilinear(mask_logits) < 0        (the public code: sigmoid(.) < 0.5)
 
-and a query that would see nothing sees everything.
+and a query that would see nothing sees everything. Queries belong to one frame, or, in
+:class:`ClipQueryDecoder`, to a whole clip, whose frames' cells they attend to all at once.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from openvis_rt.models.attention import Attention, blocked_bias
-from openvis_rt.models.positions import sine_positions
+from openvis_rt.models.positions import clip_positions, sine_positions
 
-__all__ = ["MLP", "QueryDecoder", "attention_bias"]
+__all__ = ["MLP", "ClipQueryDecoder", "QueryDecoder"]
 
 
 class MLP(nn.Module):
@@ -107,6 +108,23 @@ class QueryDecoder(nn.Module):
         """Number of decoder layers (the public config's DEC_LAYERS less one)."""
         return len(self.transformer_ffn_layers)
 
+    def first_queries(self, mask_features: Tensor) -> Tensor:
+        """The learned queries for each frame of mask features [B, C, h, w]: float32 [B, N, C]."""
+        return self.query_feat.weight[None].expand(mask_features.shape[0], -1, -1)
+
+    def cells(self, level: Tensor) -> Tensor:
+        """What the queries attend to, of memory [B, C, h', w']: float32 [B, h' w', C]."""
+        return level.flatten(2).transpose(1, 2)
+
+    def positions(self, level: Tensor) -> Tensor:
+        """Of these cells: float32 [h' w', C]."""
+        channels, height, width = level.shape[-3:]
+        return sine_positions(height, width, channels).flatten(1).T
+
+    def attention_bias(self, mask_logits: Tensor, level: Tensor) -> Tensor:
+        """Bias of masked attention to a level: float32 [B, 1, N, cells]."""
+        return blocked_bias(_blocked(mask_logits, level).flatten(2))[:, None]
+
     def mask_logits(self, query: Tensor, mask_features: Tensor) -> Tensor:
         """Mask logits of the queries as they stand.
 
@@ -133,11 +151,10 @@ class QueryDecoder(nn.Module):
         Returns:
             float32 [B, N, C].
         """
-        height, width = level.shape[-2:]
-        value = level.flatten(2).transpose(1, 2)
+        value = self.cells(level)
         value = value + self.level_embed.weight[index % self.level_embed.num_embeddings]
-        key = value + sine_positions(height, width, query.shape[-1]).flatten(1).T
-        bias = attention_bias(mask_logits, height, width)
+        key = value + self.positions(level)
+        bias = self.attention_bias(mask_logits, level)
         embed = self.query_embed.weight[None]
         query = self.transformer_cross_attention_layers[index](query, embed, key, value, bias)
         query = self.transformer_self_attention_layers[index](query, embed)
@@ -155,14 +172,47 @@ class QueryDecoder(nn.Module):
             query embeddings after ``decoder_norm``, float32 [B, N, C], and mask logits [B, N, h,
             w].
         """
-        query = self.query_feat.weight[None].expand(mask_features.shape[0], -1, -1)
+        query = self.first_queries(mask_features)
         for index in range(self.layers):
             logits = self.mask_logits(query, mask_features)
             query = self.layer(index, query, memory[index % len(memory)], logits)
         return self.decoder_norm(query), self.mask_logits(query, mask_features)
 
 
-def attention_bias(mask_logits: Tensor, height: int, width: int) -> Tensor:
-    """Bias of masked attention: float32 [B, 1, N, height * width] from mask logits [B, N, h, w]."""
-    small = F.interpolate(mask_logits, size=(height, width), mode="bilinear", align_corners=False)
-    return blocked_bias((small < 0).flatten(2))[:, None]
+class ClipQueryDecoder(QueryDecoder):
+    """Queries of a clip (`video_mask2former_transformer_decoder.py`).
+
+    In place of a batch of frames there is one clip: memory and mask features are [T, C, ., .],
+    queries [1, N, C], mask logits [1, N, T, h, w]. A query attends to the cells of every frame, in
+    the frames' order, and a cell's position has its frame's added.
+    """
+
+    def first_queries(self, mask_features: Tensor) -> Tensor:  # noqa: ARG002 - one clip
+        """The learned queries, float32 [1, N, C]."""
+        return self.query_feat.weight[None]
+
+    def cells(self, level: Tensor) -> Tensor:
+        """Of memory [T, C, h', w']: float32 [1, T h' w', C]."""
+        return super().cells(level).flatten(0, 1)[None]
+
+    def positions(self, level: Tensor) -> Tensor:
+        """Of these cells: float32 [T h' w', C]."""
+        frames = clip_positions(level.shape[0], level.shape[1])
+        return (super().positions(level) + frames[:, None]).flatten(0, 1)
+
+    def attention_bias(self, mask_logits: Tensor, level: Tensor) -> Tensor:
+        """From mask logits [1, N, T, h, w]: float32 [1, 1, N, T h' w']."""
+        return blocked_bias(_blocked(mask_logits[0], level).flatten(1))[None, None]
+
+    def mask_logits(self, query: Tensor, mask_features: Tensor) -> Tensor:
+        """Of queries [1, N, C] and mask features [T, C, h, w]: float32 [1, N, T, h, w]."""
+        embed = self.mask_embed(self.decoder_norm(query))
+        features = mask_features.transpose(0, 1)  # [C, T, h, w]
+        logits: Tensor = (embed @ features.flatten(1)).unflatten(2, features.shape[1:])
+        return logits
+
+
+def _blocked(mask_logits: Tensor, level: Tensor) -> Tensor:
+    """What must not be seen of a level: bool [., ., h', w'] from mask logits [., ., h, w]."""
+    size = level.shape[-2:]
+    return F.interpolate(mask_logits, size=size, mode="bilinear", align_corners=False) < 0

@@ -77,6 +77,9 @@ class ResNet(nn.Module):
 
     Args:
         blocks, channels: of res2..res5; the stem has a quarter of res2's channels.
+
+    Attributes:
+        channels: of res2..res5.
     """
 
     def __init__(
@@ -85,6 +88,7 @@ class ResNet(nn.Module):
         channels: tuple[int, int, int, int] = CHANNELS,
     ) -> None:
         super().__init__()
+        self.channels = channels
         inputs = channels[0] // 4
         self.stem = _Stem(inputs)
         for index, (count, outputs) in enumerate(zip(blocks, channels, strict=True)):

@@ -36,6 +36,8 @@ IGNORED = {
     r"criterion\..*": "weights of the training loss",
     r"pixel_(mean|std)": "constants of the variant",
     r".*\.num_batches_tracked": "a counter of training, which frozen norms do not have",
+    r".*\.class_embed\.zs_weight": "the vocabulary of the training; a user's is given at run time",
+    r".*\.relative_position_index": "Swin's table of offsets, which follows from its window",
 }
 OPTIONAL = {
     r".*\.num_batches_tracked": "a counter of training that older detectron2 leaves out",

@@ -13,15 +13,16 @@ import pytest
 torch = pytest.importorskip("torch", reason="checkpoints are read by the extra [export]")
 
 from safetensors.torch import save_file  # noqa: E402 - after the skip
+from tiny import QUERIES as QUERY_COUNT  # noqa: E402
 from tiny import tiny_model  # noqa: E402
 
 from openvis_rt.errors import CheckpointError  # noqa: E402
 from openvis_rt.models.checkpoint import (  # noqa: E402
     describe_checkpoint,
-    load_checkpoint,
     model_from_checkpoint,
     model_from_seed,
 )
+from openvis_rt.models.checkpoint_keys import load_checkpoint  # noqa: E402
 from openvis_rt.models.zoo import MODELS  # noqa: E402
 
 NAME = "clip-vis-r50"
@@ -31,8 +32,8 @@ QUERIES = f"{HEAD}query_feat.weight"
 
 @pytest.fixture(autouse=True)
 def _tiny(monkeypatch):
-    def build(*, decoder_layers: int = 2):
-        return tiny_model(decoder_layers=decoder_layers, seed=7)
+    def build(*, decoder_layers: int = 2, queries: int = QUERY_COUNT):
+        return tiny_model(decoder_layers=decoder_layers, queries=queries, seed=7)
 
     monkeypatch.setitem(MODELS, NAME, build)
 
