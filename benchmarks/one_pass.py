@@ -66,7 +66,7 @@ from openvis_rt.models.crop_clip import MinVisClip
 from openvis_rt.models.images import padded_images
 from openvis_rt.models.instformer import InstFormer, InstFormerConfig, build_instformer_r50
 from openvis_rt.runtime.families import family_of
-from openvis_rt.runtime.frame_pipeline import STAGES, FramePipeline
+from openvis_rt.runtime.clip_pipeline import STAGES, ClipPipeline
 from openvis_rt.runtime.instformer import InstFormer as InstFormerFamily
 from openvis_rt.runtime.rollout import Cell
 from openvis_rt.runtime.sample_video import sample_frames
@@ -362,7 +362,7 @@ def whole_frames(model: InstFormer, options: argparse.Namespace) -> dict[str, di
 
 def opened(
     model: InstFormer, folder: Path, options: argparse.Namespace
-) -> Iterator[tuple[str, FramePipeline]]:
+) -> Iterator[tuple[str, ClipPipeline]]:
     """Both systems' pipelines over the same proposals and CLIP."""
     texts = inputs_of(1, options)["text_embeddings"]
     names = Vocabulary(tuple(f"class {i}" for i in range(options.classes)))
@@ -379,7 +379,7 @@ def opened(
         if options.backend.startswith("tensorrt"):
             build_engines(result.bundle, backend=options.backend, precisions=[options.precision])
         family = family_of(result.bundle) if network is None else rollout()
-        pipeline = FramePipeline(
+        pipeline = ClipPipeline(
             result.bundle,
             family,
             session_factory(options.backend, options.device, result.bundle, options.precision),

@@ -31,7 +31,7 @@ from openvis_rt.models import clip_vis
 from openvis_rt.models.checkpoint import model_from_checkpoint
 from openvis_rt.runtime.association import TemporalTopK
 from openvis_rt.runtime.clip_vis import ClipVis
-from openvis_rt.runtime.frame_pipeline import FramePipeline
+from openvis_rt.runtime.clip_pipeline import ClipPipeline
 from openvis_rt.runtime.onnxruntime_session import OnnxRuntime
 from openvis_rt.runtime.results import VideoInstance, decode_mask
 from openvis_rt.runtime.scoring import VideoScores, merge_synonyms
@@ -248,7 +248,7 @@ def _run_pipeline(ref: Reference, bundle: Bundle) -> dict[tuple[int, int], Video
     """As many detections as the public run reports, by track and class."""
     factory = OnnxRuntime("cpu")
     t, k = (int(ref.arrays[f"config/num_{name}"]) for name in "tk")
-    pipeline = FramePipeline(bundle, ClipVis(t, k), factory, "fp32", Selection(), keep_video=True)
+    pipeline = ClipPipeline(bundle, ClipVis(t, k), factory, "fp32", Selection(), keep_video=True)
     names = [", ".join(f"c{c} {s}" for s in range(n)) for c, n in enumerate(ref.rows_of_class)]
     pipeline.set_vocabulary(Vocabulary(tuple(names)), ref.arrays["text/classifier"])
     for index, frame in enumerate(ref.frames):

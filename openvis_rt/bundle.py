@@ -23,9 +23,20 @@ from openvis_rt.errors import BundleError
 from openvis_rt.files import sha256_of
 from openvis_rt.graphs import GraphSpec
 
-__all__ = ["SCHEMA", "Bundle", "GraphFile", "Manifest", "Preprocess", "Tracker", "write_manifest"]
+__all__ = [
+    "PRECISIONS",
+    "SCHEMA",
+    "Bundle",
+    "GraphFile",
+    "Manifest",
+    "Preprocess",
+    "Tracker",
+    "write_manifest",
+]
 
 SCHEMA = 3
+PRECISIONS = ("fp32", "fp16")
+"""In which graphs can be exported."""
 MANIFEST = "bundle.json"
 TRACKER = "tracker.safetensors"
 

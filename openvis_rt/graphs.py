@@ -36,13 +36,19 @@ __all__ = [
     "OVFORMER_VIDEO_GRAPHS",
     "GraphSpec",
     "TensorSpec",
+    "masks_a_run",
 ]
 
 DYNAMIC_AXES = frozenset({"K", "B", "n", "T", "Hs", "Ws"})
 """Symbols that may stay symbols in an exported graph; of these, T is a number but for clips."""
 
 MASKS_A_RUN = 8
-"""The largest n: more selected queries are as many runs of `masks`, so its buffers stay small."""
+"""The most masks of one run of `masks`, n times T: more are more runs, so its buffers stay small."""
+
+
+def masks_a_run(clip_length: int) -> int:
+    """The largest n, for clips of up to so many frames."""
+    return max(1, MASKS_A_RUN // clip_length)
 
 
 @dataclass(frozen=True)

@@ -44,6 +44,7 @@ class Variant:
             ``average``.
         empty_mask_is_uniform: of CLIP-VIS: an instance without a pixel gets 1/K for every class
             (else the classifier's answer to a zero vector).
+        weights: where its weights are to be had, for people.
         short_side, max_side: pixels of the resized frame (detectron2's ResizeShortestEdge).
         size_divisor: the resized frame is padded to multiples of it.
         pixel_mean, pixel_std: RGB, for values 0..255.
@@ -63,6 +64,7 @@ class Variant:
     takes_clip: bool = False
     pooling: str = ""
     empty_mask_is_uniform: bool = False
+    weights: str = "public checkpoint"
     short_side: int = 480
     max_side: int = 1333
     size_divisor: int = 32
@@ -97,6 +99,7 @@ _OVFORMER = Variant(  # configs/{lvvis,youtubevis_2019}/*ovformer_{R50,SwinB}_bs
     quick_gelu=True,
     embed_dim=512,
     feature_channels=(256, 512, 1024, 2048),
+    weights="public checkpoint, and CLIP beside it",
     short_side=360,
     clip_length=5,
     prompts=("A photo of {}",),
@@ -175,6 +178,7 @@ VARIANTS: dict[str, Variant] = {
             name="minvis-r50",
             family="minvis",
             backbone="ResNet-50 (Mask2Former)",
+            weights="public checkpoint",
             clip="",
             embed_dim=0,
         ),

@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from openvis_rt.bundle import PRECISIONS
 from openvis_rt.cli.ui import TALK, parse_size, print_json, progress_bar
 from openvis_rt.errors import DependencyError, InputError
 from openvis_rt.files import refuse_existing
@@ -33,7 +34,7 @@ def export(
         str | None,
         typer.Option(
             help="Height x width of the resized frame, such as 480x864; the graph pads it to "
-            "multiples of 32. Default: the family's rule for 16:9 video, 480x853."
+            "multiples of 32. Default: the model's rule for 16:9 video, such as 480x853."
         ),
     ] = None,
     source_size: Annotated[
@@ -41,6 +42,21 @@ def export(
         typer.Option(
             help="Height x width of the source video: then the graph itself resizes, exactly like "
             "Pillow, and masks come at this size."
+        ),
+    ] = None,
+    clip: Annotated[
+        str | None,
+        typer.Option(
+            help="CLIP's weights for OVFormer and OV2Seg, whose checkpoints hold none: a file "
+            "under open_clip's names, or a tag such as ViT-B-32:openai. Without it the bundle "
+            "takes text classifiers, and OVFormer's image embeddings, from files only."
+        ),
+    ] = None,
+    clip_length: Annotated[
+        int | None,
+        typer.Option(
+            help="Most frames of a clip, for ovformer-video; any shorter clip runs as well. "
+            "Default: 5, as released."
         ),
     ] = None,
     precision: Annotated[
@@ -62,26 +78,32 @@ def export(
     """Export a checkpoint to a bundle of ONNX graphs, each compared with PyTorch.
 
     Example: `openvis export clip-vis-r50 --checkpoint clipvis_r50.pth -o bundle`
+
+    With CLIP beside it: `openvis export ovformer-video-r50 --checkpoint ovformer_r50_lvvis.pth
+    --clip ViT-B-32:openai -o bundle`
     """
     if (checkpoint is None) == (random_weights is None):
         raise InputError("give either --checkpoint FILE or --random-weights SEED")
+    if random_weights is not None and clip is not None:
+        raise InputError("random weights include CLIP's; --clip goes with --checkpoint")
     network, source = parse_size(size, "--size"), parse_size(source_size, "--source-size")
     refuse_existing(output, overwrite=overwrite)  # before minutes of work
     variant_named(model)
     require_export()
-    from openvis_rt.export.bundle_export import PRECISIONS, checked_precisions, export_bundle
+    from openvis_rt.export.bundle_export import checked_precisions, export_bundle
     from openvis_rt.export.source import model_from_source
 
     wanted = [name.strip() for text in precision or PRECISIONS for name in text.split(",")]
     precisions = checked_precisions(wanted)
     with progress_bar() as bar:
         bar("loading the weights", 0, None)
-        network_model, origin = model_from_source(model, checkpoint, random_weights)
+        network_model, origin = model_from_source(model, checkpoint, random_weights, clip)
         result = export_bundle(
             network_model,
             output,
             network_size=network,
             source_size=source,
+            clip_length=clip_length,
             precisions=precisions,
             checkpoint=origin,
             overwrite=overwrite,

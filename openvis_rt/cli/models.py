@@ -10,24 +10,30 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from openvis_rt.cli.ui import print_json
+from openvis_rt.errors import InputError
+from openvis_rt.support import COLUMNS, markdown_table, support_table
 from openvis_rt.variants import VARIANTS
 
-_TRACKERS = {
-    "clip-vis": "temporal top-K, T = {t}, K = {k}",
-    "instformer": "rollout of tracking tokens",
-    "minvis-clip": "the previous frame",
-}
+_SHOWN = ("model", "short side", "tracks by", "streaming")
 
 
 def models(
     as_json: Annotated[bool, typer.Option("--json", help="As JSON on stdout.")] = False,
+    markdown: Annotated[
+        bool, typer.Option("--markdown", help="The whole table of what is supported, in Markdown.")
+    ] = False,
 ) -> None:
     """List the models that this version exports and runs."""
+    if as_json and markdown:
+        raise InputError("give either --json or --markdown")
     if as_json:
         print_json([asdict(variant) for variant in VARIANTS.values()])
         return
-    table = Table(Column("model", no_wrap=True), "image encoders", "short side", "tracks by")
-    for v in VARIANTS.values():
-        tracker = _TRACKERS[v.family].format(t=v.tracker_frames, k=v.tracker_top_k)
-        table.add_row(v.name, v.backbone, str(v.short_side), tracker)
+    if markdown:
+        typer.echo(markdown_table(), nl=False)
+        return
+    table = Table(*(Column(name, no_wrap=name == "model") for name in _SHOWN))
+    for row in support_table():
+        cells = dict(zip(COLUMNS, row, strict=True))
+        table.add_row(*(cells[name] for name in _SHOWN))
     Console().print(table)

@@ -42,6 +42,20 @@ def run(
             help="Class names from a file: one a line, or JSON (YTVIS/LV-VIS categories)."
         ),
     ] = None,
+    classifier: Annotated[
+        Path | None,
+        typer.Option(
+            help="Rows for the class names from a .npy file, float [classes, width], in place of "
+            "CLIP's text encoder; such as the public fg_bg_5_10_lvvis_ens.npy."
+        ),
+    ] = None,
+    image_embeddings: Annotated[
+        Path | None,
+        typer.Option(
+            help="For OVFormer: CLIP's embedding of each frame from a .npy file, float [frames, "
+            "512], in place of computing them."
+        ),
+    ] = None,
     mode: Annotated[
         Literal["auto", "video", "stream"],
         typer.Option(
@@ -82,6 +96,17 @@ def run(
     tracker_top_k: Annotated[
         int | None, typer.Option(help="K: frames that match together (released: 5; paper: 3).")
     ] = None,
+    clip_length: Annotated[
+        int | None,
+        typer.Option(
+            help="Frames that a model of clips looks at together, up to the exported ones. A "
+            "result waits for the clip's last frame."
+        ),
+    ] = None,
+    detections: Annotated[
+        int | None,
+        typer.Option(min=1, help="Most instances in results.json; default: as released."),
+    ] = None,
     video_id: Annotated[int, typer.Option(help="video_id in results.json.")] = 1,
     overlay: Annotated[bool, typer.Option(help="Write overlay.mp4.")] = True,
     allow_truncated: Annotated[
@@ -118,6 +143,8 @@ def run(
         with Pipeline.open(
             Bundle.open(bundle),
             vocabulary=words,
+            classifier=classifier,
+            image_embeddings=image_embeddings,
             backend=backend,
             device=device,
             precision=precision,
@@ -125,6 +152,8 @@ def run(
             selection=selection,
             tracker_frames=tracker_frames,
             tracker_top_k=tracker_top_k,
+            clip_length=clip_length,
+            detections=detections,
             cuda=cuda,
             progress=lambda done, total: bar("embedding class names", done, total),
         ) as pipeline:
@@ -138,6 +167,11 @@ def run(
         f"{report.frames} frames, {report.tracks} tracks, {report.frames_per_second:.2f} frames/s "
         f"on {report.backend}, {report.mode} mode"
     )
+    if report.delay_frames:
+        TALK.print(
+            f"clips of {report.delay_frames + 1} frames: a frame's result waits for up to "
+            f"{report.delay_frames} more, {report.delay_seconds:.2f} s of the video"
+        )
     for kind, path in report.outputs.items():
         TALK.print(f"  {kind}: {path}", markup=False)
 

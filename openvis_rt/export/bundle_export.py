@@ -16,6 +16,7 @@ from torch import nn
 
 from openvis_rt.bundle import (
     MANIFEST,
+    PRECISIONS,
     TRACKER,
     Bundle,
     GraphFile,
@@ -45,16 +46,12 @@ from openvis_rt.models.zoo import Model
 from openvis_rt.variants import resized_size
 
 __all__ = [
-    "PRECISIONS",
     "ExportResult",
     "checked_precisions",
     "export_bundle",
     "graph_modules",
     "tool_versions",
 ]
-
-PRECISIONS = ("fp32", "fp16")
-"""What :func:`export_bundle` can write."""
 
 _WIDE = frozenset({"masks"})  # nothing in it may be narrowed
 _LONGEST = 64  # frames of a clip

@@ -45,8 +45,6 @@ def model_from_source(
             tag = {"tag": source.tag} if source.tag else {}
             facts["clip"] = {"file": source.path.name, "sha256": sha256_of(source.path), **tag}
         return model, facts
-    if clip is not None:
-        raise InputError("random weights include CLIP's; --clip goes with --checkpoint")
     if seed is not None and checkpoint is None:
         return model_from_seed(name, seed), {"random_weights": seed}
     raise InputError("weights come either from a checkpoint or from a seed; give one of them")

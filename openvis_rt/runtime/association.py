@@ -1,7 +1,8 @@
-"""Temporal top-K-enhanced matching, CLIP-VIS's association (section III-C; `clipvis_video.py`).
+"""Association by query embeddings: temporal top-K matching, and matching with one memory a track.
 
-A memory of the last T frames keeps their query embeddings, already put into track order. For a new
-frame with embeddings e and memory m_1 (oldest) .. m_n:
+Temporal top-K-enhanced matching (CLIP-VIS, section III-C; `clipvis_video.py`). A memory of the last
+T frames keeps their query embeddings, already put into track order. For a new frame with embeddings
+e and memory m_1 (oldest) .. m_n:
 
     C_i = 1 - cos(e, m_i)                     [current, track]
     p_i = hungarian(C_i^T),   c_i = sum of C_i along p_i
@@ -10,6 +11,13 @@ frame with embeddings e and memory m_1 (oldest) .. m_n:
 
 The weight i is the frame's place in the memory, so a newer frame's costs weigh more; the paper's
 weight (t - k) reads the other way, but the released weights were evaluated with this one.
+
+One memory a track (`ov2seg_model_video.py`, 346-354; `video_ovformer_model.py`, 228-275):
+
+    p = hungarian( (1 - cos(e, m))^T ),   m <- alpha e[p] + (1 - alpha) m,   at first m = e
+
+with alpha = 0.7 for OV2Seg and OVFormerVideo, and 1, the last frame or clip itself, for MinVIS and
+VideoOVFormer. Embeddings are not normalised before they are added up.
 """
 
 from __future__ import annotations
@@ -22,7 +30,7 @@ from scipy.optimize import linear_sum_assignment
 
 from openvis_rt.errors import InputError
 
-__all__ = ["TemporalTopK", "hungarian", "unit_rows"]
+__all__ = ["Momentum", "TemporalTopK", "hungarian", "unit_rows"]
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
@@ -74,6 +82,37 @@ class TemporalTopK:
             return orders[int(totals.argmin())]
         best = np.argsort(totals, kind="stable")[: self.top_k]
         return hungarian(np.mean([costs[i] * np.float32(i + 1) for i in best], axis=0))
+
+
+class Momentum:
+    """Matches queries with one memory a track.
+
+    Args:
+        alpha: weight of the newest frame in the memory, above 0 and up to 1.
+
+    Raises:
+        InputError: alpha is out of range.
+    """
+
+    def __init__(self, alpha: float = 1.0) -> None:
+        if not 0 < alpha <= 1:
+            raise InputError(f"alpha of the tracker is above 0 and at most 1; got {alpha}")
+        self.alpha = alpha
+        self._memory: Floats | None = None
+
+    def reset(self) -> None:
+        """Forget every frame; the next one starts new tracks."""
+        self._memory = None
+
+    def step(self, queries: Floats) -> Ints:
+        """Match a frame, or a clip, with the tracks; see :meth:`TemporalTopK.step`."""
+        if self._memory is None:
+            self._memory = queries.astype(np.float32, copy=True)
+            return np.arange(len(queries), dtype=np.int64)
+        order = hungarian(1 - unit_rows(queries) @ unit_rows(self._memory).T)
+        self._memory *= np.float32(1 - self.alpha)
+        self._memory += np.float32(self.alpha) * queries[order]
+        return order
 
 
 def unit_rows(queries: Floats) -> Floats:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from openvis_rt.bundle import TRACKER, Bundle
 from openvis_rt.errors import BundleError, InputError
+from openvis_rt.runtime.association import Momentum, TemporalTopK
 from openvis_rt.runtime.clip_vis import ClipVis
-from openvis_rt.runtime.frame_pipeline import Family
+from openvis_rt.runtime.family import Family, Tracker
 from openvis_rt.runtime.instformer import InstFormer
+from openvis_rt.runtime.minvis import MinVis
 from openvis_rt.runtime.minvis_clip import MinVisClip
-from openvis_rt.runtime.rollout import cell_from_file
+from openvis_rt.runtime.ovformer import Ov2Seg, OvFormerFrame, OvFormerVideo
+from openvis_rt.runtime.rollout import Rollout, cell_from_file
 
 __all__ = ["family_of"]
 
@@ -18,6 +22,18 @@ _TRACKERS = {
     "clip-vis": "temporal-top-k",
     "instformer": "rollout",
     "minvis-clip": "previous-frame",
+    "ovformer-video": "previous-clip",
+    "ovformer-frame": "momentum",
+    "ov2seg": "momentum",
+    "minvis": "previous-frame",
+}
+_FAMILIES: dict[str, Callable[[Tracker], Family]] = {
+    "clip-vis": ClipVis,
+    "minvis-clip": MinVisClip,
+    "ovformer-video": OvFormerVideo,
+    "ovformer-frame": OvFormerFrame,
+    "ov2seg": Ov2Seg,
+    "minvis": MinVis,
 }
 
 
@@ -40,26 +56,35 @@ def family_of(bundle: Bundle, frames: int | None = None, top_k: int | None = Non
             f"{manifest.tracker.name!r}; this version of openvis-rt runs "
             f"{', '.join(f'{family} with {tracker}' for family, tracker in _TRACKERS.items())}"
         )
-    given: dict[str, Any] = {"frames": frames, "top_k": top_k}
+    given = {"frames": frames, "top_k": top_k}
     given = {name: value for name, value in given.items() if value is not None}
-    parameters = {**manifest.tracker.parameters, **given}
-    if manifest.family == "clip-vis":
-        return ClipVis(parameters["frames"], parameters["top_k"])
-    if given:
+    if given and wanted != "temporal-top-k":
         raise InputError(f"the tracker {wanted} of {manifest.variant} has no T and no K")
-    if manifest.family == "minvis-clip":
-        return MinVisClip()
+    parameters = {**manifest.tracker.parameters, **given}
+    tracker = _tracker(bundle, parameters)
+    if manifest.family == "instformer":
+        return InstFormer(
+            tracker,
+            normalise_parts=parameters["normalise_parts"],
+            objectness=parameters["video_score"] == "mean-logits-objectness",
+        )
+    return _FAMILIES[manifest.family](tracker)
+
+
+def _tracker(bundle: Bundle, parameters: dict[str, Any]) -> Tracker:
+    name = bundle.manifest.tracker.name
+    if name == "temporal-top-k":
+        return TemporalTopK(parameters["frames"], parameters["top_k"])
+    if name == "momentum":
+        return Momentum(parameters["alpha"])
     file = bundle.path / TRACKER
+    if name != "rollout" or not file.is_file():
+        return Momentum()
     queries, tokens = (
         _width(bundle, graph, output)
         for graph, output in (("propose", "queries"), ("classify", "instance_tokens"))
     )
-    cell = cell_from_file(file, queries + tokens) if file.is_file() else None
-    return InstFormer(
-        cell,
-        normalise_parts=parameters["normalise_parts"],
-        objectness=parameters["video_score"] == "mean-logits-objectness",
-    )
+    return Rollout(cell_from_file(file, queries + tokens))
 
 
 def _width(bundle: Bundle, graph: str, output: str) -> int:

@@ -8,10 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from openvis_rt.runtime.association import unit_rows
-from openvis_rt.runtime.frame_pipeline import Scores
-from openvis_rt.runtime.mean_logits import MeanLogits
-from openvis_rt.runtime.rollout import Cell, Rollout
-from openvis_rt.vocabulary import Vocabulary
+from openvis_rt.runtime.family import Family, Scores, Tracker
+from openvis_rt.runtime.mean_logits import MeanLogits, among_classes, objects_among_classes
 
 __all__ = ["InstFormer"]
 
@@ -19,11 +17,11 @@ Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 
 
-class InstFormer:
-    """See :class:`~openvis_rt.runtime.frame_pipeline.Family`.
+class InstFormer(Family):
+    """See :class:`Family`.
 
     Args:
-        cell: the recurrence that predicts tokens; None for plain matching.
+        tracker: of tracking tokens.
         normalise_parts: of a tracking token Cat(query, instance token).
         objectness: scores are multiplied with it.
     """
@@ -32,15 +30,12 @@ class InstFormer:
         "propose": ("queries", "object_logits", "mask_area"),
         "classify": ("instance_tokens", "class_scores"),
     }
-    bound: tuple[str, ...] = ("frames", "guidance_mask")
+    bound: Mapping[str, str] = {"frames": "propose", "guidance_mask": "propose"}
 
-    def __init__(self, cell: Cell | None, *, normalise_parts: bool, objectness: bool) -> None:
-        self._tracker = Rollout(cell)
-        self._normalise, self._objectness = normalise_parts, objectness
-
-    def reset(self) -> None:
-        """Forget the video."""
-        self._tracker.reset()
+    def __init__(self, tracker: Tracker, *, normalise_parts: bool, objectness: bool) -> None:
+        super().__init__(tracker)
+        self._normalise = normalise_parts
+        self._score = objects_among_classes if objectness else among_classes
 
     def match(self, output: Mapping[str, Floats]) -> Ints:
         """By the tracking tokens."""
@@ -49,7 +44,6 @@ class InstFormer:
             parts = [unit_rows(part) for part in parts]
         return self._tracker.step(np.concatenate(parts, axis=1))
 
-    def scores(self, tracks: int, vocabulary: Vocabulary, *, keep: bool) -> Scores:
+    def scores(self, tracks: int, rows: list[int], *, keep: bool) -> Scores:
         """See :class:`MeanLogits`."""
-        rows = vocabulary.rows_of_class
-        return MeanLogits(tracks, rows, objectness=self._objectness, keep=keep)
+        return MeanLogits(tracks, rows, self._score, visible_only=True, keep=keep)

@@ -19,13 +19,15 @@ import numpy.typing as npt
 
 from openvis_rt.bundle import Bundle
 from openvis_rt.errors import InputError
+from openvis_rt.runtime.classifier import Classifier, classifier_from_rows, closed_classifier
+from openvis_rt.runtime.clip_pipeline import ClipPipeline
 from openvis_rt.runtime.cuda import CudaChoice
 from openvis_rt.runtime.families import family_of
-from openvis_rt.runtime.frame_pipeline import FramePipeline
+from openvis_rt.runtime.npy import matrix_from
 from openvis_rt.runtime.preprocess import Placement
 from openvis_rt.runtime.results import FrameResult, VideoResult
 from openvis_rt.runtime.selection import Selection
-from openvis_rt.runtime.session import Session, SessionFactory, session_factory
+from openvis_rt.runtime.session import SessionFactory, session_factory
 from openvis_rt.runtime.text import TextEmbedder
 from openvis_rt.runtime.video import Frame
 from openvis_rt.vocabulary import Vocabulary
@@ -33,6 +35,7 @@ from openvis_rt.vocabulary import Vocabulary
 __all__ = ["Mode", "Pipeline"]
 
 Mode = Literal["video", "stream"]
+Matrix = Path | npt.NDArray[np.floating]
 
 
 class Pipeline:
@@ -44,18 +47,20 @@ class Pipeline:
     """
 
     def __init__(
-        self, bundle: Bundle, factory: SessionFactory, inner: FramePipeline, precision: str
+        self, bundle: Bundle, factory: SessionFactory, inner: ClipPipeline, precision: str
     ) -> None:
         self.bundle = bundle
         self._factory = factory
         self._precision = precision
         self.backend = f"{factory.name} ({factory.device}, {precision})"
         self._inner = inner
-        self._embedder = TextEmbedder(
-            bundle,
-            precision,
-            lambda: factory.open(bundle, "text", precision, fetched=("embeddings",)),
-        )
+        self._embedder: TextEmbedder | None = None
+        if "text" in bundle.graphs:
+            self._embedder = TextEmbedder(
+                bundle,
+                precision,
+                lambda: factory.open(bundle, "text", precision, fetched=("embeddings",)),
+            )
         self._frames = 0
 
     @classmethod
@@ -64,6 +69,8 @@ class Pipeline:
         bundle: str | Path | Bundle,
         *,
         vocabulary: Iterable[str] | Vocabulary,
+        classifier: Matrix | None = None,
+        image_embeddings: Matrix | None = None,
         backend: str = "auto",
         device: str = "auto",
         precision: str = "fp32",
@@ -71,6 +78,8 @@ class Pipeline:
         selection: Selection | None = None,
         tracker_frames: int | None = None,
         tracker_top_k: int | None = None,
+        clip_length: int | None = None,
+        detections: int | None = None,
         cuda: CudaChoice = "auto",
         progress: Callable[[int, int], None] = lambda *_: None,
     ) -> Pipeline:
@@ -78,7 +87,12 @@ class Pipeline:
 
         Args:
             bundle: its directory; every file of it is checked.
-            vocabulary: class names; ``"monkey, ape"`` is one class with two synonyms.
+            vocabulary: class names; ``"monkey, ape"`` is one class with two synonyms. Of a model
+                with a closed vocabulary all of its names, in its own order.
+            classifier: rows for these names in place of CLIP's text encoder, float [C, D], or a
+                ``.npy`` file of them; see :mod:`openvis_rt.runtime.classifier`.
+            image_embeddings: CLIP's of every frame, float [frames, D], or a ``.npy`` file of them,
+                in place of computing them; for OVFormer.
             backend: ``tensorrt``, ``tensorrt-rtx``, ``onnxruntime``, or ``auto``: the first of
                 these that works here for this bundle; :attr:`backend` says which.
             device: ``cpu``, ``cuda`` or ``auto``.
@@ -87,12 +101,14 @@ class Pipeline:
                 ``stream`` keeps memory flat over any length.
             selection: what a frame's result shows.
             tracker_frames, tracker_top_k: T and K of the association; None for the bundle's.
+            clip_length: frames of a clip, at most the bundle's; None for the bundle's.
+            detections: most instances that a video's result reports; None for the bundle's.
             cuda: the CUDA binding of the TensorRT backends: ``cuda-python`` (it has CUDA graphs),
                 ``pycuda``, or ``auto``, the first of them that is installed.
             progress: told of phrases that are embedded, done and in all.
 
         Raises:
-            BundleError, VocabularyError, UnavailableError: see their classes.
+            BundleError, VocabularyError, InputError, UnavailableError: see their classes.
         """
         if not isinstance(bundle, Bundle):
             bundle = Bundle.open(bundle)
@@ -100,20 +116,25 @@ class Pipeline:
             raise InputError(f"the mode is {' or '.join(get_args(Mode))}; got {mode!r}")
         words = Vocabulary.of(vocabulary)
         family = family_of(bundle, tracker_frames, tracker_top_k)
+        given = _given_embeddings(bundle, image_embeddings)
+        length = _clip_length(bundle, clip_length)
         with ExitStack() as stack:
             factory = session_factory(backend, device, bundle, precision, cuda)
             stack.callback(factory.close)
-            frames = FramePipeline(
+            frames = ClipPipeline(
                 bundle,
                 family,
                 factory,
                 precision,
                 selection or Selection(),
+                clip_length=length,
+                detections=bundle.manifest.detections if detections is None else detections,
+                image_embeddings=given,
                 keep_video=mode == "video",
             )
             stack.callback(frames.close)
             pipeline = cls(bundle, factory, frames, precision)
-            pipeline.set_vocabulary(words, progress)
+            pipeline.set_vocabulary(words, progress, classifier=classifier)
             stack.pop_all()
         return pipeline
 
@@ -121,28 +142,61 @@ class Pipeline:
         self,
         vocabulary: Iterable[str] | Vocabulary,
         progress: Callable[[int, int], None] = lambda *_: None,
+        *,
+        classifier: Matrix | None = None,
     ) -> None:
         """Look for other classes from the next frame on; nothing is rebuilt.
 
         Embeddings of phrases that were seen before come from the bundle's cache.
 
+        Args:
+            vocabulary, progress, classifier: as for :meth:`open`.
+
         Raises:
-            InputError: in the middle of a video in video mode.
+            InputError: in the middle of a video in video mode; or rows that do not fit.
+            VocabularyError: names that do not fit.
         """
-        self._inner.check_vocabulary_may_change()
-        words = Vocabulary.of(vocabulary)
-        self._inner.set_vocabulary(words, self._embedder(words, progress))
+        self._inner.check_classifier_may_change()
+        self._inner.set_classifier(self._classifier(vocabulary, progress, classifier))
+
+    def _classifier(
+        self,
+        vocabulary: Iterable[str] | Vocabulary,
+        progress: Callable[[int, int], None],
+        given: Matrix | None,
+    ) -> Classifier:
+        words, name = Vocabulary.of(vocabulary), self.bundle.manifest.variant
+        spec = self.bundle.graph("classify", self._precision).spec
+        width = next((t.shape[-1] for t in spec.inputs if t.name == "text_embeddings"), None)
+        if width is None:
+            if given is not None:
+                raise InputError(f"{name} has a closed vocabulary, and takes no classifier")
+            scores = next(t for t in spec.outputs if t.name == "class_scores")
+            return closed_classifier(words, int(scores.shape[-1]) - 1, name)
+        if given is not None:
+            return classifier_from_rows(words, matrix_from(given, int(width), "classifiers"))
+        if self._embedder is None:
+            raise InputError(
+                f"{self.bundle.path} was exported without CLIP, so it cannot read class names: "
+                "give --classifier FILE.npy, one row a name, or export it again with --clip"
+            )
+        return Classifier(words.names, words.rows_of_class, self._embedder(words, progress))
 
     @property
     def warnings(self) -> list[str]:
         """What did not stop the work but should be known."""
-        return [*self._factory.warnings, *self._embedder.warnings]
+        return [*self._factory.warnings, *(self._embedder.warnings if self._embedder else ())]
+
+    @property
+    def clip_length(self) -> int:
+        """Frames that the model looks at together; results come when the last of them is there."""
+        return self._inner.clip_length
 
     def counters(self) -> dict[str, float]:
         """Seconds and bytes since it was opened.
 
         ``place_seconds``, ``submit_seconds``, ``wait_seconds``, ``associate_seconds`` and
-        ``masks_seconds`` are the host's, as :class:`FramePipeline` says. What the backend counts
+        ``masks_seconds`` are the host's, as :class:`ClipPipeline` says. What the backend counts
         comes beside them: ``device_seconds`` and bytes over the bus.
         """
         host = {f"{stage}_seconds": seconds for stage, seconds in self._inner.seconds.items()}
@@ -167,55 +221,79 @@ class Pipeline:
     ) -> Iterator[FrameResult]:
         """Results frame by frame, causal: each says what is known with the frames up to it.
 
-        Where the backend allows, the device works on the next frame while the host works on this
-        one. Then a frame's result comes when the next frame is there: with a live source and
-        ``in_flight`` 1 it comes at once. If the caller stops early, a frame that was taken ahead
-        becomes no part of the video.
+        A model that works on clips gives a clip's results as soon as its last frame is there: a
+        frame waits for up to ``clip_length - 1`` others. The video's last clip may be shorter.
+
+        Where the backend allows, the device works on the next clip while the host works on this
+        one. Then a result comes when the next clip is there: with a live source and ``in_flight`` 1
+        it comes at once. If the caller stops early, what was taken ahead becomes no part of the
+        video.
 
         Args:
             frames: frames of a video, or uint8 [H, W, 3] arrays in RGB; taken one at a time.
-            in_flight: frames that the device may have at once; None for all that it can.
+            in_flight: clips that the device may have at once; None for all that it can.
         """
         inner, source = self._inner, iter(frames)
         most = min(in_flight or inner.most_in_flight, inner.most_in_flight)
         failure: Exception | None = None
+        ended = False
+        clip: list[Frame] = []
         try:
-            while failure is None:
+            while not ended:
                 try:
-                    frame = next(source, None)
-                    if frame is None:
-                        break
-                    self._submit(frame)
+                    while len(clip) < inner.clip_length and not ended:
+                        ended = not self._take(source, clip)
                 except Exception as exc:  # first the results of the frames before it
-                    failure = exc
-                while inner.in_flight == most or (failure and inner.in_flight):
-                    yield inner.collect()
-            while inner.in_flight:
-                yield inner.collect()
+                    failure, ended = exc, True
+                try:
+                    if clip:
+                        inner.submit(clip)
+                        clip = []
+                except Exception as exc:
+                    failure, ended = failure or exc, True
+                while inner.in_flight == most or (ended and inner.in_flight):
+                    yield from inner.collect()
         finally:
-            self._frames -= inner.in_flight
-            inner.discard()
+            self._frames -= inner.discard() + len(clip)
         if failure is not None:
             raise failure
+
+    def _take(self, source: Iterator[Frame | npt.NDArray[np.uint8]], clip: list[Frame]) -> bool:
+        """Add the next frame to a clip; false if there is none."""
+        frame = next(source, None)
+        if frame is None:
+            return False
+        clip.append(self._checked(frame))
+        return True
 
     def step(self, frame: Frame | npt.NDArray[np.uint8]) -> FrameResult:
         """The next frame of the video, and its result; see :meth:`stream`.
 
         Raises:
-            InputError: the frame is not uint8 [H, W, 3], or of another size than the first.
+            InputError: the frame is not uint8 [H, W, 3], or of another size than the first; or the
+                model works on clips of several frames.
             BackendError: a graph failed, or gave NaN or infinity.
         """
-        self._submit(frame)
-        return self._inner.collect()
+        if self.clip_length > 1:
+            raise InputError(
+                f"{self.bundle.manifest.variant} looks at {self.clip_length} frames together; use "
+                "stream(), or open it with clip_length=1"
+            )
+        checked = self._checked(frame)
+        try:
+            self._inner.submit([checked])
+        except BaseException:
+            self._frames -= 1
+            raise
+        return self._inner.collect()[0]
 
-    def _open_text(self) -> Session:
-        return self._factory.open(self.bundle, "text", self._precision, fetched=("embeddings",))
-
-    def _submit(self, frame: Frame | npt.NDArray[np.uint8]) -> None:
+    def _checked(self, frame: Frame | npt.NDArray[np.uint8]) -> Frame:
+        """The frame with its number; one that is refused takes none."""
         if not isinstance(frame, Frame):
             frame = Frame(self._frames, None, frame)
-        self._inner.submit(frame.image, frame.index, frame.time)
-        self._frames += 1  # a frame that was refused takes no number
+        self._inner.check_frame(frame.image)
+        self._frames += 1
+        return frame
 
     def finish(self) -> VideoResult:
         """The whole video by the official scoring; then a new video begins.
@@ -247,3 +325,35 @@ class Pipeline:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _given_embeddings(bundle: Bundle, given: Matrix | None) -> npt.NDArray[np.float32] | None:
+    """Image embeddings that take the place of the graph's, checked."""
+    name, inputs = bundle.manifest.variant, bundle.graph("classify", _any(bundle)).spec.inputs
+    wanted = next((t for t in inputs if t.name == "image_embeddings"), None)
+    if wanted is not None and given is not None:
+        return matrix_from(given, int(wanted.shape[-1]), "image embeddings")
+    if given is not None:
+        raise InputError(f"{name} looks at no image embeddings; leave them out")
+    if wanted is not None and "embed" not in bundle.graphs:
+        raise InputError(
+            f"{bundle.path} was exported without CLIP, so it cannot look at whole frames: give "
+            "--image-embeddings FILE.npy, one row a frame, or export it again with --clip"
+        )
+    return None
+
+
+def _any(bundle: Bundle) -> str:
+    return next(iter(bundle.manifest.graphs))
+
+
+def _clip_length(bundle: Bundle, wanted: int | None) -> int:
+    most = bundle.manifest.clip_length
+    if wanted is not None and not 1 <= wanted <= most:
+        if most == 1:
+            raise InputError(f"{bundle.manifest.variant} works frame by frame; got clips {wanted}")
+        raise InputError(
+            f"{bundle.path} takes clips of 1 to {most} frames, got {wanted}; export it again with "
+            f"--clip-length {wanted} for longer ones"
+        )
+    return wanted or most

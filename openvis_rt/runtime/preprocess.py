@@ -1,4 +1,4 @@
-"""A source frame onto the network's frame, as the official evaluations do: Pillow's bilinear."""
+"""A source frame onto the network's frame, and to CLIP's picture, as the official code does it."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import numpy.typing as npt
 from PIL import Image
 
 from openvis_rt.bundle import Preprocess
-from openvis_rt.variants import resized_size
+from openvis_rt.variants import centre_crop, resized_size
 
-__all__ = ["Placement", "place_frame", "placement_for"]
+__all__ = ["Placement", "clip_picture", "place_frame", "placement_for"]
 
 Image8 = npt.NDArray[np.uint8]
 
@@ -63,7 +63,7 @@ def _scaled(
 def place_frame(
     image: Image8, placement: Placement, out: Image8, fill: tuple[float, float, float]
 ) -> None:
-    """Resize a frame into the network's frame.
+    """Resize a frame into the network's frame: Pillow's bilinear.
 
     Args:
         image: uint8 [Hs, Ws, 3], RGB.
@@ -80,3 +80,18 @@ def place_frame(
         colour = np.array(fill).round().astype(np.uint8)
         out[height:] = colour
         out[:height, width:] = colour
+
+
+def clip_picture(image: Image8, side: int) -> Image8:
+    """CLIP's look at a whole frame: Pillow's bicubic, then the centre (`clip.load`'s preprocess).
+
+    Args:
+        image: uint8 [Hs, Ws, 3], RGB.
+        side: pixels of the square.
+
+    Returns:
+        uint8 [side, side, 3].
+    """
+    (height, width), (top, left) = centre_crop(image.shape[0], image.shape[1], side)
+    resized = Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC)
+    return np.asarray(resized)[top : top + side, left : left + side]

@@ -5,7 +5,8 @@
     x_t = tokens_t[sigma],  h_t             stay in the track's slot
 
 The cell is torch's own, one layer, in numpy: a tanh RNN, and the ablation's GRU, LSTM, linear layer
-and MLP. Its output has the token's width. Without a cell a track's token is its own prediction.
+and MLP. Its output has the token's width. Without a cell a track's token is its own prediction,
+which is :class:`~openvis_rt.runtime.association.Momentum` with alpha 1.
 """
 
 from __future__ import annotations
@@ -31,18 +32,17 @@ class Rollout:
     """Gives each frame's tokens their tracks.
 
     Args:
-        cell: predicts; None for plain matching with the last tokens.
+        cell: predicts.
     """
 
-    def __init__(self, cell: Cell | None) -> None:
+    def __init__(self, cell: Cell) -> None:
         self._cell = cell
         self._tokens: Floats | None = None
 
     def reset(self) -> None:
         """Forget every frame; the next one starts new tracks."""
         self._tokens = None
-        if self._cell is not None:
-            self._cell.reset()
+        self._cell.reset()
 
     def step(self, tokens: Floats) -> Ints:
         """Match a frame with the tracks.
@@ -56,7 +56,7 @@ class Rollout:
         if self._tokens is None:
             self._tokens = tokens.astype(np.float32, copy=True)
             return np.arange(len(tokens), dtype=np.int64)
-        predicted = self._tokens if self._cell is None else self._cell.step(self._tokens)
+        predicted = self._cell.step(self._tokens)
         order = hungarian(1 - unit_rows(tokens) @ unit_rows(predicted).T)
         np.take(tokens, order, axis=0, out=self._tokens)
         return order

@@ -68,7 +68,8 @@ class RunReport:
     """What a run did: files by kind, frames, warnings for people.
 
     ``seconds`` is the wall time of the pass that segments: reading and the pipeline, and in stream
-    mode drawing and writing.
+    mode drawing and writing. ``delay_frames`` is how many frames a frame's result may have to wait
+    for, where the model works on clips; ``delay_seconds`` is that in the video's time.
     """
 
     mode: str
@@ -77,6 +78,8 @@ class RunReport:
     frames: int = 0
     tracks: int = 0
     seconds: float = 0.0
+    delay_frames: int = 0
+    delay_seconds: float = 0.0
     warnings: list[str] = field(default_factory=list)
 
     @property
@@ -93,6 +96,8 @@ class RunReport:
             "tracks": self.tracks,
             "seconds": round(self.seconds, 3),
             "frames_per_second": round(self.frames_per_second, 3),
+            "delay_frames": self.delay_frames,
+            "delay_seconds": round(self.delay_seconds, 3),
             "outputs": {kind: str(path) for kind, path in self.outputs.items()},
             "warnings": self.warnings,
         }
@@ -144,6 +149,8 @@ def run_video(
         video = stack.enter_context(open_video(source, allow_truncated=options.allow_truncated))
         report = RunReport(mode, pipeline.backend)
         _explain_placement(pipeline, video, report)
+        report.delay_frames = pipeline.clip_length - 1
+        report.delay_seconds = float(report.delay_frames / video.fps)
         if mode == "stream":
             _stream(pipeline, video, source, folder, options, report, progress)
         else:

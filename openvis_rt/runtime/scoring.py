@@ -1,17 +1,19 @@
-"""CLIP-VIS's video-level scores, summed frame by frame (`clipvis_video.py`, 380-482).
+"""Video-level scores of CLIP-VIS and of OV2Seg, summed frame by frame.
 
-For track q, class c and frames t = 1..T, with p = class probability and o = softmax(object
-logits)[0]:
+For track q, class c and frames t = 1..T, with p = class probability (CLIP-VIS) or class logit
+(OV2Seg, OVFormerVideo) and o = softmax(object logits)[0]:
 
-    s1[q, c]  = mean_t sqrt( p[q, t, c] * iou[q, t] )
+    s1[q, c]  = mean_t sqrt( p[q, t, c] * iou[q, t] )     CLIP-VIS, `clipvis_video.py`, 380-482
+    s1[q, c]  = sigmoid( mean_t p[q, t, c] )              OV2Seg, `ov2seg_model_video.py`, 272-306
     S[q, c]   = sqrt( s1[q, c] * softmax( mean_t object_logits[q, t] )[0] )
     the detections are the largest S over all (q, c)
     frame t of a detection is dropped where  sqrt( sigmoid(p[q, t, c]) * o[q, t] ) < 0.1 S
     score     = S * (sum of sigmoids) / (number of pixels), over kept frames' pixels with logit > 0
 
 (sigmoid of a probability is the public code's own.) All but the dropping needs sums only. For the
-dropping, p of every frame is needed once the detections are known; it cannot matter where 0.5 o >=
-0.01, since S <= 1, so only the other rows are kept, in a temporary file once they pass 64 MiB.
+dropping, p of every frame is needed once the detections are known; it cannot matter for a row whose
+least sigmoid(p) o is 0.01 or more, since S <= 1, so only the other rows are kept, in a temporary
+file once they pass 64 MiB.
 """
 
 from __future__ import annotations
@@ -25,7 +27,13 @@ from scipy.special import expit
 
 from openvis_rt.errors import OutputError
 
-__all__ = ["Detection", "VideoScores", "merge_synonyms", "object_probability"]
+__all__ = [
+    "Detection",
+    "SigmoidScores",
+    "VideoScores",
+    "merge_synonyms",
+    "object_probability",
+]
 
 Floats = npt.NDArray[np.float32]
 
@@ -43,7 +51,7 @@ class Detection:
     shown: npt.NDArray[np.bool_]
 
 
-class VideoScores:
+class _FrameScores:
     """Running sums over the frames of one video, in track order.
 
     Args:
@@ -56,10 +64,10 @@ class VideoScores:
     def __init__(self, tracks: int, classes: int, *, keep: bool = True) -> None:
         self._tracks, self._classes, self._keep_frames = tracks, classes, keep
         self._frames = 0
-        self._s1 = np.zeros((tracks, classes))
+        self._terms = np.zeros((tracks, classes))  # whose mean is s1, or what s1 is made of
         self._logits = np.zeros((tracks, 2))
         self._area, self._mass = np.zeros(tracks), np.zeros(tracks)
-        self._probabilities = np.zeros((tracks, classes), np.float32)  # of the last frame
+        self._now = np.zeros((tracks, classes), np.float32)  # p of the last frame
         self._object_now = np.zeros(tracks, np.float32)
         self._objects: list[Floats] = []  # [N] a frame
         self._areas: list[Floats] = []
@@ -72,40 +80,37 @@ class VideoScores:
         """Frames added so far."""
         return self._frames
 
-    def add(
+    def _add(
         self,
-        probabilities: Floats,
-        mask_iou: Floats,
+        terms: Floats,
+        p: Floats,
         object_logits: Floats,
         mask_area: Floats,
         mask_mass: Floats,
     ) -> None:
-        """Add a frame.
-
-        Args:
-            probabilities: float32 [N, C], p of the classes, each row sums to 1.
-            mask_iou: float32 [N], 0..1.
-            object_logits: float32 [N, 2].
-            mask_area: float32 [N], pixels of the stride-4 mask.
-            mask_mass: float32 [N], sum of their sigmoids.
-        """
-        self._s1 += np.sqrt(probabilities * mask_iou[:, None])
+        """Add a frame: float32 [N, C] twice, [N, 2], [N] and [N]."""
+        self._terms += terms
         self._logits += object_logits
         self._area += mask_area
         self._mass += mask_mass
         self._frames += 1
-        self._probabilities, self._object_now = probabilities, object_probability(object_logits)
+        self._now, self._object_now = p, object_probability(object_logits)
         if self._keep_frames:
             self._keep(self._object_now, mask_area, mask_mass)
 
+    def _class_scores(self, mean: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """The docstring's s1, of the mean of the terms."""
+        raise NotImplementedError
+
     def _keep(self, objects: Floats, mask_area: Floats, mask_mass: Floats) -> None:
-        rows = np.flatnonzero(0.5 * objects < _KEEP**2)
+        least = expit(self._now.min(1).astype(np.float64))
+        rows = np.flatnonzero(least * objects < _KEEP**2)
         self._objects.append(objects)
         self._areas.append(mask_area)
         self._masses.append(mask_mass)
         self._rows.append(rows)
         try:
-            self._spool.write(np.ascontiguousarray(self._probabilities[rows], np.float32).tobytes())
+            self._spool.write(np.ascontiguousarray(self._now[rows], np.float32).tobytes())
         except OSError as exc:
             raise OutputError(
                 f"the temporary folder {tempfile.gettempdir()} took no more of the video's class "
@@ -116,8 +121,10 @@ class VideoScores:
 
     def scores(self) -> npt.NDArray[np.float64]:
         """S [N, C] of the frames so far."""
-        objects = object_probability(self._logits / max(1, self.frames))
-        out: npt.NDArray[np.float64] = np.sqrt(self._s1 / max(1, self.frames) * objects[:, None])
+        frames = max(1, self.frames)
+        objects = object_probability(self._logits / frames)
+        s1 = self._class_scores(self._terms / frames)
+        out: npt.NDArray[np.float64] = np.sqrt(s1 * objects[:, None])
         return out
 
     def now(
@@ -133,7 +140,7 @@ class VideoScores:
         categories = scores.argmax(1)
         tracks = np.arange(self._tracks)
         best = scores[tracks, categories]
-        f = _frame_score(self._probabilities[tracks, categories], self._object_now)
+        f = _frame_score(self._now[tracks, categories], self._object_now)
         return categories, best * self._mass / (self._area + 1e-6), f >= _KEEP * best
 
     def detections(self, count: int) -> list[Detection]:
@@ -182,6 +189,52 @@ class VideoScores:
     def close(self) -> None:
         """Drop the temporary file."""
         self._spool.close()
+
+
+class VideoScores(_FrameScores):
+    """CLIP-VIS's."""
+
+    def add(
+        self,
+        probabilities: Floats,
+        mask_iou: Floats,
+        object_logits: Floats,
+        mask_area: Floats,
+        mask_mass: Floats,
+    ) -> None:
+        """Add a frame.
+
+        Args:
+            probabilities: float32 [N, C], p of the classes, each row sums to 1.
+            mask_iou: float32 [N], 0..1.
+            object_logits: float32 [N, 2].
+            mask_area: float32 [N], pixels of the stride-4 mask.
+            mask_mass: float32 [N], sum of their sigmoids.
+        """
+        terms = np.sqrt(probabilities * mask_iou[:, None])
+        self._add(terms, probabilities, object_logits, mask_area, mask_mass)
+
+    def _class_scores(self, mean: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        return mean
+
+
+class SigmoidScores(_FrameScores):
+    """OV2Seg's, and those of OVFormer's per-frame model."""
+
+    def add(
+        self, logits: Floats, object_logits: Floats, mask_area: Floats, mask_mass: Floats
+    ) -> None:
+        """Add a frame.
+
+        Args:
+            logits: float32 [N, C], p of the classes, without the background.
+            object_logits, mask_area, mask_mass: as for :meth:`VideoScores.add`.
+        """
+        self._add(logits, logits, object_logits, mask_area, mask_mass)
+
+    def _class_scores(self, mean: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        out: npt.NDArray[np.float64] = expit(mean)
+        return out
 
 
 def _frame_score(p: npt.ArrayLike, objects: npt.ArrayLike) -> npt.NDArray[np.float64]:

@@ -33,7 +33,7 @@ from openvis_rt.models.crop_clip import (  # noqa: E402
 from openvis_rt.models.instformer import InstFormer, InstFormerConfig  # noqa: E402
 from openvis_rt.models.mask2former import Mask2Former  # noqa: E402
 from openvis_rt.runtime.families import family_of  # noqa: E402
-from openvis_rt.runtime.frame_pipeline import FramePipeline  # noqa: E402
+from openvis_rt.runtime.clip_pipeline import ClipPipeline  # noqa: E402
 from openvis_rt.runtime.minvis_clip import MinVisClip as Family  # noqa: E402
 from openvis_rt.runtime.onnxruntime_session import OnnxRuntime  # noqa: E402
 from openvis_rt.runtime.selection import Selection  # noqa: E402
@@ -291,7 +291,7 @@ def test_a_bundle_runs_through_the_same_runtime(bundle):
     family = family_of(bundle)
     assert isinstance(family, Family)
     assert bundle.manifest.tracker.name == "previous-frame"
-    pipeline = FramePipeline(
+    pipeline = ClipPipeline(
         bundle, family, OnnxRuntime("cpu"), "fp32", Selection(threshold=0.0), keep_video=True
     )
     pipeline.set_vocabulary(Vocabulary(("disc", "box")), texts(2).numpy())

@@ -1,0 +1,66 @@
+"""Matrices that were computed before: classifiers and image embeddings from `.npy` files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from openvis_rt.errors import InputError
+
+__all__ = ["matrix_from"]
+
+Floats = npt.NDArray[np.float32]
+
+_PICKLE = (
+    "; the public feature files are pickled dicts of tensors. Convert one video once:\n"
+    "  python -c \"import numpy, torch; d = torch.load('FILE.pkl', map_location='cpu'); "
+    "numpy.save('video.npy', torch.cat([d[k] for k in sorted(d) if 'VIDEO/' in k]).float())\""
+)
+
+
+def matrix_from(source: Path | npt.NDArray[np.floating], width: int, what: str) -> Floats:
+    """A matrix, checked.
+
+    Args:
+        source: a ``.npy`` file or an array: floats [rows, ``width``].
+        width: D of the model.
+        what: it is, for messages.
+
+    Returns:
+        float32 [rows, width].
+
+    Raises:
+        InputError: there is no such file, it cannot be read without unpickling, or it holds
+            anything else or numbers that are not finite.
+    """
+    name = str(source) if isinstance(source, Path) else "the array"
+    array = _read(source, what) if isinstance(source, Path) else np.asarray(source)
+    if array.ndim != 2 or array.dtype.kind != "f" or len(array) == 0 or array.shape[1] != width:
+        raise InputError(
+            f"{name} holds {array.dtype} {list(array.shape)}; {what} of this model are floats "
+            f"[rows, {width}]"
+        )
+    numbers = array.astype(np.float32)
+    if not np.isfinite(numbers).all():
+        raise InputError(f"{name} holds NaN or infinity; {what} are finite")
+    return numbers
+
+
+def _read(path: Path, what: str) -> npt.NDArray[np.generic]:
+    if not path.is_file():
+        raise InputError(f"there is no file {path}")
+    if path.suffix != ".npy":
+        advice = _PICKLE if path.suffix in (".pkl", ".pth", ".pt") else ""
+        raise InputError(f"{what} are read from a .npy file; got {path}{advice}")
+    try:
+        array: npt.NDArray[np.generic] = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as exc:
+        if "pickle" in str(exc):
+            raise InputError(
+                f"{path} holds pickled Python objects, which could run code; nothing was loaded. "
+                "Save the numbers alone: numpy.save(FILE, numpy.asarray(rows, 'float32'))"
+            ) from exc
+        raise InputError(f"{path} is damaged, or no .npy file: {exc}") from exc
+    return array

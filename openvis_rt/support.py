@@ -1,0 +1,57 @@
+"""What is supported of which model, from the code that supports it: one table for all to read."""
+
+from __future__ import annotations
+
+from openvis_rt.bundle import PRECISIONS
+from openvis_rt.graphs import GRAPHS_OF_FAMILY
+from openvis_rt.variants import VARIANTS, Variant
+
+__all__ = ["COLUMNS", "markdown_table", "support_table"]
+
+COLUMNS = (
+    *("system", "model", "image encoders", "short side", "tracks by"),
+    *("export", "FP16", "INT8", "streaming", "official checkpoint"),
+)
+_SYSTEMS = {
+    "clip-vis": "CLIP-VIS",
+    "instformer": "InstFormer (OpenVIS)",
+    "minvis-clip": "MinVIS-CLIP (N times CLIP)",
+    "ovformer-video": "OVFormer (VideoOVFormer)",
+    "ovformer-frame": "OVFormer (OVFormerVideo)",
+    "ov2seg": "OV2Seg",
+    "minvis": "MinVIS",
+}
+_TRACKERS = {
+    "clip-vis": "temporal top-K, T = {v.tracker_frames}, K = {v.tracker_top_k}",
+    "instformer": "rollout of tracking tokens",
+    "minvis-clip": "the previous frame",
+    "ovformer-video": "the previous clip",
+    "ovformer-frame": "momentum memory, 0.7",
+    "ov2seg": "momentum memory, 0.7",
+    "minvis": "the previous frame",
+}
+
+
+def support_table() -> list[tuple[str, ...]]:
+    """A row of :data:`COLUMNS` for each model."""
+    return [_row(variant) for variant in VARIANTS.values()]
+
+
+def markdown_table() -> str:
+    """The same in Markdown."""
+    lines = [COLUMNS, ("---",) * len(COLUMNS), *support_table()]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+
+def _row(variant: Variant) -> tuple[str, ...]:
+    return (
+        _SYSTEMS[variant.family],
+        variant.name,
+        variant.backbone,
+        str(variant.short_side),
+        _TRACKERS[variant.family].format(v=variant),
+        ", ".join(GRAPHS_OF_FAMILY[variant.family]),
+        *("yes" if precision in PRECISIONS else "not yet" for precision in ("fp16", "int8")),
+        "a frame" if variant.clip_length == 1 else f"a clip of up to {variant.clip_length} frames",
+        variant.weights,
+    )
