@@ -65,14 +65,15 @@ from openvis_rt.graphs import INSTFORMER_GRAPHS, MINVIS_CLIP_GRAPHS, GraphSpec, 
 from openvis_rt.models.crop_clip import MinVisClip
 from openvis_rt.models.images import padded_images
 from openvis_rt.models.instformer import InstFormer, InstFormerConfig, build_instformer_r50
-from openvis_rt.runtime.families import family_of
+from openvis_rt.runtime.classifier import Classifier
 from openvis_rt.runtime.clip_pipeline import STAGES, ClipPipeline
+from openvis_rt.runtime.families import family_of
 from openvis_rt.runtime.instformer import InstFormer as InstFormerFamily
-from openvis_rt.runtime.rollout import Cell
+from openvis_rt.runtime.rollout import Cell, Rollout
 from openvis_rt.runtime.sample_video import sample_frames
 from openvis_rt.runtime.selection import Selection
 from openvis_rt.runtime.session import BACKENDS, Session, SessionFactory, session_factory
-from openvis_rt.vocabulary import Vocabulary
+from openvis_rt.runtime.video import Frame
 
 SYSTEMS = ("one pass", "full mask", "N crops", "CLIP alone")
 HOST = ("place", "associate", "masks")  # of the pipeline's stages
@@ -351,7 +352,7 @@ def whole_frames(model: InstFormer, options: argparse.Namespace) -> dict[str, di
             for name, pipeline in pipelines.items():
                 if index == 1:
                     spent[name] = dict(pipeline.seconds)
-                pipeline.submit(frame, index, None)
+                pipeline.submit([Frame(index, None, frame)])
                 pipeline.collect()
         out = {}
         for name, pipeline in pipelines.items():
@@ -365,7 +366,7 @@ def opened(
 ) -> Iterator[tuple[str, ClipPipeline]]:
     """Both systems' pipelines over the same proposals and CLIP."""
     texts = inputs_of(1, options)["text_embeddings"]
-    names = Vocabulary(tuple(f"class {i}" for i in range(options.classes)))
+    names = tuple(f"class {i}" for i in range(options.classes))
     for system, network in (("InstFormer", model), ("MinVIS-CLIP", None)):
         say(f"whole frames: exporting {system}")
         result = export_bundle(
@@ -387,7 +388,7 @@ def opened(
             Selection(threshold=0.0, limit=10),
             keep_video=True,
         )
-        pipeline.set_vocabulary(names, texts)
+        pipeline.set_classifier(Classifier(names, [1] * options.classes, texts))
         yield system, pipeline
 
 
@@ -400,7 +401,7 @@ def rollout() -> InstFormerFamily:
         name: rng.uniform(-bound, bound, [WIDTH] * axes).astype(np.float32)
         for name, axes in shapes.items()
     }
-    return InstFormerFamily(Cell("rnn", weights), normalise_parts=True, objectness=False)
+    return InstFormerFamily(Rollout(Cell("rnn", weights)), normalise_parts=True, objectness=False)
 
 
 def frame_table(frames: dict[str, dict[str, float]]) -> str:

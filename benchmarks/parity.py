@@ -30,13 +30,14 @@ from openvis_rt.export.bundle_export import export_bundle
 from openvis_rt.models import clip_vis
 from openvis_rt.models.checkpoint import model_from_checkpoint
 from openvis_rt.runtime.association import TemporalTopK
-from openvis_rt.runtime.clip_vis import ClipVis
+from openvis_rt.runtime.classifier import Classifier
 from openvis_rt.runtime.clip_pipeline import ClipPipeline
+from openvis_rt.runtime.clip_vis import ClipVis
 from openvis_rt.runtime.onnxruntime_session import OnnxRuntime
 from openvis_rt.runtime.results import VideoInstance, decode_mask
 from openvis_rt.runtime.scoring import VideoScores, merge_synonyms
 from openvis_rt.runtime.selection import Selection
-from openvis_rt.vocabulary import Vocabulary
+from openvis_rt.runtime.video import Frame
 
 Array = np.ndarray[Any, Any]
 
@@ -247,12 +248,13 @@ def runtime_rows(ref: Reference, bundle: Bundle) -> Iterator[Row]:
 def _run_pipeline(ref: Reference, bundle: Bundle) -> dict[tuple[int, int], VideoInstance]:
     """As many detections as the public run reports, by track and class."""
     factory = OnnxRuntime("cpu")
-    t, k = (int(ref.arrays[f"config/num_{name}"]) for name in "tk")
-    pipeline = ClipPipeline(bundle, ClipVis(t, k), factory, "fp32", Selection(), keep_video=True)
-    names = [", ".join(f"c{c} {s}" for s in range(n)) for c, n in enumerate(ref.rows_of_class)]
-    pipeline.set_vocabulary(Vocabulary(tuple(names)), ref.arrays["text/classifier"])
+    family = ClipVis(_tracker(ref))
+    pipeline = ClipPipeline(bundle, family, factory, "fp32", Selection(), keep_video=True)
+    rows = ref.rows_of_class
+    names = tuple(f"class {index}" for index in range(len(rows)))
+    pipeline.set_classifier(Classifier(names, rows, ref.arrays["text/classifier"]))
     for index, frame in enumerate(ref.frames):
-        pipeline.submit(frame, index, None)
+        pipeline.submit([Frame(index, None, frame)])
         pipeline.collect()
     instances = pipeline.finish().instances[: len(ref.arrays["result/scores"])]
     pipeline.close()

@@ -27,7 +27,10 @@ def model_of(nodes, inputs, outputs, constants=None):
 
 
 def propose_model(frames=1):
-    """uint8 frames, one or "T" -> NCHW float -> values sampled at points computed from them; bool mask."""
+    """uint8 frames -> NCHW float -> values sampled at points computed from them; bool mask.
+
+    ``frames`` is how many: a number or "T".
+    """
     make = helper.make_node
     weight = np.random.default_rng(0).standard_normal((8, 3, 3, 3)).astype(np.float32)
     mix = np.random.default_rng(1).standard_normal((8, 2)).astype(np.float32)
@@ -92,7 +95,10 @@ def half_model():
 
 
 def masks_model(frames=1):
-    """Selected masks of frames, one or "T", cut and resized to sizes that ONNX Runtime lets the caller override."""
+    """Selected masks, cut and resized to sizes that ONNX Runtime lets the caller override.
+
+    ``frames`` is how many: a number or "T".
+    """
     make = helper.make_node
     return model_of(
         [
@@ -177,10 +183,25 @@ def clip_classify_model():
     )
 
 
+def clip_embed_model():
+    """The mean colour of each picture of a clip."""
+    make = helper.make_node
+    return model_of(
+        [
+            make("Cast", ["pictures"], ["float"], to=TensorProto.FLOAT),
+            make("ReduceMean", ["float", "pixels"], ["image_embeddings"], keepdims=0),
+        ],
+        [info("pictures", TensorProto.UINT8, ["T", *NETWORK_SIZE, 3])],
+        [info("image_embeddings", TensorProto.FLOAT, ["T", 3])],
+        {"pixels": np.array([1, 2], np.int64)},
+    )
+
+
 def clip_models():
     """Graphs of a bundle for clips, without `text`."""
     return {
         "propose": clip_propose_model(),
+        "embed": clip_embed_model(),
         "classify": clip_classify_model(),
         "masks": masks_model("T"),
     }

@@ -22,6 +22,7 @@ from openvis_rt.engines.plan_builder import (
     check_targets,
 )
 from openvis_rt.errors import EngineError, InputError, UnavailableError
+from openvis_rt.graphs import masks_a_run
 from openvis_rt.plans import (
     AMPERE_PLUS,
     LIBRARY_DEFAULTS,
@@ -148,7 +149,7 @@ def build_engines(
                 machine=machine,
                 request=BuildRequest(
                     targets=machine.targets if library.compiles_for_a_list else (),
-                    profiles=_profiles(max_classes),
+                    profiles=_profiles(max_classes, bundle.manifest.clip_length),
                     shape_values=_shape_values(bundle, graph, precision, max_frame),
                     options=options,
                     timing_cache=cache,
@@ -203,8 +204,13 @@ def _timing_cache(library: TensorRtLibrary, folder: Path, asked: bool | None) ->
     return folder / "timing.cache" if measures and asked is not False else None
 
 
-def _profiles(max_classes: int | None) -> dict[str, Profile]:
-    profiles = dict(DEFAULT_PROFILES)
+def _profiles(max_classes: int | None, clip_length: int) -> dict[str, Profile]:
+    masks = masks_a_run(clip_length)
+    profiles = {
+        **DEFAULT_PROFILES,
+        "T": Profile(1, clip_length, clip_length),
+        "n": Profile(1, masks, masks),
+    }
     if max_classes is not None:
         if max_classes < 1:
             raise InputError(f"--max-classes is {max_classes}; give 1 or more.")

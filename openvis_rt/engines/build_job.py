@@ -191,7 +191,9 @@ def _file_to_compile(job: Job, progress: Progress) -> tuple[Path, int, float | N
     from openvis_rt.engines.rewrite import rewrite
 
     progress("Rewriting", 0, 1)
-    sizes = {name: profile.usual for name, profile in job.request.profiles.items()}
+    profiles = job.request.profiles.items()
+    # a batch may be wrong at one size and right at another
+    sizes = [{n: p.usual for n, p in profiles}, {n: p.least for n, p in profiles}]
     model = onnx.load(str(job.onnx))
     rewritten = rewrite(model, job.request.shape_values.keys(), sizes, verify=job.verify)
     if rewritten.model is None:

@@ -24,6 +24,9 @@ The layout suits a GPU: the value becomes rows of C contiguous channels, ``[N H 
 the four neighbours is one Gather of whole rows. Coordinates are computed in FP32 in the order of
 the equations above, which is PyTorch's.
 
+C, H and W are numbers of the file. The batch N may be a symbol, such as the frames of a clip times
+heads; then the first row of each picture in it, ``n H W``, is computed in the graph.
+
 In an FP16 graph the value is FP16 behind a Cast to FP32. The rows are gathered as they are before
 that Cast and become FP32 after the Gather: the same numbers for half the memory traffic.
 """
@@ -47,6 +50,8 @@ __all__ = ["GridSampleSite", "Nodes", "find_grid_samples", "replace_grid_sample"
 
 _OP = "GridSample"
 
+Shape = tuple[int | None, int, int, int]
+
 
 def replace_grid_sample(model: onnx.ModelProto) -> onnx.ModelProto:
     """A copy of ``model`` in which every GridSample is gather-based bilinear sampling.
@@ -55,7 +60,8 @@ def replace_grid_sample(model: onnx.ModelProto) -> onnx.ModelProto:
 
     Raises:
         EngineError: a GridSample is not 4-D FP32 bilinear with zeros padding and ``align_corners``
-            0, its value's shape is not static, or it stands in a subgraph or a local function.
+            0, its value's C, H or W is not a number, or it stands in a subgraph or a local
+            function.
     """
     sites = {site.position: site for site in find_grid_samples(model)}
     nodes: list[onnx.NodeProto] = []
@@ -92,14 +98,14 @@ class GridSampleSite:
         node: of the model's own graph.
         position: of the node in that graph.
         prefix: unique in the model; the names of the replacement begin with it.
-        shape: [N, C, H, W] of the sampled value.
+        shape: [N, C, H, W] of the sampled value; N is None where it is a symbol.
         half: the FP16 tensor that a Cast makes the sampled value from, if one does.
     """
 
     node: onnx.NodeProto
     position: int
     prefix: str
-    shape: tuple[int, int, int, int]
+    shape: Shape
     half: str | None
 
     def gathers(self, output: str) -> Nodes:
@@ -122,7 +128,7 @@ def find_grid_samples(model: onnx.ModelProto) -> list[GridSampleSite]:
         prefix = f"{node.name or _OP}/gathers{position}"
         cast = casts.get(node.input[0])
         half = cast.input[0] if cast and _is_half(types.get(cast.input[0])) else None
-        sites.append(GridSampleSite(node, position, prefix, _static_shape(node, types), half))
+        sites.append(GridSampleSite(node, position, prefix, _known_shape(node, types), half))
     return sites
 
 
@@ -157,7 +163,7 @@ class Nodes:
 
 
 def _append_sampling(
-    g: Nodes, value: str, grid: str, output: str, shape: tuple[int, int, int, int], *, fp16: bool
+    g: Nodes, value: str, grid: str, output: str, shape: Shape, *, fp16: bool
 ) -> None:
     """Sample ``value`` [N, C, H, W] at ``grid`` [N, P, Q, 2] into ``output`` [N, C, P, Q].
 
@@ -180,11 +186,11 @@ def _append_sampling(
     column, line = g.split_xy(g.add("Cast", low, to=onnx.TensorProto.INT32))
     corner = g.add("Add", g.add("Mul", line, g.constant(width, np.int32)), column)
     corner = g.add("Squeeze", corner, g.constant([-1], np.int64))
-    starts = np.arange(batch).reshape(batch, 1, 1) * (height * width)
-    corner = g.add("Add", corner, g.constant(starts, np.int32))
+    corner = g.add("Add", corner, _append_starts(g, grid, batch, height * width))
 
     rows = g.add("Transpose", value, perm=[0, 2, 3, 1])
-    rows = g.add("Reshape", rows, g.constant([batch * height * width, channels], np.int64))
+    count = -1 if batch is None else batch * height * width
+    rows = g.add("Reshape", rows, g.constant([count, channels], np.int64))
     hats = [g.split_xy(hat_low), g.split_xy(hat_high)]
     total = ""
     for dy in range(min(height, 2)):  # an axis of one pixel has no second neighbour
@@ -198,6 +204,20 @@ def _append_sampling(
             term = g.add("Mul", found, weight)
             total = g.add("Add", total, term) if total else term
     g.add("Transpose", total, output=output, perm=[0, 3, 1, 2])
+
+
+def _append_starts(g: Nodes, grid: str, batch: int | None, size: int) -> str:
+    """First row of each picture in the rows, n * size: INT32 [N, 1, 1].
+
+    A constant where the batch is known; else counted up to the first size of ``grid``.
+    """
+    if batch is not None:
+        return g.constant(np.arange(batch).reshape(batch, 1, 1) * size, np.int32)
+    number = g.add("Squeeze", g.add("Shape", grid, start=0, end=1))
+    zero, one = g.constant(0, np.int64), g.constant(1, np.int64)
+    pictures = g.add("Cast", g.add("Range", zero, number, one), to=onnx.TensorProto.INT32)
+    starts = g.add("Mul", pictures, g.constant(size, np.int32))
+    return g.add("Reshape", starts, g.constant([-1, 1, 1], np.int64))
 
 
 def _without_idle_casts(
@@ -284,19 +304,17 @@ def _dimensions(kind: onnx.TypeProto.Tensor) -> list[int | None]:
     return [d.dim_value if d.HasField("dim_value") else None for d in kind.shape.dim]
 
 
-def _static_shape(
-    node: onnx.NodeProto, types: dict[str, onnx.TypeProto.Tensor]
-) -> tuple[int, int, int, int]:
-    """[N, C, H, W] of the sampled value."""
+def _known_shape(node: onnx.NodeProto, types: dict[str, onnx.TypeProto.Tensor]) -> Shape:
+    """[N, C, H, W] of the sampled value; N may be None."""
     kind = types.get(node.input[0], onnx.TypeProto.Tensor())
     dims = _dimensions(kind)
-    numbers = [d for d in dims if d is not None]
-    if len(dims) != 4 or len(numbers) != 4 or kind.elem_type != onnx.TensorProto.FLOAT:
+    picture = [d for d in dims[1:] if d is not None]
+    if len(dims) != 4 or len(picture) != 3 or kind.elem_type != onnx.TensorProto.FLOAT:
         raise EngineError(
             f"GridSample {node.name!r} samples {node.input[0]!r} of type "
             f"{onnx.TensorProto.DataType.Name(kind.elem_type)} and shape "
             f"[{', '.join('?' if d is None else str(d) for d in dims)}]; only FLOAT [N, C, H, W] "
-            "with four known sizes can be replaced by gathers. Export with a fixed size."
+            "with known C, H and W can be replaced by gathers. Export with a fixed size."
         )
-    batch, channels, height, width = numbers
-    return batch, channels, height, width
+    channels, height, width = picture
+    return dims[0], channels, height, width

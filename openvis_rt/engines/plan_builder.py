@@ -50,7 +50,7 @@ DEFAULT_PROFILES: Mapping[str, Profile] = {
     "B": Profile(1, 64, 128),  # a phrase has at most 14 prompts, the host makes batches
     "n": Profile(1, MASKS_A_RUN, MASKS_A_RUN),
 }
-"""Least, usual and largest size of each dynamic axis of ``openvis_rt.graphs``."""
+"""Least, usual and largest size of dynamic axes of ``openvis_rt.graphs``; T's are the bundle's."""
 
 LARGEST_OPTIMIZATION_LEVEL = 5
 

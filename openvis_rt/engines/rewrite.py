@@ -7,7 +7,7 @@ they are inputs whose values are sizes, so one plan serves videos of every size.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import onnx
@@ -34,14 +34,18 @@ class Rewritten:
 
 
 def rewrite(
-    model: onnx.ModelProto, inputs: Collection[str], sizes: Mapping[str, int], *, verify: bool
+    model: onnx.ModelProto,
+    inputs: Collection[str],
+    sizes: Sequence[Mapping[str, int]],
+    *,
+    verify: bool,
 ) -> Rewritten:
     """Rewrite a graph for TensorRT.
 
     Args:
         model: the graph; it is not changed.
         inputs: overridable initializers that become inputs.
-        sizes: a number for each symbolic axis, to run the graph with.
+        sizes: a number for each symbolic axis; the graph is run with each set of them.
         verify: hold the gathers against GridSample in ONNX Runtime.
 
     Raises:
@@ -53,9 +57,17 @@ def rewrite(
     if not sites and not inputs:
         return Rewritten(None, 0, None)
     if sites and verify:
-        error = check_grid_samples(model, random_inputs(model.graph, sizes))
+        runs = [random_inputs(model.graph, numbers) for numbers in _apart(model.graph, sizes)]
+        error = check_grid_samples(model, *runs)
     result = replace_grid_sample(without_defaults(model, inputs))
     return Rewritten(result, len(sites), error)
+
+
+def _apart(graph: onnx.GraphProto, sizes: Sequence[Mapping[str, int]]) -> list[Mapping[str, int]]:
+    """Those of the sizes that are not the same for the inputs of this graph."""
+    shapes = (value.type.tensor_type.shape.dim for value in graph.input)
+    symbols = sorted({d.dim_param for shape in shapes for d in shape if d.dim_param})
+    return list({tuple(numbers[s] for s in symbols): numbers for numbers in sizes}.values())
 
 
 def without_defaults(model: onnx.ModelProto, names: Collection[str]) -> onnx.ModelProto:

@@ -85,8 +85,9 @@ class ClipPipeline:
         factory: the backend.
         precision: which of the bundle's graphs.
         selection: what is shown of a frame.
-        clip_length: frames of a clip; the video's last one may be shorter.
-        detections: most instances that a video's result reports.
+        clip_length: frames of a clip, at most the bundle's; the video's last one may be shorter.
+            None for the bundle's.
+        detections: most instances that a video's result reports; None for the bundle's.
         image_embeddings: of every frame of the video, float32 [frames, D], in place of what the
             graph `embed` would compute; None to compute them, where the system has any.
         keep_video: video mode, so that :meth:`finish` can report the whole video.
@@ -105,13 +106,15 @@ class ClipPipeline:
         precision: str,
         selection: Selection,
         *,
-        clip_length: int,
-        detections: int,
+        clip_length: int | None = None,
+        detections: int | None = None,
         image_embeddings: Floats | None = None,
         keep_video: bool,
     ) -> None:
         self._bundle, self.selection, self.keep_video = bundle, selection, keep_video
-        self._family, self.clip_length, self._detections = family, clip_length, detections
+        self._family = family
+        self.clip_length = clip_length or bundle.manifest.clip_length
+        self._detections = detections or bundle.manifest.detections
         self._slots = factory.slots
         self._fetched = {"embed": (), **family.fetched, "masks": ("masks",)}
         self._given_embeddings = image_embeddings
@@ -131,13 +134,13 @@ class ClipPipeline:
                 self._classify.bind(name, sources[graph], name)
         self._masks.bind("mask_logits", self._propose, "mask_logits")
         self._queries = int(_shape(self._propose, "queries")[0])
-        self._frames = np.zeros((clip_length, *_shape(self._propose, "frames")[1:]), np.uint8)
+        self._frames = np.zeros((self.clip_length, *_shape(self._propose, "frames")[1:]), np.uint8)
         self._pictures: Image8 | None = None
         if self._embed is not None and bundle.manifest.preprocess.source_size is not None:
             self._embed.bind("pictures", self._propose, "frames")  # it resizes by itself
         elif self._embed is not None:
             shape = _shape(self._embed, "pictures")[1:]
-            self._pictures = np.zeros((clip_length, *shape), np.uint8)
+            self._pictures = np.zeros((self.clip_length, *shape), np.uint8)
         self._placement: Placement | None = None
         self._classifier: Classifier | None = None
         self._scores: Scores | None = None

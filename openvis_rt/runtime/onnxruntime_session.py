@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from openvis_rt.bundle import Bundle
 from openvis_rt.errors import BackendError, BundleError, DependencyError, InputError
-from openvis_rt.graphs import GraphSpec
+from openvis_rt.graphs import GraphSpec, TensorSpec
 from openvis_rt.runtime.session import Array, Session, check_value
 
 __all__ = ["OnnxRuntime", "OnnxRuntimeSession"]
@@ -87,11 +87,13 @@ class OnnxRuntime:
 
 
 class OnnxRuntimeSession:
-    """One graph. Outputs of fixed shape are allocated at once and keep their address.
+    """One graph. An output whose sizes follow from the inputs' has a buffer at the next run.
 
-    It has one slot, and ``run`` returns when the outputs are there. On the CPU an output buffer is
-    a numpy array that ONNX Runtime writes into, so that a session bound to it reads the very same
-    memory.
+    It keeps its address while its sizes stay, from the opening on where they are numbers of the
+    file. Other outputs, such as masks of the source's size, are the library's own, anew each run.
+
+    It has one slot, and ``run`` returns when the outputs are there. On the CPU a buffer is a numpy
+    array that ONNX Runtime writes into, so that a session bound to it reads the very same memory.
     """
 
     def __init__(self, path: str, spec: GraphSpec, device: str) -> None:
@@ -118,25 +120,19 @@ class OnnxRuntimeSession:
         self._binding = self._session.io_binding()
         self._hosts: dict[str, Array] = {}  # numpy arrays that share memory with a buffer
         self._overrides: dict[str, Array] = {}
-        self._values: dict[str, Any] = {}
-        self._dynamic = [t.name for t in spec.outputs if any(isinstance(d, str) for d in t.shape)]
-        self._fixed = [t.name for t in spec.outputs if t.name not in self._dynamic]
+        self._values: dict[str, Any] = {}  # buffers: own inputs, and outputs of known sizes
+        self._sources: dict[str, tuple[OnnxRuntimeSession, str]] = {}
+        self._bound: dict[str, Any] = {}  # what each input reads; keeps another session's alive
+        self._has_run = False
+        follow = {d for t in spec.inputs for d in t.shape if isinstance(d, str)}
+        self._sized = [t for t in spec.outputs if _symbols(t) <= follow]
+        self._unsized = [t.name for t in spec.outputs if not _symbols(t) <= follow]
         for tensor in spec.outputs:
-            if tensor.name in self._fixed:
-                value = self._buffer(
-                    tensor.name, np.zeros([int(d) for d in tensor.shape], tensor.dtype)
-                )
-                self._values[tensor.name] = value
-                self._binding.bind_ortvalue_output(tensor.name, value)
-
-    def _buffer(self, name: str, value: Array) -> Any:
-        # on the CPU the OrtValue shares the array's memory, so the array must live as long
-        if self._device == "cpu":
-            self._hosts[name] = value
-        return self._ort.OrtValue.ortvalue_from_numpy(value, self._device, 0)
+            self._binding.bind_output(tensor.name, device)  # in the order of get_outputs
+        self._place([t for t in self._sized if not _symbols(t)], {})
 
     def write(self, name: str, value: Array, slot: int = 0) -> None:
-        """See :class:`Session`. An input of fixed shape keeps its buffer from the first call on."""
+        """See :class:`Session`. An input keeps its buffer while its shape stays."""
         check_value(self.spec, name, value)
         if any(t.name == name for t in self.spec.overridable):
             # read on the host to shape the work, and copied when bound: so it is bound anew
@@ -144,50 +140,55 @@ class OnnxRuntimeSession:
             override = self._ort.OrtValue.ortvalue_from_numpy(self._overrides[name])
             self._binding.bind_ortvalue_input(name, override)
             return
+        self._sources.pop(name, None)
         held = self._values.get(name)
         if held is not None and tuple(held.shape()) == value.shape:
             held.update_inplace(np.ascontiguousarray(value))
-            return
-        self._values[name] = self._buffer(name, np.array(value, order="C"))
-        self._binding.bind_ortvalue_input(name, self._values[name])
+        else:
+            self._values[name] = self._buffer(name, np.array(value, order="C"))
 
     def bind(self, name: str, source: Session, output: str) -> None:
-        """See :class:`Session`.
+        """See :class:`Session`; ``output`` may be an input of ``source``, which both then read.
 
         Raises:
-            InputError: ``source`` is of another backend, or its output has no buffer of fixed
-                shape.
+            InputError: ``source`` is of another backend, or has no buffer of that name.
         """
         if not isinstance(source, OnnxRuntimeSession):
             raise InputError(f"cannot bind {name!r} to {output!r} of another backend's session")
-        if output not in source._values:
-            source._allocate_input(output)
-        self._binding.bind_ortvalue_input(name, source._values[output])
-
-    def _allocate_input(self, name: str) -> None:
-        """The buffer of an input that another session reads too, before it is written first."""
-        tensor = next((t for t in self.spec.inputs if t.name == name), None)
-        if tensor is None or any(isinstance(size, str) for size in tensor.shape):
-            raise InputError(f"{name!r} of graph {self.spec.name!r} has no buffer of fixed shape")
-        self.write(name, np.zeros([int(size) for size in tensor.shape], tensor.dtype))
+        if output not in {t.name for t in (*source.spec.inputs, *source._sized)}:
+            raise InputError(
+                f"graph {source.spec.name!r} has no {output!r} whose size follows from its inputs, "
+                f"for {name!r} of graph {self.spec.name!r} to read"
+            )
+        self._sources[name] = (source, output)
 
     def run(self, slot: int = 0) -> None:
-        """See :class:`Session`."""
+        """See :class:`Session`.
+
+        Raises:
+            InputError: an input was never written, what it is bound to was never run, or one axis
+                has two sizes.
+        """
         if self._session is None:
             raise InputError(f"the session of graph {self.spec.name!r} is closed")
-        for name in self._dynamic:  # else the last run's buffer is kept, with its shape
+        self._bind_inputs()
+        self._place(self._sized, self._sizes())
+        for name in self._unsized:  # else the last run's buffer is kept, with its shape
             self._binding.bind_output(name, self._device)
         try:
             self._session.run_with_iobinding(self._binding)
         except Exception as exc:  # its exceptions share no base of their own
             raise BackendError(f"ONNX Runtime failed in graph {self.spec.name!r}: {exc}") from exc
+        self._has_run = True
 
     def fetch(self, name: str, slot: int = 0) -> Array:
         """See :class:`Session`."""
+        if not self._has_run:
+            raise InputError(f"graph {self.spec.name!r} was never run, to fetch {name!r} from")
         if name in self._hosts:
             return self._hosts[name].copy()
-        bound = [*self._fixed, *self._dynamic]  # the order in which they were bound first
-        out: Array = self._binding.get_outputs()[bound.index(name)].numpy()
+        names = [t.name for t in self.spec.outputs]
+        out: Array = self._binding.get_outputs()[names.index(name)].numpy()
         return out
 
     def close(self) -> None:
@@ -196,4 +197,61 @@ class OnnxRuntimeSession:
         self._binding.clear_binding_outputs()
         self._values.clear()
         self._hosts.clear()
+        self._sources.clear()
+        self._bound.clear()
         self._session = None
+
+    def _buffer(self, name: str, value: Array) -> Any:
+        # on the CPU the OrtValue shares the array's memory, so the array must live as long
+        if self._device == "cpu":
+            self._hosts[name] = value
+        return self._ort.OrtValue.ortvalue_from_numpy(value, self._device, 0)
+
+    def _place(self, outputs: Sequence[TensorSpec], sizes: Mapping[str, int]) -> None:
+        """Give outputs buffers of these sizes, where they have others or none."""
+        for tensor in outputs:
+            name, shape = tensor.name, _numbers(tensor, sizes)
+            held = self._values.get(name)
+            if held is None or tuple(held.shape()) != shape:
+                self._values[name] = self._buffer(name, np.zeros(shape, tensor.dtype))
+                self._binding.bind_ortvalue_output(name, self._values[name])
+
+    def _bind_inputs(self) -> None:
+        """Let inputs read what holds their values now."""
+        for tensor in self.spec.inputs:
+            value = self._current(tensor.name)
+            if self._bound.get(tensor.name) is not value:
+                self._binding.bind_ortvalue_input(tensor.name, value)
+                self._bound[tensor.name] = value
+
+    def _current(self, name: str) -> Any:
+        """The buffer of an input, which may be another session's, or of the last run's output."""
+        if name in self._sources:
+            source, output = self._sources[name]
+            return source._current(output)
+        is_input = any(t.name == name for t in self.spec.inputs)
+        if name not in self._values or not (is_input or self._has_run):
+            why = "was never written" if is_input else "holds nothing: the graph was never run"
+            raise InputError(f"{name!r} of graph {self.spec.name!r} {why}, or is closed")
+        return self._values[name]
+
+    def _sizes(self) -> dict[str, int]:
+        """A number for each symbol of the inputs, by what they are bound to."""
+        sizes: dict[str, int] = {}
+        for tensor in self.spec.inputs:
+            shape = self._bound[tensor.name].shape()
+            for symbol, size in zip(tensor.shape, shape, strict=True):
+                if isinstance(symbol, str) and sizes.setdefault(symbol, size) != size:
+                    raise InputError(
+                        f"input {tensor.name!r} of graph {self.spec.name!r} has shape "
+                        f"{list(shape)}, and axis {symbol} is {sizes[symbol]} in other inputs"
+                    )
+        return sizes
+
+
+def _symbols(tensor: TensorSpec) -> set[str]:
+    return {size for size in tensor.shape if isinstance(size, str)}
+
+
+def _numbers(tensor: TensorSpec, sizes: Mapping[str, int]) -> tuple[int, ...]:
+    return tuple(sizes[size] if isinstance(size, str) else size for size in tensor.shape)

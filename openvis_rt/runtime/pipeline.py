@@ -117,7 +117,6 @@ class Pipeline:
         words = Vocabulary.of(vocabulary)
         family = family_of(bundle, tracker_frames, tracker_top_k)
         given = _given_embeddings(bundle, image_embeddings)
-        length = _clip_length(bundle, clip_length)
         with ExitStack() as stack:
             factory = session_factory(backend, device, bundle, precision, cuda)
             stack.callback(factory.close)
@@ -127,8 +126,8 @@ class Pipeline:
                 factory,
                 precision,
                 selection or Selection(),
-                clip_length=length,
-                detections=bundle.manifest.detections if detections is None else detections,
+                clip_length=_clip_length(bundle, clip_length),
+                detections=detections,
                 image_embeddings=given,
                 keep_video=mode == "video",
             )
@@ -347,7 +346,7 @@ def _any(bundle: Bundle) -> str:
     return next(iter(bundle.manifest.graphs))
 
 
-def _clip_length(bundle: Bundle, wanted: int | None) -> int:
+def _clip_length(bundle: Bundle, wanted: int | None) -> int | None:
     most = bundle.manifest.clip_length
     if wanted is not None and not 1 <= wanted <= most:
         if most == 1:
@@ -356,4 +355,4 @@ def _clip_length(bundle: Bundle, wanted: int | None) -> int:
             f"{bundle.path} takes clips of 1 to {most} frames, got {wanted}; export it again with "
             f"--clip-length {wanted} for longer ones"
         )
-    return wanted or most
+    return wanted

@@ -10,6 +10,8 @@ in any order that the host likes, and no slot is overwritten too early.
     masks                                     [slot 0]  <- what the host chose of frame t
 
 All device memory is allocated when a session is opened: the largest sizes of the plan's profile.
+A tensor of a dynamic size, such as a clip's, fills the beginning of its buffer; who is bound to it
+takes it at the size that it has in that slot.
 Each slot has an execution context of its own, whose addresses never change, as a CUDA graph needs
 it. Outputs that the host fetches are copied to pinned memory at the end of each run.
 """
@@ -160,16 +162,18 @@ class TensorRtSession:
             self._cuda.record(self._copied[own], self._stream)
 
     def bind(self, name: str, source: Session, output: str) -> None:
-        """See :class:`~openvis_rt.runtime.session.Session`.
+        """See :class:`~openvis_rt.runtime.session.Session`; ``output`` may be an input of source.
 
         Raises:
             InputError: ``source`` is of another backend.
-            EngineError: the two tensors differ in type or shape.
+            EngineError: the two tensors differ in type, rank, fixed sizes, or in what is dynamic.
         """
         if not isinstance(source, TensorRtSession) or source._cuda is not self._cuda:
             raise InputError(f"cannot bind {name!r} to {output!r} of another backend's session")
+        if output in source._sources:  # which does not hold it, either
+            source, output = source._sources[output]
         mine, theirs = self._tensors[name], source._tensors[output]
-        if (mine.dtype, mine.shape) != (theirs.dtype, theirs.shape) or -1 in mine.shape:
+        if (mine.dtype, mine.shape) != (theirs.dtype, theirs.shape):
             raise EngineError(
                 f"the engine of {self.spec.name!r} takes {name!r} as {np.dtype(mine.dtype)} "
                 f"{list(mine.shape)}, and that of {source.spec.name!r} gives {output!r} as "
@@ -189,10 +193,10 @@ class TensorRtSession:
         self._count_seconds(slot)
         self._cuda.record(self._begun[slot], self._stream)
         self._execute(slot)
+        self._shapes[own] |= self._output_shapes(own)
         for name in self._fetched:
-            shape = self._output_shape(own, name)
-            self._fetched_shapes[own][name] = shape
-            target = self._host[own][name][: math.prod(shape) * self._itemsize(name)]
+            size = math.prod(self._shapes[own][name]) * self._itemsize(name)
+            target = self._host[own][name][:size]
             self._cuda.copy_out(target, self._device[own][name], self._stream)
         self._cuda.record(self._done[slot], self._stream)
         self._unread.add(slot)
@@ -200,13 +204,13 @@ class TensorRtSession:
     def fetch(self, name: str, slot: int = 0) -> Array:
         """See :class:`~openvis_rt.runtime.session.Session`; only what was asked for at opening."""
         own = slot % self._slots
-        if name not in self._fetched_shapes[own]:
+        if name not in self._fetched or name not in self._shapes[own]:
             raise InputError(
                 f"output {name!r} of graph {self.spec.name!r} was not run, or stays on the device: "
                 f"the host fetches {', '.join(self._fetched) or 'nothing'}"
             )
         self._cuda.synchronize(self._done[slot])
-        shape = self._fetched_shapes[own][name]
+        shape = self._shapes[own][name]
         dtype = np.dtype(self._tensors[name].dtype)
         raw = self._host[own][name][: math.prod(shape) * dtype.itemsize]
         return raw.view(dtype).reshape(shape).copy()
@@ -275,13 +279,11 @@ class TensorRtSession:
         self._check_tensors()
         self._device: list[dict[str, int]] = []
         self._host: list[dict[str, npt.NDArray[np.uint8]]] = []
-        self._shapes: list[dict[str, Shape]] = []
-        self._fetched_shapes: list[dict[str, Shape]] = []
+        self._shapes: list[dict[str, Shape]] = []  # of what was written and made in each slot
         for _ in range(self._slots):
             self._device.append({})
             self._host.append({})
             self._shapes.append({})
-            self._fetched_shapes.append({})
             for name, tensor in self._tensors.items():
                 if not tensor.on_host:
                     self._device[-1][name] = cuda.allocate(owned, tensor.size)
@@ -346,26 +348,35 @@ class TensorRtSession:
     # running
 
     def _events_before(self, slot: int) -> list[Any]:
-        sources = {id(s): s._done[slot] for s, _ in self._sources.values()}
-        return [*sources.values(), *(reader._done[slot] for reader in self._readers)]
+        there = [source._holds(output, slot) for source, output in self._sources.values()]
+        read = [reader._done[slot] for reader in self._readers]
+        return list({id(event): event for event in (*there, *read)}.values())
+
+    def _holds(self, name: str, slot: int) -> Any:
+        """The event from which on a buffer holds what was written, or made."""
+        is_input = self._tensors[name].is_input
+        return self._copied[slot % self._slots] if is_input else self._done[slot]
 
     def _set_tensors(self, slot: int) -> None:
         own = slot % self._slots
-        context = self._contexts[own]
         for name, tensor in self._tensors.items():
-            if name in self._sources:
-                source, output = self._sources[name]
-                address = source._device[slot % source._slots][output]
-            elif tensor.is_input and name not in self._shapes[own]:
-                raise InputError(f"input {name!r} of graph {self.spec.name!r} was never written")
-            elif tensor.on_host:
+            source, held = self._sources.get(name, (self, name))
+            theirs = slot % source._slots
+            if tensor.is_input and held not in source._shapes[theirs]:
+                raise source._nothing_in(held)
+            if tensor.on_host:
                 address = self._host[own][name].ctypes.data
             else:
-                address = self._device[own][name]
-            if not context.set_tensor_address(name, address):
+                address = source._device[theirs][held]
+            if not self._contexts[own].set_tensor_address(name, address):
                 raise self._failure(f"refuses the address of {name!r}")
             if tensor.is_input and -1 in tensor.shape:
-                self._set_shape(own, name, self._shapes[own][name])
+                self._set_shape(own, name, source._shapes[theirs][held])
+
+    def _nothing_in(self, name: str) -> InputError:
+        if self._tensors[name].is_input:
+            return InputError(f"input {name!r} of graph {self.spec.name!r} was never written")
+        return InputError(f"graph {self.spec.name!r} was never run, to read {name!r} from")
 
     def _set_shape(self, own: int, name: str, shape: Shape) -> None:
         context = self._contexts[own]
@@ -378,9 +389,14 @@ class TensorRtSession:
             )
         self._set[own][name] = shape
 
-    def _output_shape(self, own: int, name: str) -> Shape:
-        fixed, context = self._tensors[name].shape, self._contexts[own]
-        return tuple(context.get_tensor_shape(name)) if -1 in fixed else fixed
+    def _output_shapes(self, own: int) -> dict[str, Shape]:
+        """Of the run that was queued last."""
+        outputs = {name: t.shape for name, t in self._tensors.items() if not t.is_input}
+        context = self._contexts[own]
+        return {
+            name: tuple(context.get_tensor_shape(name)) if -1 in shape else shape
+            for name, shape in outputs.items()
+        }
 
     def _execute(self, slot: int) -> None:
         """Queue the engine; from a slot's second run on as a CUDA graph, where that is possible.

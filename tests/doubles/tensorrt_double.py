@@ -421,10 +421,20 @@ class Context:
                 sizes |= dict(zip(symbols, self._values[name].tolist(), strict=True))
         return sizes
 
+    def _twofold(self) -> dict[str, set[int]]:
+        """Symbols that are two sizes at once."""
+        sizes: dict[str, set[int]] = {}
+        for name, shape in self._shapes.items():
+            for symbol, size in zip(self.engine.plan.inputs[name][1], shape, strict=True):
+                sizes.setdefault(symbol, set()).add(size)
+        return {s: found for s, found in sizes.items() if isinstance(s, str) and len(found) > 1}
+
     def _unready(self) -> str | None:
         plan = self.engine.plan
         if missing := self.infer_shapes():
             return f"sizes of {missing} are not set"
+        if twofold := self._twofold():
+            return f"input dimensions of one name must be equal: {twofold}"
         for name in (*plan.inputs, *plan.outputs):
             if not self._addresses.get(name):
                 return f"the address of {name} is not set"

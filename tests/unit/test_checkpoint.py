@@ -28,6 +28,7 @@ from openvis_rt.models.zoo import MODELS  # noqa: E402
 NAME = "clip-vis-r50"
 HEAD = "sem_seg_head.predictor."
 QUERIES = f"{HEAD}query_feat.weight"
+POSITIONS = f"{HEAD}query_embed.weight"
 
 
 @pytest.fixture(autouse=True)
@@ -244,7 +245,7 @@ def test_a_pickle_that_would_run_code_runs_none(tmp_path, state, form):
             ),
             "ovformer",
         ),
-        ((f"{HEAD}class_embed.zs_weight", f"{HEAD}class_embed.linear.0.weight"), "ov2seg"),
+        ((f"{HEAD}object_embed.layers.0.bias", f"{HEAD}class_embed.linear.0.weight"), "ov2seg"),
         ((f"{HEAD}class_embed.weight", f"{HEAD}mask_embed.layers.0.weight"), "minvis"),
         (("clip_adapter.clip_model.visual.proj", f"{HEAD}mask_embed.layers.0.weight"), "openvis"),
         (("visual.conv1.weight", "token_embedding.weight"), "CLIP alone"),
@@ -279,7 +280,7 @@ def test_a_renamed_key_is_named_twice(tmp_path, state):
 
 
 def test_another_shape_is_named_with_both_shapes(tmp_path, state):
-    state[QUERIES] = state[QUERIES][:5]
+    state[POSITIONS] = state[POSITIONS][:5]
     message = refused(saved(tmp_path, {"model": state}))
     assert "(5, 256) found, (10, 256) needed" in message
 

@@ -32,13 +32,15 @@ from openvis_rt.models.crop_clip import (  # noqa: E402
 )
 from openvis_rt.models.instformer import InstFormer, InstFormerConfig  # noqa: E402
 from openvis_rt.models.mask2former import Mask2Former  # noqa: E402
-from openvis_rt.runtime.families import family_of  # noqa: E402
+from openvis_rt.runtime.association import Momentum  # noqa: E402
+from openvis_rt.runtime.classifier import Classifier  # noqa: E402
 from openvis_rt.runtime.clip_pipeline import ClipPipeline  # noqa: E402
+from openvis_rt.runtime.families import family_of  # noqa: E402
 from openvis_rt.runtime.minvis_clip import MinVisClip as Family  # noqa: E402
 from openvis_rt.runtime.onnxruntime_session import OnnxRuntime  # noqa: E402
 from openvis_rt.runtime.selection import Selection  # noqa: E402
+from openvis_rt.runtime.video import Frame  # noqa: E402
 from openvis_rt.variants import Variant  # noqa: E402
-from openvis_rt.vocabulary import Vocabulary  # noqa: E402
 
 FRAME = (28, 45)  # of a padded frame of 32x64: 4 rows and 19 columns of padding
 GRID = (8, 16)
@@ -294,11 +296,11 @@ def test_a_bundle_runs_through_the_same_runtime(bundle):
     pipeline = ClipPipeline(
         bundle, family, OnnxRuntime("cpu"), "fp32", Selection(threshold=0.0), keep_video=True
     )
-    pipeline.set_vocabulary(Vocabulary(("disc", "box")), texts(2).numpy())
+    pipeline.set_classifier(Classifier(("disc", "box"), [1, 1], texts(2).numpy()))
     rng = np.random.default_rng(0)
     for index in range(3):
         frame = rng.integers(0, 256, (60, 90, 3)).astype(np.uint8)
-        pipeline.submit(frame, index, None)
+        pipeline.submit([Frame(index, None, frame)])
         pipeline.collect()
     video = pipeline.finish()
     pipeline.close()
@@ -314,7 +316,7 @@ def test_t_and_k_are_refused(bundle):
 def test_tracks_follow_the_queries():
     rng = np.random.default_rng(0)
     base = rng.standard_normal((5, 16)).astype(np.float32)
-    family = Family()
+    family = Family(Momentum())
     first = None
     for _ in range(6):
         order = rng.permutation(5)

@@ -41,7 +41,7 @@ from openvis_rt.engines.plan_builder import (
     check_options,
     check_targets,
 )
-from openvis_rt.engines.rewrite import without_defaults
+from openvis_rt.engines.rewrite import rewrite, without_defaults
 from openvis_rt.errors import (
     BundleError,
     EngineError,
@@ -412,6 +412,39 @@ def test_limits_are_kept_and_other_limits_are_another_build(tmp_path):
     assert not any(result.skipped for result in build_rtx(bundle))
     with pytest.raises(InputError, match="max-classes is 0"):
         build_rtx(bundle, max_classes=0)
+
+
+def test_clips_of_any_length_up_to_the_bundle_s_are_one_plan(tmp_path):
+    models = {"propose": propose_model("T"), "masks": masks_model("T"), "text": text_model()}
+    propose, masks, text = build_rtx(write_bundle(tmp_path, clip_length=5, **models))
+    assert propose.sidecar.inputs == (TensorSpec("frames", "uint8", ("T", 12, 16, 3)),)
+    assert propose.sidecar.profiles == {"T": Profile(1, 5, 5)}
+    assert propose.sidecar.replaced_grid_samples == 1
+    assert 0 <= propose.sidecar.replacement_error < 1e-4  # as for one frame
+    assert masks.sidecar.inputs[0] == TensorSpec("mask_logits", "float32", (10, "T", *NETWORK_SIZE))
+    assert masks.sidecar.outputs[0].shape == ("?", "?", "?", "?")
+    assert masks.sidecar.profiles == {"T": Profile(1, 5, 5), "n": Profile(1, 1, 1)}  # 8 masks a run at most
+    assert text.sidecar.profiles == {"B": DEFAULT_PROFILES["B"]}
+    # only what takes clips is built again for longer ones
+    longer = build_rtx(write_bundle(tmp_path, clip_length=7, **models))
+    assert [result.skipped for result in longer] == [False, False, True]
+    assert longer[0].sidecar.profiles == {"T": Profile(1, 7, 7)}
+
+
+def test_gathers_are_checked_at_one_frame_and_at_the_whole_clip(monkeypatch):
+    lengths = []
+
+    def check(_model, *runs):
+        lengths.extend(run["frames"].shape[0] for run in runs)
+        return 0.0
+
+    monkeypatch.setattr("openvis_rt.engines.rewrite.check_grid_samples", check)
+    sizes = [{"T": 5, "K": 64}, {"T": 1, "K": 1}]
+    rewrite(propose_model("T"), (), sizes, verify=True)
+    assert lengths == [5, 1]
+    lengths.clear()
+    rewrite(propose_model(), (), sizes, verify=True)
+    assert lengths == [1]  # a frame is a frame
 
 
 def test_other_options_are_another_build(tmp_path):

@@ -11,7 +11,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from openvis_rt.engines.grid_sample import find_grid_samples, replace_grid_sample
 from openvis_rt.engines.grid_sample_check import check_grid_samples, random_inputs
@@ -288,3 +288,120 @@ def test_gathers_compile_in_tensorrt_rtx(model, dtype, tmp_path):
     assert "GRID_SAMPLE" not in built.layers
     assert built.layers["GATHER"] == {dtype: 4}
     assert len(built.plan) > 1000
+
+
+# a batch that is a symbol: frames of a clip times heads
+
+HEADS, WIDTH, HEIGHT = 2, 16, 12
+
+
+def clip_model(half=False):
+    """Frames [T, 12, 16, 3] -> each of two heads samples 4 channels at points of its own.
+
+    The sampled value is [T heads, 4, 12, 16], the output [T, 8, 12, 16].
+    """
+    random, make = np.random.default_rng(0), helper.make_node
+    kind, dtype = (TensorProto.FLOAT16, np.float16) if half else (TensorProto.FLOAT, np.float32)
+    constants = {
+        "weight": random.standard_normal((8, 3, 3, 3)).astype(dtype) / 100,
+        "mix": random.standard_normal((8, 2 * HEADS)).astype(dtype) / 8,
+        "points": np.array([-1, HEIGHT, WIDTH, 2], np.int64),
+        "pictures": np.array([-1, 4, HEIGHT, WIDTH], np.int64),
+        "maps": np.array([-1, 8, HEIGHT, WIDTH], np.int64),
+        "places": np.array([0, HEIGHT * WIDTH, HEADS, 2], np.int64),
+        "reach": np.float32(1.3),
+    }
+    sampled, result = ("wide", "narrow") if half else ("value", "sampled")
+    nodes = [
+        make("Cast", ["frames"], ["float"], to=kind),
+        make("Transpose", ["float"], ["image"], perm=[0, 3, 1, 2]),
+        make("Conv", ["image", "weight"], ["features"], pads=[1, 1, 1, 1]),
+        make("Transpose", ["features"], ["last"], perm=[0, 2, 3, 1]),
+        make("MatMul", ["last", "mix"], ["offsets"]),
+        make("Reshape", ["offsets", "places"], ["by_place"]),  # [T, H W, heads, 2]
+        make("Transpose", ["by_place"], ["by_head"], perm=[0, 2, 1, 3]),
+        make("Reshape", ["by_head", "points"], ["places_of_head"]),  # [T heads, H, W, 2]
+        make("Cast", ["places_of_head"], ["coordinates"], to=TensorProto.FLOAT),
+        make("Tanh", ["coordinates"], ["inside"]),
+        make("Mul", ["inside", "reach"], ["grid"]),
+        make("Reshape", ["features", "pictures"], ["value"]),
+        *([make("Cast", ["value"], ["wide"], to=TensorProto.FLOAT)] if half else []),
+        make("GridSample", [sampled, "grid"], ["sampled"], "sample", align_corners=0),
+        *([make("Cast", ["sampled"], ["narrow"], to=kind)] if half else []),
+        make("Reshape", [result, "maps"], ["out"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("frames", TensorProto.UINT8, ["T", HEIGHT, WIDTH, 3])],
+        [helper.make_tensor_value_info("out", kind, ["T", 8, HEIGHT, WIDTH])],
+        [numpy_helper.from_array(value, name) for name, value in constants.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+
+
+def clip(length, seed=0):
+    shape = (length, HEIGHT, WIDTH, 3)
+    return np.random.default_rng([seed, length]).integers(0, 256, shape, np.uint8)
+
+
+@pytest.mark.parametrize("half", [False, True], ids=["fp32", "fp16"])
+def test_any_clip_length_is_sampled_by_one_graph(half):
+    model = clip_model(half)
+    (site,) = find_grid_samples(model)
+    assert site.shape == (None, 4, HEIGHT, WIDTH)
+    assert site.half == ("value" if half else None)
+    replaced = replace_grid_sample(model)
+    assert not [node for node in replaced.graph.node if node.op_type == "GridSample"]
+    # an FP16 result may fall to the other side of a rounding
+    eps = np.finfo(np.float16 if half else np.float32).eps
+    for length in (1, 2, 5, 3):
+        wanted = run(model, frames=clip(length))
+        got = run(replaced, frames=clip(length))
+        atol = (eps if half else 16 * eps * WIDTH) * np.abs(wanted).max()
+        np.testing.assert_allclose(got, wanted, rtol=0, atol=atol)
+        assert np.ptp(wanted) > 5  # the points lie in the image
+
+
+def test_frames_of_a_clip_are_sampled_apart():
+    replaced, frames = replace_grid_sample(clip_model()), clip(4)
+    alone = [run(replaced, frames=frames[t : t + 1]) for t in range(4)]
+    np.testing.assert_allclose(run(replaced, frames=frames), np.concatenate(alone), atol=1e-5)
+
+
+def test_a_known_batch_keeps_its_constant():
+    nodes = replace_grid_sample(grid_sample_model(*SHAPES[1])).graph.node
+    assert not {"Shape", "Range"} & {node.op_type for node in nodes}
+
+
+def test_the_check_runs_clips_of_several_lengths(monkeypatch):
+    from openvis_rt.engines import grid_sample
+
+    model = clip_model()
+    runs = [random_inputs(model.graph, {"T": length}) for length in (1, 2, 5)]
+    assert 0 <= check_grid_samples(model, *runs) < 16 * np.finfo(np.float32).eps * WIDTH
+
+    def of_the_first_clip(nodes, grid, batch, size):
+        return nodes.constant(0, np.int32)
+
+    monkeypatch.setattr(grid_sample, "_append_starts", of_the_first_clip)
+    with pytest.raises(ParityError, match="gathers differ"):
+        check_grid_samples(model, *runs)
+
+
+@pytest.mark.parametrize("half", [False, True], ids=["fp32", "fp16"])
+def test_gathers_of_any_clip_length_compile_in_tensorrt_rtx(half, tmp_path):
+    pytest.importorskip("tensorrt_rtx", reason="tensorrt_rtx is not installed")
+    from openvis_rt.engines.plan_builder import BuildRequest, build_plan
+    from openvis_rt.plans import Profile
+    from openvis_rt.tensorrt_library import tensorrt_library
+
+    path = tmp_path / "sample.onnx"
+    onnx.save(replace_grid_sample(clip_model(half)), path)
+    request = BuildRequest(targets=("sm86",), profiles={"T": Profile(1, 5, 5)})
+    built = build_plan(path, tensorrt_library("tensorrt-rtx"), request)
+    assert built.inputs[0].shape == ("T", HEIGHT, WIDTH, 3)
+    assert built.outputs[0].shape == ("?", 8, HEIGHT, WIDTH)
+    assert built.profiles == {"T": Profile(1, 5, 5)}
+    assert "GRID_SAMPLE" not in built.layers
+    assert built.layers["GATHER"]["float16" if half else "float32"] == 4

@@ -12,6 +12,7 @@ from safetensors.numpy import load_file, save_file
 from openvis_rt import Pipeline
 from openvis_rt.bundle import TRACKER, Bundle, write_manifest
 from openvis_rt.errors import BundleError, InputError
+from openvis_rt.runtime.association import Momentum
 from openvis_rt.runtime.sample_video import sample_frames
 from openvis_rt.runtime.selection import Selection
 
@@ -97,7 +98,7 @@ def test_a_video_is_what_the_definitions_give(model, bundle, frames):
         match = family.match
         family.match = lambda output: found.append(match(output)) or found[-1]
         results = list(pipeline.stream(frames))
-        embeddings = pipeline._embedder(pipeline._inner._vocabulary)
+        embeddings = pipeline._inner._classifier.embeddings
         video = pipeline.finish()
     orders, logits = by_hand(model, frames, embeddings)
     for ours, theirs in zip(found, orders, strict=True):
@@ -138,7 +139,7 @@ def test_a_damaged_or_foreign_recurrence_is_refused(bundle, tmp_path):
     (copy / TRACKER).unlink()
     write_manifest(copy, Bundle.open(copy, verify=False).manifest)
     with opened(copy) as pipeline:  # without it tokens are matched as they are
-        assert pipeline._inner._family._tracker._cell is None
+        assert isinstance(pipeline._inner._family._tracker, Momentum)
 
 
 def test_the_top_k_options_are_not_this_trackers(bundle):

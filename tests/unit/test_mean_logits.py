@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 from scipy.special import softmax
 
-from openvis_rt.runtime.mean_logits import MeanLogits
+from openvis_rt.runtime.mean_logits import (
+    MeanLogits,
+    among_classes,
+    among_classes_and_none,
+    each_class_and_objectness,
+    objects_among_classes,
+)
 
 ROWS = [1, 3, 2]  # rows of each class: synonyms
 TRACKS, FRAMES = 6, 9
@@ -46,10 +52,11 @@ def wanted(frames, *, objectness):
 
 @pytest.mark.parametrize("objectness", [False, True])
 def test_the_formula(objectness):
-    sums = MeanLogits(TRACKS, ROWS, objectness=objectness, keep=True)
+    score = objects_among_classes if objectness else among_classes
+    sums = MeanLogits(TRACKS, ROWS, score, visible_only=True, keep=True)
     frames = list(video())
     for output, order in frames:
-        sums.add_frame(output, order)
+        sums.add_output(output, order)
     expected = wanted(frames, objectness=objectness)
     np.testing.assert_allclose(sums.scores(), expected, atol=1e-6)  # float32 logits
     best = sums.detections(4)
@@ -59,23 +66,60 @@ def test_the_formula(objectness):
     for found in best:
         shown = [o["mask_area"][order[found.track]] > 0 for o, order in frames]
         np.testing.assert_array_equal(found.shown, shown)
-    categories, scores, visible = sums.now()
+    categories, scores, _ = sums.now()
     np.testing.assert_allclose(scores, expected.max(1), atol=1e-6)
-    np.testing.assert_array_equal(visible, frames[-1][0]["mask_area"][frames[-1][1]] > 0)
     assert categories.shape == (TRACKS,)
 
 
 def test_a_track_that_never_has_a_pixel_scores_0_and_nothing_is_nan():
-    sums = MeanLogits(TRACKS, ROWS, objectness=True, keep=True)
+    sums = MeanLogits(TRACKS, ROWS, objects_among_classes, visible_only=True, keep=True)
     for output, order in video():
-        sums.add_frame({**output, "mask_area": output["mask_area"] * 0}, order)
+        sums.add_output({**output, "mask_area": output["mask_area"] * 0}, order)
     assert not sums.scores().any()
     assert all(d.score == 0 and not d.shown.any() for d in sums.detections(3))
 
 
 def test_streaming_keeps_nothing():
-    sums = MeanLogits(TRACKS, ROWS, objectness=False, keep=False)
+    sums = MeanLogits(TRACKS, ROWS, among_classes, visible_only=True, keep=False)
     for output, order in video():
-        sums.add_frame(output, order)
+        sums.add_output(output, order)
     assert not sums._history
     assert sums.detections(5) == []
+
+
+def test_clips_count_once_however_long_and_every_frame_has_its_bit():
+    """VideoOVFormer's score: unweighted means over clips, a sigmoid for each class."""
+    rng = np.random.default_rng(1)
+    sums = MeanLogits(TRACKS, ROWS, each_class_and_objectness, visible_only=False, keep=True)
+    clips = [(dict(output), order) for output, order in video(1)]
+    lengths = [5, 5, 5, 2]
+    for (output, order), length in zip(clips, lengths, strict=False):
+        output["mask_area"] = rng.integers(0, 3, (TRACKS, length)).astype(np.float32)
+        sums.add_output(output, order)
+    clips = clips[: len(lengths)]
+    parts = np.cumsum(ROWS)[:-1]
+    z = np.mean(
+        [
+            np.stack([p.max(1) for p in np.split(o["class_scores"], parts, axis=1)], 1)[order]
+            for o, order in clips
+        ],
+        axis=0,
+    )
+    objects = softmax(np.mean([o["object_logits"][order] for o, order in clips], axis=0), axis=1)
+    expected = np.sqrt(objects[:, :1] / (1 + np.exp(-z)))
+    np.testing.assert_allclose(sums.scores(), expected, atol=1e-6)  # float32 logits
+    seen = np.concatenate([o["mask_area"][order] > 0 for o, order in clips], axis=1)
+    for found in sums.detections(3):
+        assert found.shown.shape == (sum(lengths),)
+        np.testing.assert_array_equal(found.shown, seen[found.track])
+
+
+def test_a_closed_vocabularys_last_column_is_no_class():
+    """MinVIS: the softmax is over "no object" as well, the score is not."""
+    sums = MeanLogits(TRACKS, [1] * 6, among_classes_and_none, visible_only=False, keep=True)
+    frames = list(video(2))
+    for output, order in frames:
+        del output["object_logits"]
+        sums.add_output(output, order)
+    mean = np.mean([o["class_scores"][order] for o, order in frames], axis=0)
+    np.testing.assert_allclose(sums.scores(), softmax(mean, axis=1)[:, :-1], atol=1e-6)

@@ -342,11 +342,11 @@ def test_a_rectangle_comes_back_where_it_was_drawn(opened, height, width):
     placement = pipeline.placement(height, width)
     # mask logits that a perfect network would give: the share of white in each cell of stride 4
     padded = np.zeros((64, 96), np.float32)
-    padded[: NETWORK[0], : NETWORK[1]] = family._frame[0, ..., 0] / 255
+    padded[: NETWORK[0], : NETWORK[1]] = family._frames[0, ..., 0] / 255
     cells = padded.reshape(16, 4, 24, 4).mean((1, 3)) - 0.5
     family._propose._hosts["mask_logits"][:] = -1
     family._propose._hosts["mask_logits"][3, 0] = cells
-    [rle, nothing] = family._make_masks(np.array([3, 5]), 0)
+    [[rle], [nothing]] = family._make_masks(np.array([3, 5]), 0)
     assert not decode_mask(nothing).any()
     mask = decode_mask(rle)
     assert mask.shape == (height, width)

@@ -7,6 +7,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from openvis_rt.errors import BundleError
+from openvis_rt.runtime.association import Momentum
 from openvis_rt.runtime.rollout import CELLS, Cell, Rollout, cell_from_file, cell_from_weights
 
 torch = pytest.importorskip("torch", reason="torch is what the recurrence is held against")
@@ -69,7 +70,7 @@ def tracks(count=12, frames=30, noise=0.05, seed=0):
 
 
 def test_plain_matching_follows_every_object():
-    tracker = Rollout(None)
+    tracker = Momentum()
     first = None
     for tokens, order in tracks():
         found = order[tracker.step(tokens)]
@@ -81,7 +82,7 @@ def test_the_hidden_state_stays_in_the_tracks_slot():
     """A cell that has learnt nothing but to repeat the last token must track like plain matching;
     and the state of a slot is that of one object alone."""
     eye = {"weight": np.eye(WIDTH, dtype=np.float32), "bias": np.zeros(WIDTH, np.float32)}
-    tracker, plain = Rollout(cell_from_weights(eye)), Rollout(None)
+    tracker, plain = Rollout(cell_from_weights(eye)), Momentum()
     for tokens, _ in tracks():
         np.testing.assert_array_equal(tracker.step(tokens), plain.step(tokens))
     _, weights = weights_of("rnn")
@@ -123,8 +124,7 @@ def test_reset_starts_anew():
 @pytest.mark.parametrize("count", [1, 2])
 def test_few_tracks_and_zero_tokens(count):
     _, weights = weights_of("rnn")
-    for cell in (None, cell_from_weights(weights)):
-        tracker = Rollout(cell)
+    for tracker in (Momentum(), Rollout(cell_from_weights(weights))):
         for _ in range(3):
             order = tracker.step(np.zeros((count, WIDTH), np.float32))
             assert sorted(order) == list(range(count))

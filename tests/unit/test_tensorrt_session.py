@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 from doubles.fake_cuda import SCHEDULES
 from doubles.tensorrt_double import VERSIONS, Plan, tensorrt_double
+from graph_bundle import NETWORK_SIZE, clip_models, write_bundle
 
 from openvis_rt import Pipeline
 from openvis_rt.bundle import Bundle
@@ -34,7 +35,7 @@ pytestmark = pytest.mark.own_process
 
 CLASSES = ("cat", "dog", "monkey, ape")
 EVERYTHING = Selection(threshold=0.0, limit=100)
-PROFILES = {"K": (1, 8, 64), "B": (1, 16, 128), "n": (1, 8, 8)}
+PROFILES = {"K": (1, 8, 64), "B": (1, 16, 128), "n": (1, 8, 8), "T": (1, 5, 5)}
 SIZES = {
     "picture_size": ((1, 1), (60, 90), (60, 90)),
     "frame_size": ((1, 1), (120, 180), (256, 256)),
@@ -591,6 +592,159 @@ def test_closing_in_any_order_leaves_nothing(sessions, built, driver, frames):
     factory.close()
     assert driver.live() == {}  # though `session` is still referred to
     factory.close()
+
+
+# clips
+
+LENGTHS = (5, 2, 5, 1)
+CLIP_OUTPUTS = {"classify": ("class_scores", "brightness"), "masks": ("masks",)}
+
+
+def clip(length):
+    random = np.random.default_rng(length)
+    return random.integers(0, 256, (length, *NETWORK_SIZE, 3), np.uint8)
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory):
+    """A bundle of graphs that take clips, with plans of every library."""
+    bundle = write_bundle(tmp_path_factory.mktemp("clips"), clip_length=5, **clip_models())
+    for kind in KINDS:
+        for graph in bundle.graphs:
+            write_plan(bundle, graph, kind)
+    return bundle
+
+
+def open_clips(factory, bundle, slots=2):
+    """`propose`, and `classify` and `masks` that read it; `frames` is shared."""
+    propose = factory.open(bundle, "propose", "fp32", fetched=("mask_area",), slots=slots)
+    readers = {g: factory.open(bundle, g, "fp32", fetched=f) for g, f in CLIP_OUTPUTS.items()}
+    for name in ("frames", "mask_logits", "queries"):
+        readers["classify"].bind(name, propose, name)
+    readers["masks"].bind("mask_logits", propose, "mask_logits")
+    text = np.random.default_rng(0).standard_normal((3, NETWORK_SIZE[1])).astype(np.float32)
+    readers["classify"].write("text_embeddings", text)
+    readers["masks"].write("selected", np.array([7, 2, 3]))
+    for name in ("picture_size", "frame_size"):
+        readers["masks"].write(name, np.array(NETWORK_SIZE))
+    return propose, readers
+
+
+def fetched(propose, readers, slot):
+    found = {"mask_area": propose.fetch("mask_area", slot)}
+    for graph, outputs in CLIP_OUTPUTS.items():
+        readers[graph].run(slot)
+        found |= {name: readers[graph].fetch(name, slot) for name in outputs}
+    return found
+
+
+def by_onnx_runtime(bundle, lengths):
+    propose, readers = open_clips(OnnxRuntime("cpu"), bundle, slots=1)
+    found = []
+    for length in lengths:
+        propose.write("frames", clip(length))
+        propose.run()
+        found.append(fetched(propose, readers, 0))
+    return found
+
+
+def same(found, wanted):
+    for ours, theirs in zip(found, wanted, strict=True):
+        assert ours.keys() == theirs.keys()
+        for name in ours:
+            np.testing.assert_array_equal(ours[name], theirs[name])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_clips_of_any_length_in_two_slots(sessions, clips, driver, kind, schedule):
+    driver.schedule(schedule)
+    propose, readers = open_clips(sessions(kind, clips), clips)
+    before = {f: driver.calls(f) for f in ("cuMemAlloc", "cuMemAllocHost", "cuEventCreate")}
+    lengths, found = (*LENGTHS, *LENGTHS[::-1], 3, 3, 3, 3), []
+    for number, length in enumerate(lengths):
+        propose.write("frames", clip(length), number % 2)
+        propose.run(number % 2)
+        if number:  # the clip before, in the other slot
+            found.append(fetched(propose, readers, (number - 1) % 2))
+    found.append(fetched(propose, readers, (len(lengths) - 1) % 2))
+    same(found, by_onnx_runtime(clips, lengths))
+    assert {f: driver.calls(f) for f in before} == before
+    assert driver.calls("cuStreamBeginCapture") == 0  # of graphs with dynamic sizes
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_an_input_is_read_before_the_session_that_owns_it_runs(sessions, clips, driver, schedule):
+    driver.schedule(schedule)
+    factory = sessions("tensorrt", clips)
+    propose, readers = open_clips(factory, clips)
+    embed = factory.open(clips, "embed", "fp32", fetched=("image_embeddings",), slots=2)
+    embed.bind("pictures", readers["classify"], "frames")  # which reads it from `propose`
+    for number, length in enumerate(LENGTHS * 2):
+        propose.write("frames", clip(length), number % 2)
+        embed.run(number % 2)
+        propose.write("frames", clip(3), 1 - number % 2)
+        wanted = clip(length).mean((1, 2))
+        found = embed.fetch("image_embeddings", number % 2)
+        np.testing.assert_allclose(found, wanted, rtol=1e-5)
+
+
+def test_a_clip_that_is_not_read_yet_is_not_written_over(sessions, clips, driver):
+    driver.schedule("late")
+    factory = sessions("tensorrt", clips)
+    propose, readers = open_clips(factory, clips)
+    for length, next_length in ((5, 2), (1, 5)):
+        propose.write("frames", clip(length))
+        propose.run()
+        for reader in readers.values():
+            reader.run()
+        propose.write("frames", clip(next_length))
+        propose.run()
+        found = {n: readers[g].fetch(n) for g, names in CLIP_OUTPUTS.items() for n in names}
+        (wanted,) = by_onnx_runtime(clips, [length])
+        del wanted["mask_area"]
+        same([found], [wanted])
+
+
+def test_a_clip_longer_than_the_profile_is_refused(sessions, clips):
+    propose, _ = open_clips(sessions("tensorrt", clips), clips)
+    text = r"(?s)'frames'.*up to \[5, 24, 32, 3\], got \[6, 24, 32, 3\].*openvis build"
+    with pytest.raises(InputError, match=text):
+        propose.write("frames", clip(6))
+
+
+def test_nothing_is_read_that_was_never_made(sessions, clips):
+    propose, readers = open_clips(sessions("tensorrt", clips), clips)
+    with pytest.raises(InputError, match="'frames' of graph 'propose' was never written"):
+        readers["classify"].run(1)
+    propose.write("frames", clip(2), slot=1)
+    for reader in readers.values():
+        with pytest.raises(InputError, match="'propose' was never run, to read 'mask_logits'"):
+            reader.run(1)
+    propose.run(1)
+    same([fetched(propose, readers, 1)], by_onnx_runtime(clips, [2]))
+    with pytest.raises(InputError, match="never run"):  # that slot
+        readers["masks"].run(0)
+
+
+def test_one_axis_of_two_sizes_is_refused(sessions, clips):
+    propose, readers = open_clips(sessions("tensorrt", clips), clips)
+    propose.write("frames", clip(5))
+    propose.run()
+    propose.write("frames", clip(2))
+    with pytest.raises(BackendError, match=r"(?s)fails to run in graph 'classify'.*must be equal"):
+        readers["classify"].run()
+
+
+@pytest.mark.parametrize(
+    ("name", "output"),
+    [("mask_logits", "mask_area"), ("frames", "mask_logits"), ("queries", "mask_area")],
+    ids=["rank", "type", "dynamic"],
+)
+def test_clips_that_do_not_fit_together_are_not_bound(sessions, clips, name, output):
+    propose, readers = open_clips(sessions("tensorrt", clips), clips)
+    with pytest.raises(EngineError, match="build both anew"):
+        readers["classify"].bind(name, propose, output)
 
 
 # what must not go on quietly

@@ -1,0 +1,260 @@
+"""Sessions of ONNX Runtime on the CPU that read each other's buffers, for clips of any length."""
+
+from __future__ import annotations
+
+import weakref
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from graph_bundle import NETWORK_SIZE, clip_models, write_bundle
+
+from openvis_rt.errors import BackendError, InputError
+from openvis_rt.runtime.onnxruntime_session import OnnxRuntime
+
+LENGTHS = (5, 2, 5, 1)
+SELECTED = np.array([7, 2, 3])
+PIXELS = NETWORK_SIZE[0] * NETWORK_SIZE[1]
+
+
+def clip(length, seed=0):
+    random = np.random.default_rng([seed, length])
+    return random.integers(0, 256, (length, *NETWORK_SIZE, 3), np.uint8)
+
+
+def rows(count):
+    return np.random.default_rng(count).standard_normal((count, NETWORK_SIZE[1])).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory):
+    return write_bundle(tmp_path_factory.mktemp("clips"), clip_length=5, **clip_models())
+
+
+@pytest.fixture
+def sessions(bundle):
+    """`propose`, and `classify` and `masks` that read it; `frames` is shared."""
+    backend = OnnxRuntime("cpu")
+    propose, classify, masks = (
+        backend.open(bundle, graph) for graph in ("propose", "classify", "masks")
+    )
+    classify.bind("frames", propose, "frames")
+    for name in ("mask_logits", "queries"):
+        classify.bind(name, propose, name)
+    masks.bind("mask_logits", propose, "mask_logits")
+    classify.write("text_embeddings", rows(3))
+    masks.write("selected", SELECTED)
+    masks.write("picture_size", np.array(NETWORK_SIZE))
+    masks.write("frame_size", np.array(NETWORK_SIZE))
+    yield propose, classify, masks
+    for session in (masks, classify, propose):
+        session.close()
+
+
+def expected(frames, text):
+    """What the graphs compute, in numpy and float64."""
+    grey = frames.mean(-1, dtype=np.float64)
+    logits = grey[None] - np.linspace(20.1, 230.1, 10).reshape(10, 1, 1, 1)
+    return {
+        "mask_area": (logits > 0).sum((2, 3)),
+        "class_scores": logits.mean((1, 2)) @ text.T,
+        "brightness": (grey * logits).sum((2, 3)),
+        "masks": logits[SELECTED] > 0,
+    }
+
+
+def check(sessions, frames, text):
+    """Run all three and compare; float32 sums of 768 products of up to 255 by 255."""
+    propose, classify, masks = sessions
+    wanted = expected(frames, text)
+    for session in sessions:
+        session.run()
+    scores = classify.fetch("class_scores")
+    assert scores.shape == (10, len(text))
+    np.testing.assert_allclose(scores, wanted["class_scores"], rtol=0, atol=1e-2)
+    brightness = classify.fetch("brightness")
+    assert brightness.shape == (10, len(frames))
+    np.testing.assert_allclose(
+        brightness, wanted["brightness"], rtol=0, atol=1e-6 * PIXELS * 255**2
+    )
+    np.testing.assert_array_equal(propose.fetch("mask_area"), wanted["mask_area"])
+    np.testing.assert_array_equal(masks.fetch("masks"), wanted["masks"])
+
+
+def address(session, name):
+    return session._values[name].data_ptr()
+
+
+def test_clips_of_any_length_go_through_bound_sessions(sessions):
+    for length in LENGTHS:
+        for seed in range(2):
+            frames = clip(length, seed)
+            sessions[0].write("frames", frames)
+            check(sessions, frames, rows(3))
+
+
+def test_the_reader_reads_the_very_same_memory(sessions):
+    propose, classify, masks = sessions
+    for length in LENGTHS:
+        propose.write("frames", clip(length))
+        check(sessions, clip(length), rows(3))
+        for reader, names in (
+            (classify, ("frames", "mask_logits", "queries")),
+            (masks, ["mask_logits"]),
+        ):
+            for name in names:
+                assert reader._bound[name].data_ptr() == address(propose, name)
+                assert propose._hosts[name].ctypes.data == address(propose, name)
+        before = classify.fetch("brightness")
+        propose._hosts["mask_logits"][:] *= 2
+        classify.run()
+        np.testing.assert_allclose(classify.fetch("brightness"), 2 * before, rtol=1e-6)
+
+
+def test_buffers_stay_while_the_clip_length_stays(sessions):
+    propose, classify, _ = sessions
+    places = []
+    for length in (5, 5, 2, 2, 2):
+        propose.write("frames", clip(length))
+        check(sessions, clip(length), rows(3))
+        places.append(
+            [propose._values[n] for n in ("frames", "mask_logits", "mask_area", "queries")]
+            + [classify._values[n] for n in ("class_scores", "brightness")]
+        )
+    same = [[a is b for a, b in zip(*pair, strict=True)] for pair in pairwise(places)]
+    fixed = [False, False, False, True, True, False]  # queries and class_scores have no T
+    assert same == [[True] * 6, fixed, [True] * 6, [True] * 6]
+
+
+def test_a_buffer_of_fixed_size_keeps_its_address_from_the_beginning(sessions):
+    propose = sessions[0]
+    first = address(propose, "queries")
+    for length in LENGTHS:
+        propose.write("frames", clip(length))
+        propose.run()
+        assert address(propose, "queries") == first
+
+
+def test_other_rows_of_text_change_their_own_buffers_only(sessions):
+    propose, classify, _ = sessions
+    propose.write("frames", clip(2))
+    kept = None
+    for count in (3, 40, 1):
+        classify.write("text_embeddings", rows(count))
+        check(sessions, clip(2), rows(count))
+        assert kept in (None, address(classify, "brightness"))
+        kept = address(classify, "brightness")
+
+
+def test_memory_of_other_lengths_is_given_back(sessions):
+    propose = sessions[0]
+    for length in (5, 2):
+        propose.write("frames", clip(length))
+        for session in sessions:
+            session.run()
+        if length == 5:
+            old = [weakref.ref(propose._hosts[name]) for name in ("frames", "mask_logits")]
+    assert [ref() for ref in old] == [None, None]
+
+
+def test_what_was_made_stays_until_the_next_run(sessions):
+    propose, _, masks = sessions
+    propose.write("frames", clip(5))
+    propose.run()
+    propose.write("frames", clip(2))
+    masks.run()
+    wanted = expected(clip(5), rows(3))["masks"]
+    np.testing.assert_array_equal(masks.fetch("masks"), wanted)
+    assert propose.fetch("mask_area").shape == (10, 5)
+
+
+def test_one_axis_of_two_sizes_is_refused(sessions):
+    propose, classify, _ = sessions
+    propose.write("frames", clip(5))
+    propose.run()
+    propose.write("frames", clip(2))
+    with pytest.raises(InputError, match=r"'mask_logits'.*\[10, 5, 24, 32\], and axis T is 2"):
+        classify.run()
+
+
+def test_an_input_is_read_before_the_session_that_owns_it_runs(bundle, sessions):
+    propose = sessions[0]
+    embed = OnnxRuntime("cpu").open(bundle, "embed")
+    embed.bind("pictures", propose, "frames")
+    for length in LENGTHS:
+        propose.write("frames", clip(length))
+        embed.run()
+        wanted = clip(length).mean((1, 2))
+        np.testing.assert_allclose(embed.fetch("image_embeddings"), wanted, rtol=1e-5)
+
+
+def test_an_input_of_another_session_is_read_through_a_third(bundle, sessions):
+    propose, classify, _ = sessions
+    other = OnnxRuntime("cpu").open(bundle, "classify")
+    for name in ("frames", "mask_logits", "queries"):
+        other.bind(name, classify, name)
+    other.write("text_embeddings", rows(2))
+    for length in LENGTHS:
+        propose.write("frames", clip(length))
+        propose.run()
+        other.run()
+        wanted = expected(clip(length), rows(2))["class_scores"]
+        np.testing.assert_allclose(other.fetch("class_scores"), wanted, rtol=0, atol=1e-2)
+
+
+def test_a_value_written_later_takes_the_place_of_what_was_bound(sessions):
+    propose, _, masks = sessions
+    propose.write("frames", clip(5))
+    propose.run()
+    masks.write("mask_logits", np.full((10, 2, *NETWORK_SIZE), -1, np.float32))
+    masks.run()
+    assert masks.fetch("masks").shape == (3, 2, *NETWORK_SIZE)
+    assert not masks.fetch("masks").any()
+    masks.bind("mask_logits", propose, "mask_logits")
+    masks.run()
+    np.testing.assert_array_equal(masks.fetch("masks"), expected(clip(5), rows(3))["masks"])
+
+
+def test_nothing_is_read_that_was_never_made(sessions):
+    propose, classify, masks = sessions
+    with pytest.raises(InputError, match="'frames' of graph 'propose' was never written"):
+        propose.run()
+    with pytest.raises(InputError, match=r"'mask_logits' of graph 'propose' .*never run"):
+        masks.run()
+    propose.write("frames", clip(2))
+    with pytest.raises(InputError, match=r"'mask_logits' of graph 'propose' .*never run"):
+        classify.run()
+    with pytest.raises(InputError, match="never run, to fetch 'class_scores'"):
+        classify.fetch("class_scores")
+    check(sessions, clip(2), rows(3))
+    propose.close()
+    with pytest.raises(InputError, match="closed"):
+        masks.run()
+
+
+def test_a_size_that_follows_from_no_input_cannot_be_bound(sessions):
+    propose, _, masks = sessions
+    with pytest.raises(InputError, match="no 'masks' whose size follows"):
+        propose.bind("frames", masks, "masks")
+    with pytest.raises(InputError, match="no 'logits'"):
+        masks.bind("mask_logits", propose, "logits")
+
+
+def test_sizes_that_follow_from_no_input_change_from_run_to_run(sessions):
+    propose, _, masks = sessions
+    propose.write("frames", clip(2))
+    propose.run()
+    for selected, size in (([1], (20, 30)), ([0, 9, 4], (7, 50)), ([1], (20, 30))):
+        masks.write("selected", np.array(selected))
+        masks.write("frame_size", np.array(size))
+        masks.run()
+        assert masks.fetch("masks").shape == (len(selected), 2, *size)
+
+
+def test_a_graph_that_fails_is_a_backend_error(sessions):
+    propose, _, masks = sessions
+    propose.write("frames", clip(2))
+    propose.run()
+    masks.write("selected", np.array([10]))  # of 10
+    with pytest.raises(BackendError, match="failed in graph 'masks'"):
+        masks.run()
