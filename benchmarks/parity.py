@@ -10,19 +10,26 @@ Nothing is timed.
 
 from __future__ import annotations
 
-import importlib.util
-import os
 import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
-from typing import Any
 
 import numpy as np
+import parity_ovformer
 import torch
+from reference import (
+    FLIPS,
+    STAGE,
+    Array,
+    Reference,
+    Row,
+    load_reference,
+    reference_folder,
+    references,
+    row,
+)
 from torch.nn import functional as F
 
 from openvis_rt.bundle import Bundle
@@ -39,89 +46,31 @@ from openvis_rt.runtime.scoring import VideoScores, merge_synonyms
 from openvis_rt.runtime.selection import Selection
 from openvis_rt.runtime.video import Frame
 
-Array = np.ndarray[Any, Any]
-
-STAGE = 1e-5  # sums in another order, relative to the stage's scale
-FLIPS = 5e-3  # end to end: attention-mask bits flip on rounding (two runs of the public code: 1e-3)
-
-
-@dataclass(frozen=True)
-class Row:
-    """One comparison: the stage, its error, and the largest error that passes."""
-
-    stage: str
-    error: float
-    gate: float
-
-    @property
-    def passed(self) -> bool:
-        """Whether the error is within its gate."""
-        return self.error <= self.gate
-
-
-@dataclass(frozen=True)
-class Reference:
-    """Numbers of a public run, and the checkpoint that rebuilds its weights."""
-
-    name: str
-    variant: str
-    arrays: dict[str, Array]
-    weights: Path
-
-    def __getitem__(self, key: str) -> torch.Tensor:
-        return torch.from_numpy(self.arrays[key])
-
-    @property
-    def frames(self) -> Array:
-        """uint8 [T, H, W, 3]."""
-        return np.ascontiguousarray(self.arrays["frames_uint8"].transpose(0, 2, 3, 1))
-
-    @property
-    def rows_of_class(self) -> list[int]:
-        """Synonyms of each class."""
-        return [int(n) for n in self.arrays["text/num_templates"]]
-
-
-def references(folder: Path) -> list[str]:
-    """Names of the CLIP-VIS references that lie in a folder."""
-    return sorted(p.stem for p in folder.glob("clip-vis-*.npz"))
-
-
-def load_reference(folder: Path, name: str, work: Path) -> Reference:
-    """Read a reference and write its weights into ``work``, as an official checkpoint."""
-    seeded = _module(folder / "seeded_weights.py")
-    state = seeded.state_dict(seeded.load(folder / f"{name}.weights.json"))
-    weights = work / f"{name}.pth"
-    torch.save({"model": {k: torch.from_numpy(np.asarray(v)) for k, v in state.items()}}, weights)
-    variant = "clip-vis-convnext-b" if "convnext" in name else "clip-vis-r50"
-    with np.load(folder / f"{name}.npz") as arrays:
-        return Reference(name, variant, dict(arrays), weights)
-
 
 def torch_rows(ref: Reference, model: clip_vis.ClipVis) -> Iterator[Row]:
     """PyTorch, stage by stage on the reference's own inputs, then end to end."""
     head = model.sem_seg_head
-    yield _row(
+    yield row(
         "normalise", model.normalise(torch.from_numpy(ref.frames[:1])), ref["images_normalised"]
     )
     features = model.backbone(ref["images_normalised"])
     for name, found in features.items():
-        yield _row(f"backbone {name}", found, ref[f"backbone/{name}"])
+        yield row(f"backbone {name}", found, ref[f"backbone/{name}"])
     given = {name: ref[f"backbone/{name}"] for name in features}
     mask_features, memory = head.pixel_decoder(given)
-    yield _row("pixel decoder mask features", mask_features, ref["pixel_decoder/mask_features"])
+    yield row("pixel decoder mask features", mask_features, ref["pixel_decoder/mask_features"])
     levels = [ref[f"pixel_decoder/multi_scale/{i}"] for i in range(3)]
     for i, (found, wanted) in enumerate(zip(memory, levels, strict=True)):
-        yield _row(f"pixel decoder memory {i}", found, wanted)
+        yield row(f"pixel decoder memory {i}", found, wanted)
     yield from _decoder_rows(ref, model, levels)
     yield from _classifier_rows(ref, model)
     found = model.propose(torch.from_numpy(ref.frames))
-    yield _row("end to end queries", found.queries, ref["frame_out/pred_embds"], FLIPS)
-    yield _row("end to end mask logits", found.mask_logits[:1], ref["frame_out/pred_masks"], FLIPS)
-    yield _row(
+    yield row("end to end queries", found.queries, ref["frame_out/pred_embds"], FLIPS)
+    yield row("end to end mask logits", found.mask_logits[:1], ref["frame_out/pred_masks"], FLIPS)
+    yield row(
         "end to end object logits", found.object_logits, ref["frame_out/pred_object_logits"], FLIPS
     )
-    yield _row("end to end IoU", found.mask_iou, ref["frame_out/pred_ious"][..., 0], FLIPS)
+    yield row("end to end IoU", found.mask_iou, ref["frame_out/pred_ious"][..., 0], FLIPS)
 
 
 def _decoder_rows(
@@ -133,15 +82,15 @@ def _decoder_rows(
         query = ref[f"dec/{index}/query"][:, :1].transpose(0, 1)
         logits = decoder.mask_logits(query, mask_features)
         if f"dec/{index}/masks" in ref.arrays:
-            yield _row(f"decoder {index} mask logits", logits, ref[f"dec/{index}/masks"])
+            yield row(f"decoder {index} mask logits", logits, ref[f"dec/{index}/masks"])
         found = decoder.layer(index, query, levels[index % 3], logits)
         wanted = ref[f"dec/{index + 1}/query"][:, :1].transpose(0, 1)
-        yield _row(f"decoder layer {index + 1}", found, wanted)
+        yield row(f"decoder layer {index + 1}", found, wanted)
     for index in range(decoder.layers + 1):
         normed = decoder.decoder_norm(ref[f"dec/{index}/query"].transpose(0, 1))
         objects, iou = decoder.heads(normed)
-        yield _row(f"heads {index} object logits", objects, ref[f"dec/{index}/obj_logits"])
-        yield _row(f"heads {index} IoU", iou, ref[f"dec/{index}/iou"][..., 0])
+        yield row(f"heads {index} object logits", objects, ref[f"dec/{index}/obj_logits"])
+        yield row(f"heads {index} IoU", iou, ref[f"dec/{index}/iou"][..., 0])
 
 
 def _classifier_rows(ref: Reference, model: clip_vis.ClipVis) -> Iterator[Row]:
@@ -149,12 +98,12 @@ def _classifier_rows(ref: Reference, model: clip_vis.ClipVis) -> Iterator[Row]:
     raw = model.backbone.encode_text(ref["text/tokens_first"])
     unit = F.normalize(raw, dim=-1).unflatten(0, (-1, templates)).mean(1)
     wanted = ref["text/classifier"][: len(unit)]
-    yield _row("text embeddings", F.normalize(unit, dim=-1), wanted)
+    yield row("text embeddings", F.normalize(unit, dim=-1), wanted)
     scale = model.backbone.logit_scale()
-    yield _row("logit scale", scale, ref["text/logit_scale"].exp().clamp(max=100))
+    yield row("logit scale", scale, ref["text/logit_scale"].exp().clamp(max=100))
     mask = model.pool_mask(ref["frame_out/pred_masks"])[0]
     tokens, scores = model.classify(ref["backbone/clip_vis_dense"], mask, ref["text/classifier"])
-    yield _row("pooled features", tokens, ref["pooled_clip/0"][0])
+    yield row("pooled features", tokens, ref["pooled_clip/0"][0])
     found = merge_synonyms(scores.numpy(), ref.rows_of_class)
     wanted = ref.arrays["final/per_frame_cls_softmax_q_t_c"][:, 0]
     yield Row("class probabilities (absolute)", float(np.abs(found - wanted).max()), STAGE)
@@ -261,48 +210,47 @@ def _run_pipeline(ref: Reference, bundle: Bundle) -> dict[tuple[int, int], Video
     return {(i.track_id, i.category_id): i for i in instances}
 
 
-def _row(stage: str, found: torch.Tensor, wanted: torch.Tensor, gate: float = STAGE) -> Row:
-    error = float((found - wanted).abs().max() / wanted.abs().max())
-    return Row(stage, error, gate)
+def all_rows(ref: Reference, work: Path) -> Iterator[Row]:
+    """Every comparison."""
+    model = model_from_checkpoint(ref.variant, ref.weights)
+    assert isinstance(model, clip_vis.ClipVis)
+    with torch.inference_mode():
+        yield from torch_rows(ref, model)
+        yield from scoring_rows(ref)
+    _, height, width, _ = ref.frames.shape
+    result = export_bundle(
+        model,
+        work / "bundle",
+        network_size=(height, width),
+        precisions=("fp32",),
+        checkpoint={"file": ref.name},
+    )
+    yield from runtime_rows(ref, result.bundle)
 
 
-def _module(path: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+SYSTEMS = {
+    "clip-vis": all_rows,
+    "ovformer-video": parity_ovformer.all_rows,
+    "minvis": parity_ovformer.all_rows,
+}
 
 
 def main() -> None:
     """Print the table of every reference; exit code 4 if a gate is missed."""
-    given = sys.argv[1] if len(sys.argv) > 1 else os.environ.get("OPENVIS_REFERENCE")
-    folder = Path(given or Path(__file__).parents[2] / "shared" / "reference")
-    names = references(folder)
+    folder = reference_folder()
+    names = [
+        (name, rows) for system, rows in SYSTEMS.items() for name in references(folder, system)
+    ]
     if not names:
-        sys.exit(f"no clip-vis-*.npz in {folder}; give the folder or set OPENVIS_REFERENCE")
+        sys.exit(f"no reference in {folder}; give the folder or set OPENVIS_REFERENCE")
     failed = False
-    for name in names:
-        with tempfile.TemporaryDirectory() as work, torch.inference_mode():
-            ref = load_reference(folder, name, Path(work))
-            model = model_from_checkpoint(ref.variant, ref.weights)
-            rows = [*torch_rows(ref, model), *scoring_rows(ref)]
+    for name, rows in names:
         with tempfile.TemporaryDirectory() as work:
-            size = (int(ref.frames.shape[1]), int(ref.frames.shape[2]))
-            out = export_bundle(
-                model,
-                Path(work) / "b",
-                network_size=size,
-                precisions=("fp32",),
-                checkpoint={"file": name},
-            )
-            rows += runtime_rows(ref, out.bundle)
-        print(f"\n{name} ({ref.variant})")
-        for row in rows:
-            verdict = "ok" if row.passed else "FAILED"
-            print(f"  {row.stage:40s} {row.error:9.1e}  gate {row.gate:.0e}  {verdict}")
-            failed |= not row.passed
+            print(f"\n{name}", flush=True)
+            for found in rows(load_reference(folder, name, Path(work)), Path(work)):
+                verdict = "ok" if found.passed else "FAILED"
+                print(f"  {found.stage:40s} {found.error:9.1e}  gate {found.gate:.0e}  {verdict}")
+                failed |= not found.passed
     sys.exit(4 if failed else 0)
 
 

@@ -64,7 +64,7 @@ def sqnr(found: np.ndarray, wanted: np.ndarray) -> float:
 def test_the_fp16_graphs_give_pytorchs_numbers(exported):
     model, bundle = exported
     propose, classify = session_of(bundle, "propose"), session_of(bundle, "classify")
-    modules = network_modules(model, None)
+    modules = network_modules(model, None, bundle.manifest.preprocess.network_size)
     *bound, _ = (t.name for t in bundle.graph("classify", "fp16").spec.inputs)  # the last is text
     text = np.random.default_rng(5).standard_normal((9, model.variant.embed_dim), np.float32)
     text /= np.linalg.norm(text, axis=1, keepdims=True)

@@ -61,7 +61,7 @@ def test_onnx_runtime_gives_pytorchs_numbers_over_videos(exported):
     text = np.random.default_rng(5).standard_normal((9, model.variant.embed_dim), np.float32)
     text /= np.linalg.norm(text, axis=1, keepdims=True)
     classify.write("text_embeddings", text)
-    modules = network_modules(model, None)
+    modules = network_modules(model, None, size)
     worst: dict[str, tuple[float, float]] = {}
     frames = sample_frames(width=640, height=400, fps=5, seconds=max(VIDEOS) / 5, seed=11)
     for index, (image, _) in enumerate(frames):

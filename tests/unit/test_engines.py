@@ -423,7 +423,8 @@ def test_clips_of_any_length_up_to_the_bundle_s_are_one_plan(tmp_path):
     assert 0 <= propose.sidecar.replacement_error < 1e-4  # as for one frame
     assert masks.sidecar.inputs[0] == TensorSpec("mask_logits", "float32", (10, "T", *NETWORK_SIZE))
     assert masks.sidecar.outputs[0].shape == ("?", "?", "?", "?")
-    assert masks.sidecar.profiles == {"T": Profile(1, 5, 5), "n": Profile(1, 1, 1)}  # 8 masks a run at most
+    # at most eight masks a run
+    assert masks.sidecar.profiles == {"T": Profile(1, 5, 5), "n": Profile(1, 1, 1)}
     assert text.sidecar.profiles == {"B": DEFAULT_PROFILES["B"]}
     # only what takes clips is built again for longer ones
     longer = build_rtx(write_bundle(tmp_path, clip_length=7, **models))
