@@ -85,6 +85,7 @@ _INSTFORMER = Variant(
     quick_gelu=True,
     embed_dim=512,
     feature_channels=(256, 512, 1024, 2048),
+    weights="none public: `openvis assemble`",
     short_side=360,
     detections=10,
     pixel_mean=_IMAGENET_MEAN,

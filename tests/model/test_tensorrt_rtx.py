@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 
 from openvis_rt.export.bundle_export import export_bundle
+from openvis_rt.graphs import GRAPHS_OF_FAMILY
 from openvis_rt.models.checkpoint import model_from_seed
+from openvis_rt.models.zoo import MODELS
 
 pytest.importorskip("tensorrt_rtx", reason="compiling needs the extra [rtx]")
 
@@ -86,3 +88,37 @@ def test_instformers_graphs_compile(tmp_path):
     inputs = [t.name for t in built["classify", "fp16"].inputs]
     assert inputs == ["frames", "guidance_mask", "text_embeddings"]
     assert built["propose", "fp16"].replaced_grid_samples == 18
+
+
+@pytest.mark.parametrize(
+    ("name", "graphs"),
+    [
+        ("ovformer-video-r50", ["propose", "embed", "classify", "masks"]),
+        ("ovformer-video-swin-b", ["propose"]),
+        ("ov2seg-r50", ["propose", "classify"]),  # `propose` is also the per-frame OVFormer's
+        ("minvis-r50", ["propose", "classify"]),
+    ],
+)
+def test_graphs_of_the_other_families_compile(tmp_path, name, graphs):
+    """Full-size backbones, two decoder layers and small frames: what differs is the operators."""
+    from openvis_rt.engines.build import build_engines
+    from openvis_rt.plans import Profile
+
+    model = MODELS[name](decoder_layers=2)
+    family = {n: g for n, g in GRAPHS_OF_FAMILY[model.variant.family].items() if n in graphs}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(GRAPHS_OF_FAMILY, model.variant.family, family)
+        bundle = export_bundle(
+            model, tmp_path / "bundle", network_size=(96, 160), checkpoint={}, verify=False
+        ).bundle
+    results = build_engines(
+        bundle, backend="tensorrt-rtx", targets=TARGETS[:1], precisions=["fp32", "fp16"]
+    )
+    built = {(r.sidecar.graph, r.sidecar.precision_built): r.sidecar for r in results}
+    assert {graph for graph, _ in built} == set(graphs)
+    for (graph, precision), sidecar in built.items():
+        print(f"{name} {graph:9s} {precision} {sidecar.build_seconds:6.1f} s")
+        if model.variant.clip_length > 1:  # one plan for clips of every length
+            assert sidecar.profiles["T"] == Profile(1, 5, 5)
+    assert built["propose", "fp16"].replaced_grid_samples == 18
+    assert built["propose", "fp32"].replacement_error < 1e-5

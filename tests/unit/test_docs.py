@@ -11,6 +11,8 @@ import pytest
 import typer
 
 from openvis_rt.cli.main import app
+from openvis_rt.support import markdown_table, support_table
+from openvis_rt.variants import VARIANTS
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -53,6 +55,11 @@ def test_a_command_of_the_documentation_parses(page, command):
         return
     parsed = group.commands[verb].make_context(verb, arguments, resilient_parsing=not arguments)
     assert parsed.command.name == verb
+
+
+def test_the_table_of_what_is_supported_is_what_the_code_says():
+    assert markdown_table() in (ROOT / "docs" / "models.md").read_text(encoding="utf-8")
+    assert [row[1] for row in support_table()] == list(VARIANTS)
 
 
 def test_extras_that_are_named_exist():
