@@ -157,6 +157,11 @@ class ClipPipeline:
         return len(self._submitted)
 
     @property
+    def given_embeddings(self) -> int | None:
+        """Frames for which image embeddings were given; None if they are computed or not needed."""
+        return None if self._given_embeddings is None else len(self._given_embeddings)
+
+    @property
     def most_in_flight(self) -> int:
         """Clips that may be in flight at once."""
         return self._slots

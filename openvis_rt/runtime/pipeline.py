@@ -191,6 +191,11 @@ class Pipeline:
         """Frames that the model looks at together; results come when the last of them is there."""
         return self._inner.clip_length
 
+    @property
+    def given_embeddings(self) -> int | None:
+        """Frames for which image embeddings were given; None if they are computed or not needed."""
+        return self._inner.given_embeddings
+
     def counters(self) -> dict[str, float]:
         """Seconds and bytes since it was opened.
 

@@ -257,6 +257,12 @@ def _pass(
     report.seconds = time.perf_counter() - begin
     if not report.frames:
         raise VideoError(f"{video.name} gave no frame")
+    given = pipeline.given_embeddings
+    if given is not None and given != report.frames and options.max_frames is None:
+        report.warnings.append(
+            f"image embeddings were given for {given} frames, and the video has {report.frames}: "
+            "they may be another video's"
+        )
 
 
 @contextmanager

@@ -20,6 +20,7 @@ import pytest
 from doubles.fake_cuda import SCHEDULES
 from doubles.tensorrt_double import VERSIONS, Plan, tensorrt_double
 from graph_bundle import NETWORK_SIZE, clip_models, write_bundle
+from tiny_ovformer import shared_bundle
 
 from openvis_rt import Pipeline
 from openvis_rt.bundle import Bundle
@@ -653,6 +654,33 @@ def same(found, wanted):
         assert ours.keys() == theirs.keys()
         for name in ours:
             np.testing.assert_array_equal(ours[name], theirs[name])
+
+
+@pytest.fixture(scope="module")
+def clip_bundle(built, tmp_path_factory):
+    """A tiny VideoOVFormer with plans of every library; after ``built``, which freezes."""
+    shared = shared_bundle("ovformer-video-r50", tmp_path_factory)
+    path = tmp_path_factory.mktemp("clips") / "bundle"
+    shutil.copytree(shared.path, path, copy_function=os.link)
+    bundle = Bundle.open(path)
+    for kind in KINDS:
+        for graph in bundle.graphs:
+            write_plan(bundle, graph, kind)
+    return bundle
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_a_video_of_clips_is_that_of_onnx_runtime(opened, clip_bundle, driver, kind, schedule):
+    """Whole clips and a shorter last one, two of them in flight, image embeddings on the device."""
+    driver.schedule(schedule)
+    frames = frames_of(11)
+    pipeline = opened("video", kind, bundle=clip_bundle)
+    found = list(pipeline.stream(frames)), pipeline.finish()
+    options = {"vocabulary": CLASSES, "selection": EVERYTHING, "device": "cpu"}
+    with Pipeline.open(clip_bundle, backend="onnxruntime", **options) as reference:
+        assert found == (list(reference.stream(frames)), reference.finish())
+    assert [result.index for result in found[0]] == list(range(11))
 
 
 @pytest.mark.parametrize("kind", KINDS)
