@@ -63,7 +63,6 @@ from openvis_rt.export.onnx_export import onnx_from_module
 from openvis_rt.export.wrappers import InstFormerClassify, MinVisClipClassify
 from openvis_rt.graphs import INSTFORMER_GRAPHS, MINVIS_CLIP_GRAPHS, GraphSpec, TensorSpec
 from openvis_rt.models.crop_clip import MinVisClip
-from openvis_rt.models.images import padded_images
 from openvis_rt.models.instformer import InstFormer, InstFormerConfig, build_instformer_r50
 from openvis_rt.runtime.classifier import Classifier
 from openvis_rt.runtime.clip_pipeline import STAGES, ClipPipeline
@@ -94,8 +93,7 @@ class FullMask(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """See :meth:`InstFormer.classify`."""
         model = self.model
-        divisor = model.variant.size_divisor
-        images = padded_images(frames, model.clip_mean, model.clip_std, divisor)
+        images = model.normalise_for_clip(frames)
         tokens = model.instance_clip.forward_full(images, guidance_mask)
         return tokens, model.instance_clip.logits(tokens, text_embeddings)
 

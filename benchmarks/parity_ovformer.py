@@ -17,7 +17,6 @@ from reference import FLIPS, STAGE, Array, Reference, Row, row
 from openvis_rt.bundle import Bundle
 from openvis_rt.export.bundle_export import export_bundle
 from openvis_rt.models.checkpoint import model_from_checkpoint
-from openvis_rt.models.images import padded_images
 from openvis_rt.models.minvis import MinVis
 from openvis_rt.models.ovformer import OVFormer
 from openvis_rt.models.weights import load_weights
@@ -52,8 +51,7 @@ def stage_rows(ref: Reference, model: OVFormer) -> Iterator[Row]:
     found = torch.from_numpy(picture.transpose(2, 0, 1)[None].astype(np.float32))
     yield row("CLIP's picture of frame 1", found, ref["clip/preprocessed"])
     network = model.network
-    frames = torch.from_numpy(ref.frames)
-    images = padded_images(frames[5:6], model.pixel_mean, model.pixel_std, 32)
+    images = model.normalise(torch.from_numpy(ref.frames[5:6]))
     yield row("normalise", images, ref["win1/images_normalised"])
     names = sorted(key for key in ref.arrays if key.startswith("win1/backbone/"))
     for index, found in enumerate(network.backbone(images).values()):

@@ -49,7 +49,21 @@ _EXAMPLE_LENGTH = 3  # of dynamic axes while tracing; 0 and 1 would be taken for
 M = TypeVar("M", bound=nn.Module)
 
 
-class _OnFrames(nn.Module, Generic[M]):
+class _Graph(nn.Module, Generic[M]):
+    """A graph of a network.
+
+    Args:
+        model: the network.
+    """
+
+    model: M
+
+    def __init__(self, model: M) -> None:
+        super().__init__()
+        self.model = model
+
+
+class _OnFrames(_Graph[M]):
     """A graph that takes frames.
 
     Args:
@@ -57,11 +71,8 @@ class _OnFrames(nn.Module, Generic[M]):
         resize: brings frames of the source's size to the network's; None where the host does.
     """
 
-    model: M
-
     def __init__(self, model: M, resize: PillowResize | None = None) -> None:
-        super().__init__()
-        self.model = model
+        super().__init__(model)
         self.resize = nn.Identity() if resize is None else resize
 
 
@@ -85,12 +96,8 @@ class Propose(_OnFrames[ClipVis]):
         )
 
 
-class Classify(nn.Module):
+class Classify(_Graph[ClipVis]):
     """CLIP-VIS: masked instances to class scores; see `classify` in :mod:`openvis_rt.graphs`."""
-
-    def __init__(self, model: ClipVis) -> None:
-        super().__init__()
-        self.model = model
 
     def forward(
         self, features: Tensor, pool_mask: Tensor, text_embeddings: Tensor
@@ -159,12 +166,8 @@ class Embed(_OnFrames[OVFormer]):
         return self.model.embed(self.resize(pictures))
 
 
-class OVFormerClassify(nn.Module):
+class OVFormerClassify(_Graph[OVFormer]):
     """OVFormer: queries beside image embeddings to class logits."""
-
-    def __init__(self, model: OVFormer) -> None:
-        super().__init__()
-        self.model = model
 
     def forward(
         self, queries: Tensor, image_embeddings: Tensor, text_embeddings: Tensor
@@ -173,12 +176,8 @@ class OVFormerClassify(nn.Module):
         return self.model.classify(queries, text_embeddings, image_embeddings)
 
 
-class Ov2SegClassify(nn.Module):
+class Ov2SegClassify(_Graph[OVFormer]):
     """OV2Seg: queries to class logits."""
-
-    def __init__(self, model: OVFormer) -> None:
-        super().__init__()
-        self.model = model
 
     def forward(self, queries: Tensor, text_embeddings: Tensor) -> tuple[Tensor, Tensor]:
         """See :meth:`OVFormer.classify`."""
@@ -194,12 +193,8 @@ class MinVisPropose(_OnFrames[MinVis]):
         return masks, queries, mask_quality(masks)[0][:, 0]
 
 
-class MinVisClassify(nn.Module):
+class MinVisClassify(_Graph[MinVis]):
     """MinVIS: queries to class logits."""
-
-    def __init__(self, model: MinVis) -> None:
-        super().__init__()
-        self.model = model
 
     def forward(self, queries: Tensor) -> Tensor:
         """See :meth:`MinVis.classify`."""

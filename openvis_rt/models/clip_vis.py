@@ -12,12 +12,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from openvis_rt.models.clip import ClipBackbone, clip_backbone
-from openvis_rt.models.images import padded_images
+from openvis_rt.models.images import Normalise
 from openvis_rt.models.mask2former import SegmentationHead
 from openvis_rt.models.pixel_decoder import PixelDecoder
 from openvis_rt.models.query_decoder import MLP, QueryDecoder
@@ -66,9 +65,6 @@ class ClipVisDecoder(QueryDecoder):
 class ClipVis(nn.Module):
     """The network; ``state_dict`` has the keys of the official checkpoints."""
 
-    pixel_mean: Tensor
-    pixel_std: Tensor
-
     def __init__(
         self, variant: Variant, backbone: ClipBackbone, head: SegmentationHead[ClipVisDecoder]
     ) -> None:
@@ -76,20 +72,7 @@ class ClipVis(nn.Module):
         self.variant = variant
         self.backbone = backbone
         self.sem_seg_head = head
-        mean, std = torch.tensor(variant.pixel_mean), torch.tensor(variant.pixel_std)
-        self.register_buffer("pixel_mean", mean.view(-1, 1, 1), persistent=False)
-        self.register_buffer("pixel_std", std.view(-1, 1, 1), persistent=False)
-
-    def normalise(self, frames: Tensor) -> Tensor:
-        """Frames as the backbone wants them; the padding is zero after the normalisation.
-
-        Args:
-            frames: uint8, or float32 of 0..255, [B, H, W, 3], RGB.
-
-        Returns:
-            float32 [B, 3, H', W'], padded at the right and the bottom to multiples of the divisor.
-        """
-        return padded_images(frames, self.pixel_mean, self.pixel_std, self.variant.size_divisor)
+        self.normalise = Normalise(variant.pixel_mean, variant.pixel_std, variant.size_divisor)
 
     def propose(self, frames: Tensor) -> Proposal:
         """Class-agnostic instances of each frame; frames uint8 [B, H, W, 3]."""

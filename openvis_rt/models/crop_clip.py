@@ -31,7 +31,7 @@ from torch.nn import functional as F
 
 from openvis_rt.errors import InputError
 from openvis_rt.models.clip import encode_text
-from openvis_rt.models.images import padded_images
+from openvis_rt.models.images import Normalise
 from openvis_rt.models.instformer import (
     InstFormer,
     InstFormerConfig,
@@ -191,8 +191,6 @@ class MinVisClip(nn.Module):
     """
 
     clip_model: Any  # open_clip's module; its parts have no types
-    pixel_mean: Tensor
-    pixel_std: Tensor
 
     def __init__(
         self, variant: Variant, config: CropConfig, clip_model: nn.Module, proposal: Mask2Former
@@ -202,8 +200,7 @@ class MinVisClip(nn.Module):
         self.proposal, self.clip_model = proposal, clip_model
         size = self.clip_model.visual.image_size
         self.crops = MaskedCrops(size if isinstance(size, int) else size[0], config)
-        for name, values in (("pixel_mean", variant.pixel_mean), ("pixel_std", variant.pixel_std)):
-            self.register_buffer(name, torch.tensor(values).view(-1, 1, 1), persistent=False)
+        self.normalise = Normalise(variant.pixel_mean, variant.pixel_std, variant.size_divisor)
 
     @classmethod
     def from_instformer(
@@ -220,8 +217,7 @@ class MinVisClip(nn.Module):
 
     def propose(self, frames: Tensor) -> MinVisClipProposal:
         """Class-agnostic instances of one frame, uint8 [1, H, W, 3]."""
-        divisor = self.variant.size_divisor
-        found = self.proposal(padded_images(frames, self.pixel_mean, self.pixel_std, divisor))
+        found = self.proposal(self.normalise(frames))
         return MinVisClipProposal(
             found.mask_logits[0], found.queries[0], object_logits(found.class_logits[0])
         )

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from openvis_rt.models.clip import encode_text, open_clip_model
-from openvis_rt.models.images import padded_images
+from openvis_rt.models.images import Normalise
 from openvis_rt.models.instance_clip import InstanceClip, guidance_mask
 from openvis_rt.models.instformer_config import InstFormerConfig
 from openvis_rt.models.mask2former import Mask2Former
@@ -58,10 +58,6 @@ class InstFormer(nn.Module):
     """
 
     clip_model: Any  # open_clip's module; its parts have no types
-    pixel_mean: Tensor
-    pixel_std: Tensor
-    clip_mean: Tensor
-    clip_std: Tensor
 
     def __init__(
         self,
@@ -78,18 +74,13 @@ class InstFormer(nn.Module):
         self.instance_clip = InstanceClip(
             self.clip_model.visual, self.clip_model.logit_scale, config.guidance
         )
-        for name, values in (
-            ("pixel_mean", variant.pixel_mean),
-            ("pixel_std", variant.pixel_std),
-            ("clip_mean", CLIP_MEAN),
-            ("clip_std", CLIP_STD),
-        ):
-            self.register_buffer(name, torch.tensor(values).view(-1, 1, 1), persistent=False)
+        divisor = variant.size_divisor
+        self.normalise = Normalise(variant.pixel_mean, variant.pixel_std, divisor)
+        self.normalise_for_clip = Normalise(CLIP_MEAN, CLIP_STD, divisor)
 
     def propose(self, frames: Tensor) -> InstFormerProposal:
         """Class-agnostic instances of one frame, uint8 [1, H, W, 3]."""
-        divisor = self.variant.size_divisor
-        images = padded_images(frames, self.pixel_mean, self.pixel_std, divisor)
+        images = self.normalise(frames)
         found = self.proposal(images)
         masks = found.mask_logits[0]
         patch = self.instance_clip.patch
@@ -115,9 +106,7 @@ class InstFormer(nn.Module):
             instance tokens float32 [N, D], not normalised, and exp(logit_scale) times their cosine
             with the texts, float32 [N, K].
         """
-        divisor = self.variant.size_divisor
-        images = padded_images(frames, self.clip_mean, self.clip_std, divisor)
-        tokens = self.instance_clip(images, guidance)
+        tokens = self.instance_clip(self.normalise_for_clip(frames), guidance)
         return tokens, self.instance_clip.logits(tokens, text_embeddings)
 
     @property

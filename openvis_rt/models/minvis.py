@@ -6,10 +6,9 @@ classify:  queries -> class logits, the last of them "no object"
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
-from openvis_rt.models.images import padded_images
+from openvis_rt.models.images import Normalise
 from openvis_rt.models.mask2former import Mask2Former
 from openvis_rt.variants import VARIANTS, Variant
 
@@ -24,14 +23,10 @@ class MinVis(nn.Module):
         network: under the official key names.
     """
 
-    pixel_mean: Tensor
-    pixel_std: Tensor
-
     def __init__(self, variant: Variant, network: Mask2Former) -> None:
         super().__init__()
         self.variant, self.network = variant, network
-        for name, values in (("pixel_mean", variant.pixel_mean), ("pixel_std", variant.pixel_std)):
-            self.register_buffer(name, torch.tensor(values).view(-1, 1, 1), persistent=False)
+        self.normalise = Normalise(variant.pixel_mean, variant.pixel_std, variant.size_divisor)
 
     def propose(self, frames: Tensor) -> tuple[Tensor, Tensor]:
         """Instances of one frame, uint8 [1, H, W, 3].
@@ -39,9 +34,7 @@ class MinVis(nn.Module):
         Returns:
             mask logits float32 [N, 1, h, w] and query embeddings float32 [N, C].
         """
-        divisor = self.variant.size_divisor
-        images = padded_images(frames, self.pixel_mean, self.pixel_std, divisor)
-        queries, mask_logits = self.network.decode(images)
+        queries, mask_logits = self.network.decode(self.normalise(frames))
         return mask_logits.transpose(0, 1), queries[0]
 
     def classify(self, queries: Tensor) -> Tensor:

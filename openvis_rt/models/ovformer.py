@@ -14,11 +14,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from openvis_rt.models.clip import encode_text, open_clip_model
-from openvis_rt.models.images import padded_images
+from openvis_rt.models.images import Normalise
 from openvis_rt.models.mask2former import Backbone, Trunk
 from openvis_rt.models.resnet import ResNet
 from openvis_rt.models.swin import Swin
@@ -63,29 +62,18 @@ class OVFormer(nn.Module):
     """
 
     clip_model: Any  # open_clip's module; its parts have no types
-    pixel_mean: Tensor
-    pixel_std: Tensor
-    clip_mean: Tensor
-    clip_std: Tensor
 
     def __init__(
         self, variant: Variant, network: Trunk[ZeroShotDecoder], clip_model: nn.Module | None
     ) -> None:
         super().__init__()
         self.variant, self.network, self.clip_model = variant, network, clip_model
-        for name, values in (
-            ("pixel_mean", variant.pixel_mean),
-            ("pixel_std", variant.pixel_std),
-            ("clip_mean", CLIP_MEAN),
-            ("clip_std", CLIP_STD),
-        ):
-            self.register_buffer(name, torch.tensor(values).view(-1, 1, 1), persistent=False)
+        self.normalise = Normalise(variant.pixel_mean, variant.pixel_std, variant.size_divisor)
+        self.normalise_picture = Normalise(CLIP_MEAN, CLIP_STD)
 
     def propose(self, frames: Tensor) -> OVFormerProposal:
         """Instances of a clip, uint8 [T, H, W, 3]; T is 1 but for VideoOVFormer."""
-        divisor = self.variant.size_divisor
-        images = padded_images(frames, self.pixel_mean, self.pixel_std, divisor)
-        queries, mask_logits = self.network.decode(images)
+        queries, mask_logits = self.network.decode(self.normalise(frames))
         masks = mask_logits[0] if self.variant.clip_length > 1 else mask_logits.transpose(0, 1)
         return OVFormerProposal(masks, queries[0], self.network.predictor.object_embed(queries[0]))
 
@@ -99,8 +87,7 @@ class OVFormer(nn.Module):
         Returns:
             float32 [T, D], not normalised.
         """
-        images = padded_images(pictures, self.clip_mean, self.clip_std, 1)
-        embeddings: Tensor = self.clip_model.visual(images)
+        embeddings: Tensor = self.clip_model.visual(self.normalise_picture(pictures))
         return embeddings
 
     def classify(

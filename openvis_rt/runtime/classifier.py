@@ -22,7 +22,7 @@ __all__ = ["Classifier", "classifier_from_rows", "closed_classifier"]
 
 Floats = npt.NDArray[np.float32]
 
-_TINY = 1e-12  # a row shorter than that has no direction
+_TINY = 1e-35  # a row shorter than that has no direction in FP32
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def classifier_from_rows(vocabulary: Vocabulary, rows: Floats) -> Classifier:
     Raises:
         VocabularyError: another number of rows than names, or a row of zeros.
     """
-    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+    lengths = np.linalg.norm(rows.astype(np.float64), axis=1, keepdims=True)
     if len(rows) == len(vocabulary) + 1 and lengths[-1] < _TINY:
         rows, lengths = rows[:-1], lengths[:-1]
     if len(rows) != len(vocabulary):

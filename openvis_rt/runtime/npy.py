@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from tokenize import TokenError
 
 import numpy as np
 import numpy.typing as npt
@@ -42,7 +43,8 @@ def matrix_from(source: Path | npt.NDArray[np.floating], width: int, what: str) 
             f"{name} holds {array.dtype} {list(array.shape)}; {what} of this model are floats "
             f"[rows, {width}]"
         )
-    numbers = array.astype(np.float32)
+    with np.errstate(over="ignore"):  # beyond FP32 is infinite, and refused below
+        numbers = array.astype(np.float32)
     if not np.isfinite(numbers).all():
         raise InputError(f"{name} holds NaN or infinity; {what} are finite")
     return numbers
@@ -55,9 +57,11 @@ def _read(path: Path, what: str) -> npt.NDArray[np.generic]:
         advice = _PICKLE if path.suffix in (".pkl", ".pth", ".pt") else ""
         raise InputError(f"{what} are read from a .npy file; got {path}{advice}")
     try:
-        array: npt.NDArray[np.generic] = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as exc:
-        if "pickle" in str(exc):
+        with path.open("rb") as file:  # numpy.load would take archives and pickles as well
+            array: npt.NDArray[np.generic] = np.lib.format.read_array(file, allow_pickle=False)
+    # a damaged header is parsed as Python, and may ask for any size
+    except (OSError, ValueError, EOFError, MemoryError, SyntaxError, TokenError) as exc:
+        if "Object arrays" in str(exc):
             raise InputError(
                 f"{path} holds pickled Python objects, which could run code; nothing was loaded. "
                 "Save the numbers alone: numpy.save(FILE, numpy.asarray(rows, 'float32'))"

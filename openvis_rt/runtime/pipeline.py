@@ -231,7 +231,7 @@ class Pipeline:
         Where the backend allows, the device works on the next clip while the host works on this
         one. Then a result comes when the next clip is there: with a live source and ``in_flight`` 1
         it comes at once. If the caller stops early, what was taken ahead becomes no part of the
-        video.
+        video; but a clip whose first result was given is part of it as a whole.
 
         Args:
             frames: frames of a video, or uint8 [H, W, 3] arrays in RGB; taken one at a time.

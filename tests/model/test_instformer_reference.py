@@ -18,7 +18,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="the networks need the extra [export]")
 
 from openvis_rt.models.clip import encode_text, open_clip_model  # noqa: E402 - after the skip
-from openvis_rt.models.images import padded_images  # noqa: E402
+from openvis_rt.models.images import Normalise  # noqa: E402
 from openvis_rt.models.instance_clip import (  # noqa: E402
     HIDDEN,
     InstanceClip,
@@ -93,8 +93,8 @@ def test_mask2former_gives_minviss_numbers(reference):
     model = Mask2Former(classes=40).eval()
     load(model, reference, "minvis-r50")
     frames = torch.from_numpy(arrays["frames_uint8"]).permute(0, 2, 3, 1)
-    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (VARIANT.pixel_mean, VARIANT.pixel_std))
-    images = padded_images(frames, mean, std, VARIANT.size_divisor)
+    normalise = Normalise(VARIANT.pixel_mean, VARIANT.pixel_std, VARIANT.size_divisor)
+    images = normalise(frames)
     check("normalised images", images[:1], arrays["images_normalised"])
     features = model.backbone(torch.from_numpy(arrays["images_normalised"]))
     for name in ("res3", "res4", "res5"):
