@@ -6,8 +6,11 @@ and FP16 leave on a CPU, with room for kernels that sum in another order.
 
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import pytest
+from tiny_ovformer import shared_bundle
 
 from openvis_rt import Pipeline
 from openvis_rt.bundle import Bundle
@@ -49,19 +52,36 @@ def frames() -> list[np.ndarray]:
 def test_propose_gives_onnx_runtimes_numbers(backend, bundle_copy, precision):
     bundle = Bundle.open(bundle_copy)
     build(bundle, backend, precision)
+    compare_propose(bundle, backend, precision, [frames()[0][None]])
+
+
+def test_one_engine_gives_onnx_runtimes_numbers_for_clips_of_every_length(
+    backend, tmp_path, tmp_path_factory
+):
+    """A batch above 1 has been silently wrong in TensorRT releases."""
+    shared = shared_bundle("ovformer-video-r50", tmp_path_factory)
+    bundle = Bundle.open(shutil.copytree(shared.path, tmp_path / "bundle"))
+    build(bundle, backend, "fp32")
+    clips = [np.stack(frames()[:length]) for length in (5, 1, 2, 3, 4, 5)]
+    compare_propose(bundle, backend, "fp32", clips)
+
+
+def compare_propose(bundle, backend, precision, clips) -> None:
     found = {}
     for name, used in ((backend, precision), ("onnxruntime", "fp32")):
         factory = session_factory(name, "auto", bundle, used)
         session = factory.open(bundle, "propose", used, fetched=("queries", "mask_logits"))
-        session.write("frames", frames()[0][None])
-        session.run()
-        found[name] = {n: session.fetch(n).astype(np.float64) for n in ("queries", "mask_logits")}
+        found[name] = []
+        for clip in clips:
+            session.write("frames", clip)
+            session.run()
+            found[name] += [session.fetch(n).astype(float) for n in ("queries", "mask_logits")]
         session.close()
         factory.close()
-    for name, wanted in found["onnxruntime"].items():
-        noise = ((found[backend][name] - wanted) ** 2).sum()
+    for ours, wanted in zip(found[backend], found["onnxruntime"], strict=True):
+        noise = ((ours - wanted) ** 2).sum()
         sqnr = 10 * np.log10((wanted**2).sum() / max(noise, 1e-30))
-        assert sqnr >= SQNR[precision], f"{name}: {sqnr:.0f} dB"
+        assert sqnr >= SQNR[precision], f"{list(wanted.shape)}: {sqnr:.0f} dB"
 
 
 def test_a_stream_with_two_frames_in_flight_is_the_frames_one_by_one(backend, bundle_copy):
