@@ -4,17 +4,18 @@ These names are a contract: other programs drive the graphs by them. They stand 
 used by export, engines, runtime and tests. Sizes are symbols; a bundle's manifest fills them with
 its numbers.
 
-    N  queries                         T  frames of one call: 1 for per-frame models; for clips
-    dynamic, 1 to the manifest's `clip_length`
-    H, W  network size, pixels; the graph pads it at the right and the bottom to multiples of 32, H'
-    x W'
-    h, w  stride-4 grid, H'/4 x W'/4   hp, wp  stride-32 grid, H'/32 x W'/32   P  hp * wp
-    C  query width                     D  embedding width of CLIP      Dt  width of a token
-    Cf channels of CLIP's dense feature
-    Hc, Wc  size of CLIP's picture of a whole frame, 224 x 224, or the source's where the graph
-    resizes
-    K  rows of the text classifier, dynamic     B  prompts, dynamic     n  selected queries, dynamic
-    Kc classes of a classifier that is part of the model
+    N       queries
+    T       frames of one call: 1 for per-frame models, dynamic for clips, 1 to `clip_length`
+    H, W    network size, pixels; the graph pads it, right and bottom, to multiples of 32: H' x W'
+    h, w    stride-4 grid, H'/4 x W'/4
+    hp, wp  stride-32 grid, H'/32 x W'/32;  P  hp * wp
+    C       query width;  D  embedding width of CLIP;  Dt  width of a token
+    Cf      channels of CLIP's dense feature
+    Hc, Wc  CLIP's picture of a whole frame: 224 x 224, or the source's size if the graph resizes
+    K       rows of the text classifier, dynamic
+    Kc      classes of a closed vocabulary, and "no object"
+    B       prompts, dynamic
+    n       selected queries, dynamic
     Hs, Ws  the source frame's size, the overridable `frame_size` of `masks`
 """
 
@@ -47,7 +48,7 @@ MASKS_A_RUN = 8
 
 
 def masks_a_run(clip_length: int) -> int:
-    """The largest n, for clips of up to so many frames."""
+    """The largest n, for clips of up to so many frames; one query's masks at the least."""
     return max(1, MASKS_A_RUN // clip_length)
 
 

@@ -26,8 +26,8 @@ _TRACKERS = {
     "instformer": "rollout of tracking tokens",
     "minvis-clip": "the previous frame",
     "ovformer-video": "the previous clip",
-    "ovformer-frame": "momentum memory, 0.7",
-    "ov2seg": "momentum memory, 0.7",
+    "ovformer-frame": "momentum memory, {v.tracker_alpha}",
+    "ov2seg": "momentum memory, {v.tracker_alpha}",
     "minvis": "the previous frame",
 }
 

@@ -51,6 +51,7 @@ class Variant:
         clip_length: frames of a clip; 1 where the model works frame by frame.
         prompts: templates of the text classifier.
         tracker_frames, tracker_top_k: T and K of the temporal top-K association, as released.
+        tracker_alpha: weight of the newest frame in the momentum memory (`ov2seg_model_video.py`).
         detections: instances reported for one video.
     """
 
@@ -74,6 +75,7 @@ class Variant:
     prompts: tuple[str, ...] = VILD_PROMPTS
     tracker_frames: int = 9
     tracker_top_k: int = 5
+    tracker_alpha: float = 0.7
     detections: int = 50
 
 

@@ -52,11 +52,20 @@ def export(
             "takes text classifiers, and OVFormer's image embeddings, from files only."
         ),
     ] = None,
+    quick_gelu: Annotated[
+        bool | None,
+        typer.Option(
+            help="CLIP's activation: OpenAI's weights, which OVFormer and OV2Seg are trained "
+            "with, have QuickGELU. A tag knows; for a file, the default is with.",
+            show_default=False,
+        ),
+    ] = None,
     clip_length: Annotated[
         int | None,
         typer.Option(
+            min=1,
             help="Most frames of a clip, for ovformer-video; any shorter clip runs as well. "
-            "Default: 5, as released."
+            "Default: 5, as released.",
         ),
     ] = None,
     precision: Annotated[
@@ -97,7 +106,9 @@ def export(
     precisions = checked_precisions(wanted)
     with progress_bar() as bar:
         bar("loading the weights", 0, None)
-        network_model, origin = model_from_source(model, checkpoint, random_weights, clip)
+        network_model, origin = model_from_source(
+            model, checkpoint, random_weights, clip, quick_gelu
+        )
         result = export_bundle(
             network_model,
             output,

@@ -91,21 +91,26 @@ def run(
         int | None, typer.Option(min=1, help="Stop after this many frames.")
     ] = None,
     tracker_frames: Annotated[
-        int | None, typer.Option(help="T: frames that the tracker remembers (released: 9).")
+        int | None,
+        typer.Option(help="CLIP-VIS: T, frames that the tracker remembers (9)."),
     ] = None,
     tracker_top_k: Annotated[
-        int | None, typer.Option(help="K: frames that match together (released: 5; paper: 3).")
+        int | None,
+        typer.Option(help="CLIP-VIS: K, frames that match together (5; paper: 3)."),
     ] = None,
     clip_length: Annotated[
         int | None,
         typer.Option(
+            min=1,
             help="Frames that a model of clips looks at together, up to the exported ones. A "
-            "result waits for the clip's last frame."
+            "result waits for the clip's last frame.",
         ),
     ] = None,
     detections: Annotated[
         int | None,
-        typer.Option(min=1, help="Most instances in results.json; default: as released."),
+        typer.Option(
+            min=1, help="Most instances in results.json, of video mode; default: as released."
+        ),
     ] = None,
     video_id: Annotated[int, typer.Option(help="video_id in results.json.")] = 1,
     overlay: Annotated[bool, typer.Option(help="Write overlay.mp4.")] = True,
@@ -169,8 +174,8 @@ def run(
     )
     if report.delay_frames:
         TALK.print(
-            f"clips of {report.delay_frames + 1} frames: a frame's result waits for up to "
-            f"{report.delay_frames} more, {report.delay_seconds:.2f} s of the video"
+            f"a frame's result waited for up to {report.delay_frames} more frames, "
+            f"{report.delay_seconds:.2f} s of the video"
         )
     for kind, path in report.outputs.items():
         TALK.print(f"  {kind}: {path}", markup=False)

@@ -42,8 +42,6 @@ __all__ = [
     "tracker_weights",
 ]
 
-_MOMENTUM = 0.7  # of the newest frame: `ov2seg_model_video.py`, `ovformer_model_video.py`
-
 
 def graphs_of(model: Model) -> dict[str, GraphSpec]:
     """The family's graphs; without those that need CLIP where its weights are not at hand."""
@@ -137,5 +135,5 @@ def tracker_of(model: Model) -> Tracker:
             {"normalise_parts": config.normalise_parts, "video_score": config.video_score},
         )
     if isinstance(model, OVFormer) and model.variant.clip_length == 1:
-        return Tracker("momentum", {"alpha": _MOMENTUM})
+        return Tracker("momentum", {"alpha": model.variant.tracker_alpha})
     return Tracker("previous-clip" if isinstance(model, OVFormer) else "previous-frame", {})

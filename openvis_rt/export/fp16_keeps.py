@@ -123,7 +123,8 @@ def _after(seeds: Finder, *until: str) -> Finder:
 
 
 def _from_frames(view: GraphView) -> set[int]:
-    return view.downstream(view.consumers.get("frames", []), ("Conv",))
+    inputs = ("frames", "pictures")  # of `propose` and `classify`, and of `embed`
+    return view.downstream([i for n in inputs for i in view.consumers.get(n, [])], ("Conv",))
 
 
 def _position_sums(view: GraphView) -> set[int]:

@@ -13,6 +13,7 @@ from openvis_rt.models.checkpoint import (
     describe_checkpoint,
     model_from_checkpoint,
     model_from_seed,
+    refuse_needless_clip,
 )
 from openvis_rt.models.clip_file import clip_source
 from openvis_rt.models.clip_vis import ClipVis
@@ -23,7 +24,11 @@ __all__ = ["describe_checkpoint", "model_from_source", "save_checkpoint"]
 
 
 def model_from_source(
-    name: str, checkpoint: Path | None, seed: int | None, clip: str | None = None
+    name: str,
+    checkpoint: Path | None,
+    seed: int | None,
+    clip: str | None = None,
+    quick_gelu: bool | None = None,
 ) -> tuple[Model, dict[str, Any]]:
     """A model and the manifest's word on its weights.
 
@@ -32,13 +37,17 @@ def model_from_source(
         checkpoint: a checkpoint of the model's format, or None.
         seed: of random weights, or None; exactly one of the two is given.
         clip: a file or tag of CLIP's weights, for models whose checkpoints hold none.
+        quick_gelu: CLIP's activation; None for what the tag says, or, of a file, OpenAI's.
 
     Raises:
         CheckpointError: the checkpoint cannot be used.
         InputError: both or neither are given, or there is no such variant.
     """
     if checkpoint is not None and seed is None:
-        source = None if clip is None else clip_source(clip, variant_named(name))
+        variant = variant_named(name)
+        if clip is not None:
+            refuse_needless_clip(variant)  # before a download
+        source = None if clip is None else clip_source(clip, variant, quick_gelu)
         model = model_from_checkpoint(name, checkpoint, source)
         facts: dict[str, Any] = {"file": checkpoint.name, "sha256": sha256_of(checkpoint)}
         if source is not None:

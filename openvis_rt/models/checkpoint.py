@@ -15,6 +15,8 @@ from torch import Tensor
 
 from openvis_rt.errors import CheckpointError, InputError
 from openvis_rt.models.checkpoint_keys import (
+    CLASSIFIER,
+    LOSS_WEIGHTS,
     decoder_layers,
     family_of_keys,
     load_checkpoint,
@@ -41,6 +43,7 @@ __all__ = [
     "describe_checkpoint",
     "model_from_checkpoint",
     "model_from_seed",
+    "refuse_needless_clip",
 ]
 
 _SYSTEMS = {  # of families whose checkpoints are those of a system
@@ -70,9 +73,8 @@ def model_from_checkpoint(name: str, path: Path, clip: ClipSource | None = None)
         InputError: a CLIP for a model that has its own, or none.
     """
     variant = variant_named(name)
-    if clip is not None and not variant.takes_clip:
-        why = "it has a closed vocabulary" if not variant.clip else "its checkpoint holds CLIP"
-        raise InputError(f"{name} takes no --clip: {why}")
+    if clip is not None:
+        refuse_needless_clip(variant)
     state = load_checkpoint(path)
     family, wanted = family_of_keys(state), _SYSTEMS.get(variant.family, variant.family)
     if family != wanted:
@@ -89,6 +91,13 @@ def model_from_checkpoint(name: str, path: Path, clip: ClipSource | None = None)
     if family == "ovformer":
         _refuse_other_ovformer(variant, state, path)
     return _official(variant, state, path, clip)
+
+
+def refuse_needless_clip(variant: Variant) -> None:
+    """InputError if a CLIP has no place beside the variant's checkpoint."""
+    if not variant.takes_clip:
+        why = "its checkpoint holds CLIP" if variant.clip else "it has a closed vocabulary"
+        raise InputError(f"{variant.name} takes no --clip: {why}")
 
 
 def _minvis_clip(parts: InstFormerParts, path: Path) -> MinVisClip:
@@ -126,7 +135,8 @@ def _refuse_other_ovformer(variant: Variant, state: dict[str, Tensor], path: Pat
     raise CheckpointError(
         f"{path} is a checkpoint of {kinds[str(trained)]}, and {variant.name} is "
         f"{kinds[variant.family]}. Their keys are the same, but the queries of one mean nothing "
-        f"to the other: export it as {fits}."
+        f"to the other: export it as {fits}. (The number of classes in {LOSS_WEIGHTS} or "
+        f"{CLASSIFIER} tells; a file without the two loads in either.)"
     )
 
 
@@ -159,6 +169,12 @@ def _official(
     return model
 
 
+def _model_in_words(state: dict[str, Tensor]) -> str:
+    if family_of_keys(state) == "ovformer" and trained_family(state) is None:
+        return "ovformer-frame or ovformer-video; the file does not tell"
+    return variant_of_keys(state) or "none of `openvis models`"
+
+
 def describe_checkpoint(path: Path) -> dict[str, Any]:
     """What a checkpoint file holds, for people: system, depth, tensors, numbers, types.
 
@@ -170,7 +186,7 @@ def describe_checkpoint(path: Path) -> dict[str, Any]:
     facts = {
         "file": str(path),
         "system": family or "none that is known here",
-        "model": variant_of_keys(state) or "none of `openvis models`",
+        "model": _model_in_words(state),
         "decoder layers": decoder_layers(state),
         "tensors": len(state),
         "parameters": sum(v.numel() for v in state.values()),

@@ -17,6 +17,8 @@ from torch import Tensor
 from openvis_rt.models.weights import load_weights
 
 __all__ = [
+    "CLASSIFIER",
+    "LOSS_WEIGHTS",
     "decoder_layers",
     "family_of_keys",
     "load_checkpoint",
@@ -63,8 +65,8 @@ _BACKBONES = {  # of each family: the first letters of keys that only one image 
     "ov2seg": _R50 | _SWIN,
     "mask2former or minvis": _R50,
 }
-_LOSS_WEIGHTS = "criterion.freq_weight"  # [classes]
-_CLASSIFIER = "sem_seg_head.predictor.class_embed.zs_weight"  # [D, classes + 1]
+LOSS_WEIGHTS = "criterion.freq_weight"  # [classes]
+CLASSIFIER = "sem_seg_head.predictor.class_embed.zs_weight"  # [D, classes + 1]
 _TRAINED = {1203: "ovformer-frame", 1196: "ovformer-video"}  # classes of LVIS and of LV-VIS
 
 
@@ -98,7 +100,7 @@ def variant_of_keys(state: Mapping[str, Tensor]) -> str | None:
 
 def trained_family(state: Mapping[str, Tensor]) -> str | None:
     """``ovformer-frame`` or ``ovformer-video``, by the data that trained it; None if untold."""
-    weights, columns = (state.get(key) for key in (_LOSS_WEIGHTS, _CLASSIFIER))
+    weights, columns = (state.get(key) for key in (LOSS_WEIGHTS, CLASSIFIER))
     if weights is not None and (family := _TRAINED.get(weights.shape[-1])):
         return family
     return None if columns is None else _TRAINED.get(columns.shape[-1] - 1)

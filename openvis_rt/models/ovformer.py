@@ -6,7 +6,7 @@
 
 One network in three forms, which the variant tells: OV2Seg has no image embeddings; OVFormerVideo
 has them, a frame a call; VideoOVFormer has queries of a whole clip of 1 to ``clip_length`` frames.
-Facts: MODELS of the public code (`ovformer_model_video.py`, `video_ovformer_model.py`).
+Public code: `ovformer_model_video.py`, `video_ovformer_model.py`; OV2Seg, whose heads these share.
 """
 
 from __future__ import annotations

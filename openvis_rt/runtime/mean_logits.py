@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import expit, softmax
 
-from openvis_rt.runtime.scoring import Detection, object_probability
+from openvis_rt.runtime.scoring import Detection, best_rows, object_probability
 
 __all__ = [
     "MeanLogits",
@@ -77,7 +77,7 @@ class MeanLogits:
     def __init__(
         self, tracks: int, rows: list[int], score: Score, *, visible_only: bool, keep: bool
     ) -> None:
-        self._starts = np.cumsum([0, *rows[:-1]])
+        self._rows = rows
         self._score, self._visible_only, self._keep = score, visible_only, keep
         self._sum = np.zeros((tracks, len(rows)))
         self._objects = np.zeros((tracks, 2))
@@ -94,7 +94,7 @@ class MeanLogits:
         """
         visible = output["mask_area"].reshape(len(order), -1)[order] > 0
         counts = visible.any(1) if self._visible_only else np.ones(len(order), np.bool_)
-        logits = np.maximum.reduceat(output["class_scores"], self._starts, axis=1)[order]
+        logits = best_rows(output["class_scores"], self._rows)[order]
         self._sum[counts] += logits[counts]
         if "object_logits" in output:
             self._objects[counts] += output["object_logits"][order][counts]

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from tokenize import TokenError
 
 import numpy as np
 import numpy.typing as npt
 
 from openvis_rt.errors import InputError
 
-__all__ = ["matrix_from"]
+__all__ = ["Matrix", "matrix_from"]
 
 Floats = npt.NDArray[np.float32]
+Matrix = str | Path | npt.NDArray[np.floating]
+"""An array, or a file of one."""
 
 _PICKLE = (
     "; the public feature files are pickled dicts of tensors. Convert one video once:\n"
@@ -21,7 +22,7 @@ _PICKLE = (
 )
 
 
-def matrix_from(source: Path | npt.NDArray[np.floating], width: int, what: str) -> Floats:
+def matrix_from(source: Matrix, width: int, what: str) -> Floats:
     """A matrix, checked.
 
     Args:
@@ -36,8 +37,10 @@ def matrix_from(source: Path | npt.NDArray[np.floating], width: int, what: str) 
         InputError: there is no such file, it cannot be read without unpickling, or it holds
             anything else or numbers that are not finite.
     """
-    name = str(source) if isinstance(source, Path) else "the array"
-    array = _read(source, what) if isinstance(source, Path) else np.asarray(source)
+    if isinstance(source, str | Path):
+        name, array = str(source), _read(Path(source), what)
+    else:
+        name, array = "the array", np.asarray(source)
     if array.ndim != 2 or array.dtype.kind != "f" or len(array) == 0 or array.shape[1] != width:
         raise InputError(
             f"{name} holds {array.dtype} {list(array.shape)}; {what} of this model are floats "
@@ -54,13 +57,13 @@ def _read(path: Path, what: str) -> npt.NDArray[np.generic]:
     if not path.is_file():
         raise InputError(f"there is no file {path}")
     if path.suffix != ".npy":
-        advice = _PICKLE if path.suffix in (".pkl", ".pth", ".pt") else ""
+        pickled = path.suffix in (".pkl", ".pth", ".pt")
+        advice = _PICKLE.replace("FILE", str(path)) if pickled else ""
         raise InputError(f"{what} are read from a .npy file; got {path}{advice}")
     try:
         with path.open("rb") as file:  # numpy.load would take archives and pickles as well
             array: npt.NDArray[np.generic] = np.lib.format.read_array(file, allow_pickle=False)
-    # a damaged header is parsed as Python, and may ask for any size
-    except (OSError, ValueError, EOFError, MemoryError, SyntaxError, TokenError) as exc:
+    except Exception as exc:  # a damaged header is parsed as Python, and may ask for any size
         if "Object arrays" in str(exc):
             raise InputError(
                 f"{path} holds pickled Python objects, which could run code; nothing was loaded. "

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from openvis_rt.runtime.family import Family, Scores
 from openvis_rt.runtime.mean_logits import MeanLogits, each_class_and_objectness
-from openvis_rt.runtime.scoring import SigmoidScores
+from openvis_rt.runtime.scoring import SigmoidScores, best_rows
 
 __all__ = ["Ov2Seg", "OvFormerFrame", "OvFormerVideo"]
 
@@ -56,12 +56,12 @@ class _OfficialScores(SigmoidScores):
 
     def __init__(self, tracks: int, rows: list[int], *, keep: bool) -> None:
         super().__init__(tracks, len(rows), keep=keep)
-        self._starts = np.cumsum([0, *rows[:-1]])
+        self._rows_of_class = rows
 
     def add_output(self, output: Mapping[str, Floats], order: Ints) -> None:
         """Add a frame; ``output`` is in the queries' order, track j is query ``order[j]``."""
         self.add(
-            np.maximum.reduceat(output["class_scores"], self._starts, axis=1)[order],
+            best_rows(output["class_scores"], self._rows_of_class)[order],
             output["object_logits"][order],
             output["mask_area"][order],
             output["mask_mass"][order],

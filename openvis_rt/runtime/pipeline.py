@@ -23,7 +23,7 @@ from openvis_rt.runtime.classifier import Classifier, classifier_from_rows, clos
 from openvis_rt.runtime.clip_pipeline import ClipPipeline
 from openvis_rt.runtime.cuda import CudaChoice
 from openvis_rt.runtime.families import family_of
-from openvis_rt.runtime.npy import matrix_from
+from openvis_rt.runtime.npy import Matrix, matrix_from
 from openvis_rt.runtime.preprocess import Placement
 from openvis_rt.runtime.results import FrameResult, VideoResult
 from openvis_rt.runtime.selection import Selection
@@ -35,7 +35,6 @@ from openvis_rt.vocabulary import Vocabulary
 __all__ = ["Mode", "Pipeline"]
 
 Mode = Literal["video", "stream"]
-Matrix = Path | npt.NDArray[np.floating]
 
 
 class Pipeline:
@@ -114,6 +113,8 @@ class Pipeline:
             bundle = Bundle.open(bundle)
         if mode not in get_args(Mode):
             raise InputError(f"the mode is {' or '.join(get_args(Mode))}; got {mode!r}")
+        if detections is not None and detections < 1:
+            raise InputError(f"a video reports at least one instance; got detections={detections}")
         words = Vocabulary.of(vocabulary)
         family = family_of(bundle, tracker_frames, tracker_top_k)
         given = _given_embeddings(bundle, image_embeddings)
@@ -144,7 +145,7 @@ class Pipeline:
         *,
         classifier: Matrix | None = None,
     ) -> None:
-        """Look for other classes from the next frame on; nothing is rebuilt.
+        """Look for other classes from the next clip or frame on; nothing is rebuilt.
 
         Embeddings of phrases that were seen before come from the bundle's cache.
 
@@ -191,6 +192,11 @@ class Pipeline:
         """Frames that the model looks at together; results come when the last of them is there."""
         return self._inner.clip_length
 
+    def delay(self, in_flight: int | None = None) -> int:
+        """How many further frames a frame's result may wait for; see :meth:`stream`."""
+        most = min(in_flight or self._inner.most_in_flight, self._inner.most_in_flight)
+        return self.clip_length * most - 1
+
     @property
     def given_embeddings(self) -> int | None:
         """Frames for which image embeddings were given; None if they are computed or not needed."""
@@ -226,7 +232,8 @@ class Pipeline:
         """Results frame by frame, causal: each says what is known with the frames up to it.
 
         A model that works on clips gives a clip's results as soon as its last frame is there: a
-        frame waits for up to ``clip_length - 1`` others. The video's last clip may be shorter.
+        frame waits for up to ``clip_length - 1`` others. The last clip of ``frames`` may be
+        shorter; it counts like a whole one, so give a video in one call.
 
         Where the backend allows, the device works on the next clip while the host works on this
         one. Then a result comes when the next clip is there: with a live source and ``in_flight`` 1
@@ -354,10 +361,13 @@ def _any(bundle: Bundle) -> str:
 def _clip_length(bundle: Bundle, wanted: int | None) -> int | None:
     most = bundle.manifest.clip_length
     if wanted is not None and not 1 <= wanted <= most:
-        if most == 1:
-            raise InputError(f"{bundle.manifest.variant} works frame by frame; got clips {wanted}")
+        frames = bundle.graph("propose", _any(bundle)).spec.inputs[0]
+        if frames.shape[0] == 1:
+            raise InputError(
+                f"{bundle.manifest.variant} works frame by frame, not on clips of {wanted}"
+            )
         raise InputError(
             f"{bundle.path} takes clips of 1 to {most} frames, got {wanted}; export it again with "
-            f"--clip-length {wanted} for longer ones"
+            "a larger --clip-length for longer ones"
         )
     return wanted

@@ -68,8 +68,9 @@ class RunReport:
     """What a run did: files by kind, frames, warnings for people.
 
     ``seconds`` is the wall time of the pass that segments: reading and the pipeline, and in stream
-    mode drawing and writing. ``delay_frames`` is how many frames a frame's result may have to wait
-    for, where the model works on clips; ``delay_seconds`` is that in the video's time.
+    mode drawing and writing. ``delay_frames`` is how many further frames a frame's result may have
+    to wait for in stream mode: the rest of its clip, and the clips that the device has ahead.
+    ``delay_seconds`` is that in the video's time.
     """
 
     mode: str
@@ -149,15 +150,20 @@ def run_video(
         video = stack.enter_context(open_video(source, allow_truncated=options.allow_truncated))
         report = RunReport(mode, pipeline.backend)
         _explain_placement(pipeline, video, report)
-        report.delay_frames = pipeline.clip_length - 1
-        report.delay_seconds = float(report.delay_frames / video.fps)
         if mode == "stream":
+            report.delay_frames = pipeline.delay(_in_flight(video))
+            report.delay_seconds = float(report.delay_frames / video.fps)
             _stream(pipeline, video, source, folder, options, report, progress)
         else:
             _whole(pipeline, video, source, folder, options, report, progress)
         report.warnings += [*video.warnings, *pipeline.warnings]
         report.outputs = {file.stem: output / file.name for file in sorted(folder.iterdir())}
     return report
+
+
+def _in_flight(video: VideoSource) -> int | None:
+    """A live frame's result is wanted now, not when the next clip has come."""
+    return 1 if video.live else None
 
 
 def _is_run(folder: Path) -> bool:
@@ -249,8 +255,7 @@ def _pass(
                 if stopped.is_set():
                     break
 
-        # a live frame's result is wanted now, not when the next frame has come
-        for result in pipeline.stream(frames(), in_flight=1 if video.live else None):
+        for result in pipeline.stream(frames(), in_flight=_in_flight(video)):
             report.frames += 1
             yield images.popleft(), result
             progress("segmenting", report.frames, total)
@@ -306,6 +311,13 @@ def _explain_placement(pipeline: Pipeline, video: VideoSource, report: RunReport
     placement = pipeline.placement(video.height, video.width)
     rule = pipeline.bundle.manifest.preprocess
     network = rule.source_size or rule.network_size
+    resized = rule.source_size is not None and rule.source_size != placement.source
+    if resized and "embed" in pipeline.bundle.graphs and pipeline.given_embeddings is None:
+        report.warnings.append(
+            "CLIP sees this video's frames as they are fitted into the bundle's "
+            f"{network[0]}x{network[1]}, not as they are; for the official image embeddings, "
+            f"export with --source-size {video.height}x{video.width}, or without it"
+        )
     if not placement.fills:
         report.warnings.append(
             f"the video's frames fill only {placement.picture[0]}x{placement.picture[1]} (height x "

@@ -31,6 +31,7 @@ __all__ = [
     "Detection",
     "SigmoidScores",
     "VideoScores",
+    "best_rows",
     "merge_synonyms",
     "object_probability",
 ]
@@ -250,6 +251,22 @@ def object_probability(logits: npt.NDArray[np.floating]) -> Floats:
     return np.asarray(expit(logits[..., 0] - logits[..., 1]), np.float32)
 
 
+def best_rows(scores: Floats, rows_of_class: list[int]) -> Floats:
+    """Of each class its best row.
+
+    Args:
+        scores: float32 [N, K].
+        rows_of_class: rows of each class, in order; they sum to K.
+
+    Returns:
+        float32 [N, C].
+    """
+    if len(rows_of_class) == scores.shape[1]:
+        return scores
+    out: Floats = np.maximum.reduceat(scores, np.cumsum([0, *rows_of_class[:-1]]), axis=1)
+    return out
+
+
 def merge_synonyms(scores: Floats, rows_of_class: list[int]) -> Floats:
     """Class probabilities from the scores of the text classifier's rows.
 
@@ -265,7 +282,6 @@ def merge_synonyms(scores: Floats, rows_of_class: list[int]) -> Floats:
     """
     if len(rows_of_class) == scores.shape[1]:
         return scores
-    starts = np.cumsum([0, *rows_of_class[:-1]])
-    best = np.maximum.reduceat(scores, starts, axis=1)
+    best = best_rows(scores, rows_of_class)
     out: Floats = best / best.sum(1, keepdims=True)
     return out

@@ -166,6 +166,24 @@ def test_a_header_that_asks_for_more_than_there_is_memory_is_refused(tmp_path):
     refused(path)
 
 
+@pytest.mark.parametrize(
+    "header",
+    [
+        "{'descr': '<f4', 'fortran_order': False, 'shape': (" + "9" * 30 + ", 512), }",
+        "{1: 2, 'descr': '<f4'}",
+        "{[]: 2}",
+        "-" * 4000,
+    ],
+    ids=["huge", "key", "list", "deep"],
+)
+def test_headers_that_break_numpys_parser_are_refused(tmp_path, header):
+    path = tmp_path / "rows.npy"
+    text = header.encode() + b"\n"
+    path.write_bytes(b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text)
+    with pytest.raises(InputError, match="damaged"):
+        matrix_from(path, 512, "classifiers")
+
+
 def test_no_damage_gets_past_the_one_kind_of_error(tmp_path):
     """A changed byte anywhere is read as some numbers, or is refused; there is no other error."""
     path = saved(tmp_path, rows())

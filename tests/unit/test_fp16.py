@@ -14,6 +14,7 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper, shape_inference
 from tiny import VARIANT, export_tiny, tiny_model, traced_before
+from tiny_ovformer import shared_bundle
 from typer.testing import CliRunner
 
 from openvis_rt.bundle import Bundle
@@ -91,6 +92,21 @@ def test_leaving_out_an_entry_is_noticed(wide, name):
         return
     broken = [narrowed(fp16_from_fp32(*wide[graph], keeps).model) for graph in NARROWED]
     assert any(name in entries for entries in broken)
+
+
+@pytest.mark.parametrize(
+    ("graph", "name"),
+    [("propose", "clip positions"), ("propose", "picture"), ("embed", "picture")],
+)
+def test_what_clips_have_of_their_own_is_fp32(tmp_path_factory, graph, name):
+    bundle = shared_bundle("ovformer-video-r50", tmp_path_factory)
+    model, spec = onnx.load(bundle.graph_path(graph)), bundle.graph(graph).spec
+    found = next(keep for keep in KEEPS if keep.name == name).find(GraphView(model.graph))
+    kinds = {model.graph.node[i].op_type for i in found}
+    assert kinds >= ({"Sin", "Cos", "Range", "Add"} if name == "clip positions" else {"Div", "Sub"})
+    assert narrowed(fp16_from_fp32(model, spec).model) == {}
+    without = [keep for keep in KEEPS if keep.name != name]
+    assert name in narrowed(fp16_from_fp32(model, spec, without).model)
 
 
 def test_all_heavy_work_outside_the_list_is_fp16(wide, half):

@@ -15,6 +15,7 @@ from tiny_instformer import EMBED, tiny_clip  # noqa: E402 - after the skip
 from tiny_ovformer import OPEN, QUERIES, tiny_minvis, tiny_ovformer  # noqa: E402
 
 from openvis_rt.errors import CheckpointError, InputError  # noqa: E402
+from openvis_rt.export.source import model_from_source  # noqa: E402
 from openvis_rt.models.checkpoint import (  # noqa: E402
     describe_checkpoint,
     model_from_checkpoint,
@@ -217,7 +218,8 @@ def test_a_checkpoint_that_does_not_tell_loads_in_both(tmp_path, change):
     path = saved(tmp_path, state)
     for name in (VIDEO, FRAME):
         assert model_from_checkpoint(name, path).variant.name == name
-    assert describe_checkpoint(path)["model"] == "none of `openvis models`"
+    said = "ovformer-frame or ovformer-video; the file does not tell"
+    assert describe_checkpoint(path)["model"] == said
     assert describe_checkpoint(path)["system"] == "ovformer"
 
 
@@ -398,3 +400,10 @@ def test_a_checkpoint_is_described(tmp_path):
 def test_systems_and_models_are_told_apart(tmp_path, state, system, model):
     facts = describe_checkpoint(saved(tmp_path, state()))
     assert (facts["system"], facts["model"]) == (system, model)
+
+
+@pytest.mark.parametrize("clip", ["ViT-B-32:openai", "nofile.pt"])
+def test_a_needless_clip_is_refused_before_it_is_looked_for(tmp_path, clip, monkeypatch):
+    monkeypatch.setattr("open_clip.download_pretrained", lambda *_: pytest.fail("a download"))
+    with pytest.raises(InputError, match="minvis-r50 takes no --clip: it has a closed vocabulary"):
+        model_from_source("minvis-r50", tmp_path / "any.pth", None, clip)

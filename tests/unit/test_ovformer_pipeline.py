@@ -686,7 +686,7 @@ def test_per_frame_models_step_and_take_no_clips(opened, frame_bundle, frames, r
     with opened(frame_bundle, **options) as a, opened(frame_bundle, **options) as b:
         assert (a.clip_length, frame_bundle.manifest.clip_length) == (1, 1)
         assert [a.step(f) for f in frames[:4]] == list(b.stream(frames[:4]))
-    with pytest.raises(InputError, match="frame by frame; got clips 2"):
+    with pytest.raises(InputError, match="frame by frame, not on clips of 2"):
         opened(frame_bundle, **options, clip_length=2)
     with pytest.raises(InputError, match="no T and no K"):
         opened(frame_bundle, **options, tracker_frames=3)
@@ -727,3 +727,16 @@ def test_minvis_wants_all_of_its_own_names(opened, tmp_path_factory):
     assert set(bundle.graphs) == {"propose", "classify", "masks"}
     with pytest.raises(VocabularyError, match=rf"knows {CLASSES} classes.*has 4 names"):
         opened(bundle, classifier=None)
+
+
+@pytest.mark.parametrize("detections", [0, -1])
+def test_less_than_one_detection_is_refused(opened, detections):
+    with pytest.raises(InputError, match="at least one"):
+        opened(detections=detections)
+
+
+def test_the_delay_is_the_rest_of_the_clip(opened):
+    with opened() as pipeline:
+        assert pipeline.delay() == 4
+    with opened(clip_length=1) as pipeline:
+        assert pipeline.delay() == 0
