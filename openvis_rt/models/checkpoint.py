@@ -21,6 +21,7 @@ from openvis_rt.models.checkpoint_keys import (
     family_of_keys,
     load_checkpoint,
     query_count,
+    timm_key,
     trained_family,
     variant_of_keys,
 )
@@ -35,7 +36,7 @@ from openvis_rt.models.instformer_file import (
 )
 from openvis_rt.models.minvis import MinVis
 from openvis_rt.models.ovformer import OVFormer
-from openvis_rt.models.weights import load_strictly
+from openvis_rt.models.weights import load_strictly, load_weights
 from openvis_rt.models.zoo import MODELS, Model
 from openvis_rt.variants import Variant, variant_named
 
@@ -79,9 +80,10 @@ def model_from_checkpoint(name: str, path: Path, clip: ClipSource | None = None)
     family, wanted = family_of_keys(state), _SYSTEMS.get(variant.family, variant.family)
     if family != wanted:
         advice = "; `openvis assemble` makes it from its parts"
+        first = next(iter(load_weights(path)))
         raise CheckpointError(
             f"{path} looks like a checkpoint of {family or 'no system known here'}, "
-            f"but {name} needs one of {wanted} (found keys such as {next(iter(state))!r})"
+            f"but {name} needs one of {wanted} (found keys such as {first!r})"
             + (advice if wanted == "instformer" else "")
         )
     if variant.family == "minvis-clip":
@@ -161,7 +163,8 @@ def _official(
     if (likely := variant_of_keys(state)) not in (None, variant.name):
         misfit = f"{path} looks like a checkpoint of {likely}, not of {variant.name}."
     assert isinstance(model, ClipVis | OVFormer | MinVis)
-    load_strictly(model if isinstance(model, ClipVis) else model.network, state, path, misfit)
+    network = model if isinstance(model, ClipVis) else model.network
+    load_strictly(network, state, path, misfit, timm_key if variant.takes_clip else str)
     if clip is not None:
         assert isinstance(model, OVFormer)
         fits = f"{clip.path} does not fit the CLIP of {variant.name} ({variant.clip})."
@@ -191,7 +194,7 @@ def describe_checkpoint(path: Path) -> dict[str, Any]:
         "tensors": len(state),
         "parameters": sum(v.numel() for v in state.values()),
         "types": sorted({str(v.dtype).removeprefix("torch.") for v in state.values()}),
-        "first keys": list(state)[:3],
+        "first keys": list(load_weights(path))[:3],
     }
     if family == "instformer":
         facts |= describe_parts(parts_from_state(state, path))

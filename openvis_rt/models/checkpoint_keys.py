@@ -23,27 +23,27 @@ __all__ = [
     "family_of_keys",
     "load_checkpoint",
     "query_count",
+    "timm_key",
     "trained_family",
     "variant_of_keys",
 ]
 
 _HEAD = r"sem_seg_head\.predictor\."
-_BASE = r"backbone\.base\."  # OVFormer's and OV2Seg's ResNet has timm's names; ours detectron2's
-RENAMED = {
-    r"(.*\.predictor\.)static_query\.weight": r"\1query_feat.weight",  # before version 2
-    _BASE + r"conv1\.(.*)": r"backbone.stem.conv1.\1",
-    _BASE + r"bn1\.(.*)": r"backbone.stem.conv1.norm.\1",
-    **{  # timm counts its layers from 1, and detectron2 its stages from 2
-        _BASE + rf"layer{n}\.(\d+)\.{theirs}\.(.*)": rf"backbone.res{n + 1}.\1.{ours}.\{last}"
-        for n in range(1, 5)
-        for theirs, ours, last in (
-            (r"conv(\d)", r"conv\2", 3),
-            (r"bn(\d)", r"conv\2.norm", 3),
-            (r"downsample\.0", "shortcut", 2),
-            (r"downsample\.1", "shortcut.norm", 2),
-        )
-    },
+_STATIC_QUERY = re.compile(r"(.*\.predictor\.)static_query\.weight")  # before version 2
+_PARTS = {  # of a ResNet's stem and blocks: timm's name and detectron2's
+    "conv1": "conv1",
+    "bn1": "conv1.norm",
+    "conv2": "conv2",
+    "bn2": "conv2.norm",
+    "conv3": "conv3",
+    "bn3": "conv3.norm",
+    "downsample.0": "shortcut",
+    "downsample.1": "shortcut.norm",
 }
+_TIMM = re.compile(r"backbone\.base\.(?:layer(\d)\.(\d+)\.)?(conv\d|bn\d|downsample\.\d)\.(\w+)")
+_DETECTRON2 = re.compile(
+    r"backbone\.(?:stem|res(\d)\.(\d+))\.(conv\d(?:\.norm)?|shortcut(?:\.norm)?)\.(\w+)"
+)
 _SIGNATURES = {  # family: keys that only its checkpoints have, and keys that they cannot have
     "clip-vis": (r"backbone\.clip_model\.visual\.", r"sem_seg_head\.predictor\.iou_head\."),
     "instformer": (r"proposal\.sem_seg_head\.", r"clip\.visual\."),
@@ -71,11 +71,28 @@ _TRAINED = {1203: "ovformer-frame", 1196: "ovformer-video"}  # classes of LVIS a
 
 
 def load_checkpoint(path: Path) -> dict[str, Tensor]:
-    """The state dict of a checkpoint file, under today's key names; see :func:`load_weights`."""
-    state = load_weights(path)
-    for pattern, target in RENAMED.items():
-        state = {re.sub(f"^{pattern}$", target, key): value for key, value in state.items()}
-    return state
+    """The state dict of a checkpoint file, under today's key names; see :func:`load_weights`.
+
+    OVFormer's and OV2Seg's ResNet has timm's names in the file, and gets detectron2's.
+    """
+    return {_todays_key(key): value for key, value in load_weights(path).items()}
+
+
+def _todays_key(key: str) -> str:
+    if match := _TIMM.fullmatch(key):
+        layer, block, part, kind = match.groups()
+        stage = f"res{int(layer) + 1}.{block}" if layer else "stem"  # timm counts from 1
+        return f"backbone.{stage}.{_PARTS[part]}.{kind}" if part in _PARTS else key
+    return _STATIC_QUERY.sub(r"\1query_feat.weight", key)
+
+
+def timm_key(key: str) -> str:
+    """The name that OVFormer's and OV2Seg's checkpoints have for a key of today."""
+    if not (match := _DETECTRON2.fullmatch(key)):
+        return key
+    stage, block, part, kind = match.groups()
+    theirs = next(name for name, ours in _PARTS.items() if ours == part)
+    return f"backbone.base.{f'layer{int(stage) - 1}.{block}.' if stage else ''}{theirs}.{kind}"
 
 
 def family_of_keys(keys: Mapping[str, Any] | set[str]) -> str | None:

@@ -178,7 +178,8 @@ def model_from_parts(name: str, parts: InstFormerParts, path: Path) -> InstForme
         ("clip", model.clip_model, parts.clip, f"the CLIP {model.variant.clip}"),
     ):
         misfit = f"{files[part]} does not fit {name} as {needed}."
-        load_strictly(module, state, files[part], misfit, "" if part in parts.files else f"{part}.")
+        prefix = "" if part in parts.files else f"{part}."
+        load_strictly(module, state, files[part], misfit, prefix.__add__)
     _set_tokens(model, parts.tokens, files["tokens"])
     if parts.adapter:
         merge_adapter(model.clip_model.visual, parts.adapter, files["adapter"])
@@ -232,7 +233,7 @@ def _set_tokens(model: InstFormer, tokens: dict[str, Tensor], path: Path) -> Non
                 f"{path}: tokens.{name} is {list(token.shape)}, and the image encoder needs "
                 f"{list(needed)}"
             )
-    refuse_nan(tokens, path, "tokens.")
+    refuse_nan(tokens, path, "tokens.".__add__)
     if "instance" in tokens and model.config.guidance.first_block:
         raise CheckpointError(
             f"{path}: instance tokens that begin at block {model.config.guidance.first_block} are "
@@ -244,7 +245,7 @@ def _set_tokens(model: InstFormer, tokens: dict[str, Tensor], path: Path) -> Non
 
 def _set_tracker(model: InstFormer, tracker: dict[str, Tensor], path: Path) -> None:
     """The recurrence's weights, whose token width must be the model's."""
-    refuse_nan(tracker, path, "tracker.")
+    refuse_nan(tracker, path, "tracker.".__add__)
     if tracker:
         try:
             kind, width = recurrence_of(tracker)

@@ -11,7 +11,7 @@ import pickle
 import re
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +108,11 @@ def metadata_of(path: Path) -> dict[str, str]:
 
 
 def load_strictly(
-    module: nn.Module, state: Mapping[str, Tensor], path: Path, misfit: str, prefix: str = ""
+    module: nn.Module,
+    state: Mapping[str, Tensor],
+    path: Path,
+    misfit: str,
+    shown: Callable[[str], str] = str,
 ) -> None:
     """Copy a state dict into a module, in the module's types.
 
@@ -117,7 +121,7 @@ def load_strictly(
         state: by the module's own keys.
         path: where the weights are from, for messages.
         misfit: the message's first line if it does not fit.
-        prefix: of the keys in messages.
+        shown: a key's name in the file, for messages.
 
     Raises:
         CheckpointError: keys are missing, unexpected or of another shape, or hold NaN or infinity;
@@ -127,15 +131,15 @@ def load_strictly(
     missing = [k for k in own if k not in state and not _matches(k, OPTIONAL)]
     unexpected = [k for k in state if k not in own and not _matches(k, IGNORED)]
     shapes = [
-        f"{prefix}{k}: {tuple(state[k].shape)} found, {tuple(own[k].shape)} needed"
+        f"{shown(k)}: {tuple(state[k].shape)} found, {tuple(own[k].shape)} needed"
         for k in own
         if k in state and state[k].shape != own[k].shape
     ]
     parts = [
         f"  {len(listed)} {title}: {some_of(listed)}"
         for title, listed in (
-            ("missing", [prefix + key for key in missing]),
-            ("unexpected", [prefix + key for key in unexpected]),
+            ("missing", [shown(key) for key in missing]),
+            ("unexpected", [shown(key) for key in unexpected]),
             ("of another shape", shapes),
         )
         if listed
@@ -143,13 +147,13 @@ def load_strictly(
     if parts:
         raise CheckpointError("\n".join([misfit, *parts]))
     used = {key: state[key] for key in own if key in state}
-    refuse_nan(used, path, prefix)
+    refuse_nan(used, path, shown)
     module.load_state_dict(used, strict=False)
 
 
-def refuse_nan(state: Mapping[str, Tensor], path: Path, prefix: str = "") -> None:
+def refuse_nan(state: Mapping[str, Tensor], path: Path, shown: Callable[[str], str] = str) -> None:
     """CheckpointError if a tensor holds NaN or infinity."""
-    bad = [prefix + key for key, value in state.items() if not torch.isfinite(value.float()).all()]
+    bad = [shown(key) for key, value in state.items() if not torch.isfinite(value.float()).all()]
     if bad:
         raise CheckpointError(f"{path} holds NaN or infinity in {some_of(bad)}; it cannot be used")
 

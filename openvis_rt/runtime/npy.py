@@ -15,11 +15,11 @@ Floats = npt.NDArray[np.float32]
 Matrix = str | Path | npt.NDArray[np.floating]
 """An array, or a file of one."""
 
-_PICKLE = (
-    "; the public feature files are pickled dicts of tensors. Convert one video once:\n"
-    "  python -c \"import numpy, torch; d = torch.load('FILE.pkl', map_location='cpu'); "
+_PICKLES = {  # what else is at hand of these, and how to make a matrix of it
+    "image embeddings": ". Public files of them are pickled dicts of tensors; convert one video "
+    "once:\n  python -c \"import numpy, torch; d = torch.load('FILE', map_location='cpu'); "
     "numpy.save('video.npy', torch.cat([d[k] for k in sorted(d) if 'VIDEO/' in k]).float())\""
-)
+}
 
 
 def matrix_from(source: Matrix, width: int, what: str) -> Floats:
@@ -58,7 +58,7 @@ def _read(path: Path, what: str) -> npt.NDArray[np.generic]:
         raise InputError(f"there is no file {path}")
     if path.suffix != ".npy":
         pickled = path.suffix in (".pkl", ".pth", ".pt")
-        advice = _PICKLE.replace("FILE", str(path)) if pickled else ""
+        advice = _PICKLES.get(what, "").replace("FILE", str(path)) if pickled else ""
         raise InputError(f"{what} are read from a .npy file; got {path}{advice}")
     try:
         with path.open("rb") as file:  # numpy.load would take archives and pickles as well

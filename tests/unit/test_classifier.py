@@ -121,9 +121,11 @@ def test_another_format_is_refused_by_its_name(tmp_path, name):
 def test_a_pickle_is_never_opened_and_the_message_tells_how_to_convert_it(tmp_path, name):
     path = tmp_path / name
     path.write_bytes(pickle.dumps(_Bomb()))
-    message = refused(path)
-    assert "pickled dicts" in message
-    assert "numpy.save" in message
+    assert "pickled dicts" not in refused(path)  # the public classifiers are .npy files
+    with pytest.raises(InputError, match="pickled dicts") as caught:
+        matrix_from(path, WIDTH, "image embeddings")
+    assert f"torch.load('{path}'" in str(caught.value)
+    assert "numpy.save" in str(caught.value)
 
 
 class _Bomb:

@@ -272,7 +272,7 @@ def test_every_key_that_does_not_fit_is_listed(tmp_path):
     # names of the backbone's parts are those that detectron2 has for them
     assert "2 missing: " in message
     assert f"{HEAD}class_embed.cross_attention.norm.bias" in message
-    assert "backbone.res3.0.shortcut.norm.bias" in message
+    assert "backbone.base.layer2.0.downsample.1.bias" in message
     assert f"1 unexpected: {HEAD}class_embed.linear.4.weight" in message
     assert f"1 of another shape: {weight}: (512, 16) found, ({EMBED}, 16) needed" in message
 
@@ -280,7 +280,10 @@ def test_every_key_that_does_not_fit_is_listed(tmp_path):
 def test_nan_is_refused(tmp_path):
     state = official(OV2SEG)
     state["backbone.base.bn1.running_mean"] = torch.full((8,), torch.nan)
-    assert "NaN or infinity in backbone.stem" in refused(OV2SEG, saved(tmp_path, state))
+    message = refused(OV2SEG, saved(tmp_path, state))
+    assert "NaN or infinity in backbone.base.bn1.running_mean" in message
+        OV2SEG, saved(tmp_path, state)
+    )
 
 
 # CLIP
@@ -407,3 +410,17 @@ def test_a_needless_clip_is_refused_before_it_is_looked_for(tmp_path, clip, monk
     monkeypatch.setattr("open_clip.download_pretrained", lambda *_: pytest.fail("a download"))
     with pytest.raises(InputError, match="minvis-r50 takes no --clip: it has a closed vocabulary"):
         model_from_source("minvis-r50", tmp_path / "any.pth", None, clip)
+
+
+def test_messages_have_the_files_own_names(tmp_path):
+    state = official(VIDEO, LVVIS)
+    gone = [f"backbone.base.{k}" for k in ("bn1.weight", "layer1.0.downsample.1.bias")]
+    gone += ["backbone.base.layer3.0.bn2.running_var", "backbone.base.layer4.0.conv3.weight"]
+    for key in gone:
+        del state[key]
+    path = saved(tmp_path, state)
+    with pytest.raises(CheckpointError, match="4 missing") as caught:
+        model_from_checkpoint(VIDEO, path)
+    assert all(key in str(caught.value) for key in gone)
+    assert "res2" not in str(caught.value)
+    assert describe_checkpoint(path)["first keys"][0].startswith("backbone.base.")
