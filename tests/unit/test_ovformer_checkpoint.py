@@ -282,8 +282,6 @@ def test_nan_is_refused(tmp_path):
     state["backbone.base.bn1.running_mean"] = torch.full((8,), torch.nan)
     message = refused(OV2SEG, saved(tmp_path, state))
     assert "NaN or infinity in backbone.base.bn1.running_mean" in message
-        OV2SEG, saved(tmp_path, state)
-    )
 
 
 # CLIP
