@@ -1,12 +1,14 @@
 """Pillow's resize as two matrix products: a graph resizes as the evaluations do.
 
 Pillow widens its filter, a triangle (bilinear) or Keys' cubic with a = -1/2 (bicubic), by the scale
-when it shrinks (antialiasing), works on one axis at a time, columns first, and
-rounds after each. With R [H, Hs] and C [W, Ws] holding the weights,
+when it shrinks (antialiasing), works on one axis at a time, columns first, and rounds after each.
+With R [H, Hs] and C [W, Ws] holding the weights,
 
     y = round( R round( x C^T ) ),   round(v) = floor(v + 1/2), held in 0 .. 255.
 
-ONNX's own Resize with antialiasing differs in the borders and is not known to TensorRT.
+(Pillow 13 takes rows first where the height shrinks much more than the width, which that of a
+picture that keeps its shape never does.) ONNX's own Resize with antialiasing differs in the borders
+and is not known to TensorRT.
 """
 
 from __future__ import annotations

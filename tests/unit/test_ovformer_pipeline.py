@@ -740,3 +740,24 @@ def test_the_delay_is_the_rest_of_the_clip(opened):
         assert pipeline.delay() == 4
     with opened(clip_length=1) as pipeline:
         assert pipeline.delay() == 0
+
+
+def test_graphs_that_resize_look_at_the_same_pictures(opened, frames, tmp_path):
+    """Of the source's size: the graphs make the network's frame and CLIP's picture themselves."""
+    path = tmp_path / "bundle"
+    export_small(tiny_ovformer(decoder_layers=1), path, source_size=SOURCE, verify=False)
+    bundle = Bundle.open(path)
+    pictures = bundle.graph("embed").spec.inputs[0]
+    assert pictures.shape == ("T", *SOURCE, 3)
+    session = onnxruntime.InferenceSession(
+        bundle.graph_path("embed"), providers=["CPUExecutionProvider"]
+    )
+    [given] = session.run(None, {"pictures": np.stack(frames[:6])})
+    with opened(bundle) as pipeline:
+        found = whole(pipeline, frames[:6])
+    with opened(bundle, image_embeddings=given) as pipeline:
+        results, video = whole(pipeline, frames[:6])
+    # clips of 5 and 1 were computed, and 6 frames at once given: sums in another order
+    scores = [np.array([i.score for i in v.instances]) for v in (found[1], video)]
+    np.testing.assert_allclose(*scores, atol=1e-5)
+    assert [r.index for r in found[0]] == [r.index for r in results]
