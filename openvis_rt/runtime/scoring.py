@@ -19,6 +19,7 @@ file once they pass 64 MiB.
 from __future__ import annotations
 
 import tempfile
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,7 +53,7 @@ class Detection:
     shown: npt.NDArray[np.bool_]
 
 
-class _FrameScores:
+class _FrameScores(ABC):
     """Running sums over the frames of one video, in track order.
 
     Args:
@@ -99,9 +100,9 @@ class _FrameScores:
         if self._keep_frames:
             self._keep(self._object_now, mask_area, mask_mass)
 
+    @abstractmethod
     def _class_scores(self, mean: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         """The docstring's s1, of the mean of the terms."""
-        raise NotImplementedError
 
     def _keep(self, objects: Floats, mask_area: Floats, mask_mass: Floats) -> None:
         least = expit(self._now.min(1).astype(np.float64))
