@@ -7,15 +7,17 @@ graph, and engines are built, into the work directory, once. What is not install
 is a line that says so. Each backend then runs the same generated frames through the same pipeline
 (stream mode, 10 instances a frame at the most):
 
-    latency   of `step`: from a uint8 frame in host memory to its instances with run-length masks;
-              the host waits for each frame before the next. p50 and p99.
-    FPS       of `stream`: the same work with as many frames in flight as the backend allows.
+    latency   of a frame, or of a clip for models that take clips: from uint8 frames in host memory
+              to their instances with run-length masks; the host waits for each before the next.
+              p50 and p99.
+    FPS       frames a second of `stream`: the same work with as many frames or clips in flight as
+              the backend allows.
     ratio     of FPS to PyTorch eager FP32 in this run.
     busy      share of the wall time in which the device ran graphs, by its own events.
     host      share of the wall time in placing, association, scores and run lengths.
     bytes     over the bus for each frame, both directions.
-    parity    against PyTorch eager FP32, median over frames: SQNR of mask logits and queries in dB,
-              and mean IoU of masks of logits > 0.
+    parity    against PyTorch eager FP32, median over frames, or over clips of every length: SQNR of
+              mask logits, queries and class scores in dB, and mean IoU of masks of logits > 0.
 
 Decoding and drawing are in no figure. Frames before the first ``--warm-up`` are not counted.
 ``--steady N`` then runs N more frames on each TensorRT and notes host and device memory on the way.
@@ -45,16 +47,21 @@ from openvis_rt.engines.build import build_engines
 from openvis_rt.errors import OpenVISError
 from openvis_rt.export.bundle_export import export_bundle, tool_versions
 from openvis_rt.models.checkpoint import model_from_seed
+from openvis_rt.runtime.families import family_of
 from openvis_rt.runtime.pipeline import Pipeline as OpenPipeline
 from openvis_rt.runtime.sample_video import SAMPLE_CLASSES, sample_frames
 from openvis_rt.runtime.selection import Selection
 from openvis_rt.runtime.session import BACKENDS, SessionFactory, session_factory
+from openvis_rt.variants import VARIANTS
 
 SHOW_ALL = Selection(threshold=0.0, limit=10)
-COMPARED = ("mask_logits", "queries", "object_logits", "mask_iou", "class_scores")
+COMPARED = (
+    *("mask_logits", "queries", "object_logits", "mask_iou"),
+    *("image_embeddings", "instance_tokens", "class_scores"),
+)
 HEADER = (
     *("model", "backend", "precision", "p50 ms", "p99 ms", "FPS", "ratio", "busy", "host"),
-    *("MB in", "MB out", "SQNR masks", "SQNR queries", "IoU"),
+    *("MB in", "MB out", "SQNR masks", "SQNR queries", "SQNR classes", "IoU"),
 )
 
 
@@ -86,7 +93,8 @@ def main() -> None:
 def parse() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--variants", nargs="+", default=["clip-vis-r50", "clip-vis-convnext-b"])
+    default = ["clip-vis-r50", "clip-vis-convnext-b"]
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=default)
     parser.add_argument("--backends", nargs="+", default=["torch", *reversed(BACKENDS)])
     parser.add_argument("--precisions", nargs="+", default=["fp32", "fp16"])
     parser.add_argument("--work", type=Path, default=Path("gpu-benchmark"))
@@ -113,14 +121,15 @@ def rows_of(variant: str, options: argparse.Namespace, frames: list[np.ndarray])
     bundle = exported(model, options)
     for mode in ("fp32", "fp16+compile"):
         BACKENDS[f"torch {mode}"] = lambda *_, mode=mode: TorchBackend(model, mode)
-    wanted = outputs_of("torch fp32", "fp32", bundle, frames[: options.parity_frames])
+    clips = clips_of(frames[: options.parity_frames], bundle.manifest.clip_length)
+    wanted = outputs_of("torch fp32", "fp32", bundle, clips)
     rows = []
     for backend, precision in combinations(options):
         row = Row(variant, backend, precision)
         say(f"{variant} on {backend} in {precision}")
         try:
             build(bundle, row, options)
-            found = outputs_of(backend, precision, bundle, frames[: options.parity_frames])
+            found = outputs_of(backend, precision, bundle, clips)
             row.figures |= parity(wanted, found)
             row.figures |= speed(bundle, row, options, frames)
             if options.steady and backend.startswith("tensorrt"):
@@ -166,31 +175,41 @@ def build(bundle: Bundle, row: Row, options: argparse.Namespace) -> None:
     build_engines(bundle, backend=row.backend, targets=targets, precisions=[row.precision])
 
 
+def clips_of(frames: list[np.ndarray], length: int) -> list[np.ndarray]:
+    """Clips uint8 [T, H, W, 3]: all frames in whole clips, then the first ones in shorter ones."""
+    whole = [frames[start : start + length] for start in range(0, len(frames), length)]
+    return [np.stack(clip) for clip in [*whole, *(frames[:t] for t in range(1, length))]]
+
+
 def outputs_of(
-    backend: str, precision: str, bundle: Bundle, frames: list[np.ndarray]
+    backend: str, precision: str, bundle: Bundle, clips: list[np.ndarray]
 ) -> list[dict[str, np.ndarray]]:
-    """What `propose` and `classify` give for each frame."""
+    """What `propose`, `embed` and `classify` give for each clip."""
     factory = session_factory(backend, "auto", bundle, precision)
     try:
-        return list(run_graphs(factory, bundle, precision, frames))
+        return list(run_graphs(factory, bundle, precision, clips))
     finally:
         factory.close()
 
 
-def run_graphs(factory: SessionFactory, bundle: Bundle, precision: str, frames):
-    """Outputs frame by frame, of two sessions that are bound as the pipeline binds them."""
+def run_graphs(factory: SessionFactory, bundle: Bundle, precision: str, clips: list[np.ndarray]):
+    """Outputs clip by clip, of sessions that are bound as the pipeline binds them."""
     graphs = {
         graph: [t.name for t in bundle.graph(graph, precision).spec.outputs if t.name in COMPARED]
-        for graph in ("propose", "classify")
+        for graph in ("propose", "embed", "classify")
+        if graph in bundle.graphs
     }
     sessions = {g: factory.open(bundle, g, precision, fetched=n) for g, n in graphs.items()}
-    for name in ("features", "pool_mask"):
-        sessions["classify"].bind(name, sessions["propose"], name)
-    embeddings = np.random.default_rng(0).standard_normal((20, width_of(bundle)), np.float32)
-    embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True)
-    sessions["classify"].write("text_embeddings", embeddings)
-    for frame in frames:
-        sessions["propose"].write("frames", frame[None])
+    for name, graph in family_of(bundle).bound.items():
+        sessions["classify"].bind(name, sessions[graph], name)
+    if "embed" in sessions:
+        sessions["embed"].bind("pictures", sessions["propose"], "frames")
+    if width := width_of(bundle):
+        embeddings = np.random.default_rng(0).standard_normal((20, width), np.float32)
+        embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True)
+        sessions["classify"].write("text_embeddings", embeddings)
+    for clip in clips:
+        sessions["propose"].write("frames", clip)
         for session in sessions.values():
             session.run()
         yield {name: sessions[g].fetch(name) for g, names in graphs.items() for name in names}
@@ -199,20 +218,29 @@ def run_graphs(factory: SessionFactory, bundle: Bundle, precision: str, frames):
 
 
 def width_of(bundle: Bundle) -> int:
-    """Width of a text embedding."""
-    return int(bundle.graph("classify").spec.inputs[-1].shape[-1])
+    """Width of a text embedding; 0 where the vocabulary is closed."""
+    inputs = bundle.graph("classify").spec.inputs
+    return next((int(t.shape[-1]) for t in inputs if t.name == "text_embeddings"), 0)
+
+
+def classes_of(bundle: Bundle) -> list[str]:
+    """What to look for; of a closed vocabulary all of it."""
+    if width_of(bundle):
+        return list(SAMPLE_CLASSES)
+    closed = int(bundle.graph("classify").spec.outputs[0].shape[-1]) - 1
+    return [f"class {index}" for index in range(closed)]
 
 
 def parity(wanted: list[dict], found: list[dict]) -> dict[str, float]:
-    """Medians over frames: SQNR in dB of each output, and the mean IoU of the frames' masks."""
+    """Medians over clips: SQNR in dB of each output, and the mean IoU of the masks."""
     figures = {}
-    for name in COMPARED:
+    for name in wanted[0]:
         ratios = [sqnr(w[name], f[name]) for w, f in zip(wanted, found, strict=True)]
         figures[f"sqnr_{name}"] = float(np.median(ratios))
     ious = [
         iou(w["mask_logits"] > 0, f["mask_logits"] > 0) for w, f in zip(wanted, found, strict=True)
     ]
-    return {**figures, "mask_iou": float(np.median(ious))}
+    return {**figures, "iou": float(np.median(ious))}
 
 
 def sqnr(wanted: np.ndarray, found: np.ndarray) -> float:
@@ -230,16 +258,18 @@ def iou(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def speed(bundle: Bundle, row: Row, options: argparse.Namespace, frames) -> dict[str, float]:
-    """Latency of single frames, then the stream."""
+    """Latency of single frames or clips, then the stream."""
+    length = bundle.manifest.clip_length
     with opened(bundle, row) as pipeline:
         source = cycle(frames)
-        for frame in islice(source, options.warm_up):
-            pipeline.step(frame)
         latencies = []
-        for frame in islice(source, options.frames):
+        while len(latencies) * length < options.warm_up + options.frames:
+            clip = list(islice(source, length))
             begin = time.perf_counter()
-            pipeline.step(frame)
+            for _ in pipeline.stream(clip, in_flight=1):
+                pass
             latencies.append(time.perf_counter() - begin)
+        latencies = latencies[-(-options.warm_up // length) :]
         pipeline.reset()
         for _ in pipeline.stream(islice(source, options.warm_up)):
             pass
@@ -275,7 +305,7 @@ def opened(bundle: Bundle, row: Row) -> OpenPipeline:
     """The pipeline of a row."""
     return Pipeline.open(
         bundle,
-        vocabulary=SAMPLE_CLASSES,
+        vocabulary=classes_of(bundle),
         backend=row.backend,
         precision=row.precision,
         mode="stream",
@@ -307,7 +337,8 @@ def table(rows: list[Row]) -> str:
             ),
             f"{f['sqnr_mask_logits']:.0f}",
             f"{f['sqnr_queries']:.0f}",
-            f"{f['mask_iou']:.4f}",
+            f"{f['sqnr_class_scores']:.0f}",
+            f"{f['iou']:.4f}",
         ]
         lines.append("| " + " | ".join([*head, *cells]) + " |")
     return "\n".join(lines)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from openvis_rt.bundle import Bundle
 from openvis_rt.errors import BackendError
 from openvis_rt.export.bundle_export import graph_modules
-from openvis_rt.models.clip_vis import ClipVis
+from openvis_rt.models.zoo import Model
 from openvis_rt.runtime.session import Array, Session
 
 
@@ -33,7 +33,7 @@ class TorchBackend:
 
     slots = 1
 
-    def __init__(self, model: ClipVis, mode: str) -> None:
+    def __init__(self, model: Model, mode: str) -> None:
         self.name, self.warnings, self.mode = f"torch {torch.__version__}", [], mode
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         if mode != "fp32" and self.device == "cpu":
@@ -52,7 +52,7 @@ class TorchBackend:
         height, width = (side + -side % rule.size_divisor for side in rule.network_size)
         modules = graph_modules(self._model, (height, width), rule.network_size, rule.source_size)
         module = modules[graph].to(self.device)
-        if self.mode == "fp16+compile" and graph in ("propose", "classify"):
+        if self.mode == "fp16+compile" and graph in ("propose", "embed", "classify"):
             module = torch.compile(module)
         session = TorchSession(module, bundle.graph(graph).spec, self.device, self.mode)
         self._sessions.append(session)
@@ -88,7 +88,7 @@ class TorchSession:
         self._inputs[name] = torch.from_numpy(np.array(value)).to(self._device)
 
     def bind(self, name: str, source: Session, output: str) -> None:
-        """Take the other session's output tensor at each run."""
+        """Take the other session's tensor, an input or an output, at each run."""
         assert isinstance(source, TorchSession)
         self._inputs[name] = (source, output)
 
@@ -97,7 +97,7 @@ class TorchSession:
         """Queue the module on the device."""
         del slot
         taken = {
-            name: held if isinstance(held, Tensor) else held[0]._outputs[held[1]]
+            name: held if isinstance(held, Tensor) else held[0]._tensor(held[1])
             for name, held in self._inputs.items()
         }
         begin = time.perf_counter()
@@ -107,6 +107,11 @@ class TorchSession:
         self._end_event(begin)
         outputs = found if isinstance(found, tuple) else (found,)
         self._outputs = dict(zip((t.name for t in self.spec.outputs), outputs, strict=True))
+
+    def _tensor(self, name: str) -> Tensor:
+        held = self._outputs.get(name, self._inputs.get(name))
+        assert isinstance(held, Tensor)
+        return held
 
     def fetch(self, name: str, slot: int = 0) -> Array:
         """To the host, in the contract's type."""

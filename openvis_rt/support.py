@@ -22,13 +22,11 @@ _SYSTEMS = {
     "minvis": "MinVIS",
 }
 _TRACKERS = {
-    "clip-vis": "temporal top-K, T = {v.tracker_frames}, K = {v.tracker_top_k}",
-    "instformer": "rollout of tracking tokens",
-    "minvis-clip": "the previous frame",
-    "ovformer-video": "the previous clip",
-    "ovformer-frame": "momentum memory, {v.tracker_alpha}",
-    "ov2seg": "momentum memory, {v.tracker_alpha}",
-    "minvis": "the previous frame",
+    "temporal-top-k": "temporal top-K, T = {v.tracker_frames}, K = {v.tracker_top_k}",
+    "rollout": "rollout of tracking tokens",
+    "previous-frame": "the previous frame",
+    "previous-clip": "the previous clip",
+    "momentum": "momentum memory, {v.tracker_alpha}",
 }
 
 
@@ -49,7 +47,7 @@ def _row(variant: Variant) -> tuple[str, ...]:
         variant.name,
         variant.backbone,
         str(variant.short_side),
-        _TRACKERS[variant.family].format(v=variant),
+        _TRACKERS[variant.tracker].format(v=variant),
         ", ".join(GRAPHS_OF_FAMILY[variant.family]),
         *("yes" if precision in PRECISIONS else "not yet" for precision in ("fp16", "int8")),
         "a frame" if variant.clip_length == 1 else f"a clip of up to {variant.clip_length} frames",

@@ -33,7 +33,9 @@ class Variant:
 
     Attributes:
         name: what the command line calls it.
-        family: the system it belongs to; it decides graphs, association and scoring.
+        family: the system it belongs to; it decides graphs and scoring.
+        tracker: its association rule, the same through a family; see
+            :class:`openvis_rt.bundle.Tracker`.
         backbone: the image encoder, for people.
         clip: the architecture's name in open_clip; empty where the vocabulary is the checkpoint's.
         takes_clip: CLIP's weights are no part of the checkpoint.
@@ -57,6 +59,7 @@ class Variant:
 
     name: str
     family: str
+    tracker: str
     backbone: str
     clip: str
     quick_gelu: bool
@@ -82,6 +85,7 @@ class Variant:
 _INSTFORMER = Variant(
     name="instformer-r50",
     family="instformer",
+    tracker="rollout",
     backbone="ResNet-50 (Mask2Former), CLIP ViT-B/32 (OpenAI)",
     clip="ViT-B-32",
     quick_gelu=True,
@@ -96,6 +100,7 @@ _INSTFORMER = Variant(
 _OVFORMER = Variant(  # configs/{lvvis,youtubevis_2019}/*ovformer_{R50,SwinB}_bs8.yaml
     name="ovformer-video-r50",
     family="ovformer-video",
+    tracker="previous-clip",
     backbone="ResNet-50 (ImageNet-21k), CLIP ViT-B/32 (OpenAI) on whole frames",
     clip="ViT-B-32",
     takes_clip=True,
@@ -113,6 +118,7 @@ _OV2SEG = replace(  # scripts/eval_video.sh
     _OVFORMER,
     name="ov2seg-r50",
     family="ov2seg",
+    tracker="momentum",
     backbone="ResNet-50 (ImageNet-21k)",
     short_side=480,
     clip_length=1,
@@ -134,6 +140,7 @@ _OVFORMER_FRAME = replace(
     _OVFORMER,
     name="ovformer-frame-r50",
     family="ovformer-frame",
+    tracker="momentum",
     clip_length=1,
     detections=10,  # of YouTube-VIS; 20 of OVIS, 50 of BURST and LV-VIS
 )
@@ -144,6 +151,7 @@ VARIANTS: dict[str, Variant] = {
         Variant(
             name="clip-vis-r50",
             family="clip-vis",
+            tracker="temporal-top-k",
             backbone="CLIP ResNet-50 (OpenAI)",
             clip="RN50",
             quick_gelu=True,
@@ -155,6 +163,7 @@ VARIANTS: dict[str, Variant] = {
         Variant(
             name="clip-vis-convnext-b",
             family="clip-vis",
+            tracker="temporal-top-k",
             backbone="CLIP ConvNeXt-B wide 320 (LAION aesthetic)",
             clip="convnext_base_w_320",
             quick_gelu=False,
@@ -168,6 +177,7 @@ VARIANTS: dict[str, Variant] = {
             _INSTFORMER,
             name="minvis-clip-r50",
             family="minvis-clip",
+            tracker="previous-frame",
             backbone="ResNet-50 (Mask2Former), CLIP ViT-B/32 (OpenAI) on crops",
         ),
         _OVFORMER,
@@ -180,6 +190,7 @@ VARIANTS: dict[str, Variant] = {
             _INSTFORMER,
             name="minvis-r50",
             family="minvis",
+            tracker="previous-frame",
             backbone="ResNet-50 (Mask2Former)",
             weights="public checkpoint",
             clip="",

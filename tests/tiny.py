@@ -26,6 +26,7 @@ NETWORK = (60, 90)  # padded to 64x96: the crop of the masks graph has something
 VARIANT = Variant(
     name="clip-vis-r50",  # the command knows models by their names
     family="clip-vis",
+    tracker="temporal-top-k",
     backbone="tiny",
     clip="none",
     quick_gelu=True,

@@ -125,15 +125,13 @@ def tracker_weights(model: Model) -> dict[str, Tensor]:
 
 def tracker_of(model: Model) -> Tracker:
     """The family's association rule, as the model has it."""
-    if isinstance(model, ClipVis):
-        frames, top_k = model.variant.tracker_frames, model.variant.tracker_top_k
-        return Tracker("temporal-top-k", {"frames": frames, "top_k": top_k})
+    variant = model.variant
+    parameters: dict[str, Any] = {}
     if isinstance(model, InstFormer):
         config = model.config
-        return Tracker(
-            "rollout",
-            {"normalise_parts": config.normalise_parts, "video_score": config.video_score},
-        )
-    if isinstance(model, OVFormer) and model.variant.clip_length == 1:
-        return Tracker("momentum", {"alpha": model.variant.tracker_alpha})
-    return Tracker("previous-clip" if isinstance(model, OVFormer) else "previous-frame", {})
+        parameters = {"normalise_parts": config.normalise_parts, "video_score": config.video_score}
+    elif variant.tracker == "temporal-top-k":
+        parameters = {"frames": variant.tracker_frames, "top_k": variant.tracker_top_k}
+    elif variant.tracker == "momentum":
+        parameters = {"alpha": variant.tracker_alpha}
+    return Tracker(variant.tracker, parameters)

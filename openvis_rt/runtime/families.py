@@ -15,18 +15,11 @@ from openvis_rt.runtime.minvis import MinVis
 from openvis_rt.runtime.minvis_clip import MinVisClip
 from openvis_rt.runtime.ovformer import Ov2Seg, OvFormerFrame, OvFormerVideo
 from openvis_rt.runtime.rollout import Rollout, cell_from_file
+from openvis_rt.variants import VARIANTS
 
 __all__ = ["family_of"]
 
-_TRACKERS = {
-    "clip-vis": "temporal-top-k",
-    "instformer": "rollout",
-    "minvis-clip": "previous-frame",
-    "ovformer-video": "previous-clip",
-    "ovformer-frame": "momentum",
-    "ov2seg": "momentum",
-    "minvis": "previous-frame",
-}
+_TRACKERS = {variant.family: variant.tracker for variant in VARIANTS.values()}
 _FAMILIES: dict[str, Callable[[Tracker], Family]] = {
     "clip-vis": ClipVis,
     "minvis-clip": MinVisClip,

@@ -50,6 +50,7 @@ STD = (68.5005327, 66.6321579, 70.32316305)
 VARIANT = Variant(
     name="minvis-clip-r50",
     family="minvis-clip",
+    tracker="previous-frame",
     backbone="tiny",
     clip="none",
     quick_gelu=True,
