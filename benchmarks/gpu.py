@@ -2,6 +2,8 @@
 
     python benchmarks/gpu.py [--variants clip-vis-r50 ...] [--work DIRECTORY] [--frames 200]
 
+Without ``--variants`` it takes every model of `openvis models`, one after the other.
+
 Bundles are exported with seeded weights at 480x864 from 720x1280 video, with the resize in the
 graph, and engines are built, into the work directory, once. What is not installed or does not work
 is a line that says so. Each backend then runs the same generated frames through the same pipeline
@@ -38,7 +40,7 @@ from itertools import cycle, islice
 from pathlib import Path
 
 import numpy as np
-from memory import resident
+from memory import resident, vocabulary_of
 from torch_backend import TorchBackend
 
 from openvis_rt import Pipeline
@@ -49,7 +51,7 @@ from openvis_rt.export.bundle_export import export_bundle, tool_versions
 from openvis_rt.models.checkpoint import model_from_seed
 from openvis_rt.runtime.families import family_of
 from openvis_rt.runtime.pipeline import Pipeline as OpenPipeline
-from openvis_rt.runtime.sample_video import SAMPLE_CLASSES, sample_frames
+from openvis_rt.runtime.sample_video import sample_frames
 from openvis_rt.runtime.selection import Selection
 from openvis_rt.runtime.session import BACKENDS, SessionFactory, session_factory
 from openvis_rt.variants import VARIANTS
@@ -93,8 +95,7 @@ def main() -> None:
 def parse() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    default = ["clip-vis-r50", "clip-vis-convnext-b"]
-    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=default)
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
     parser.add_argument("--backends", nargs="+", default=["torch", *reversed(BACKENDS)])
     parser.add_argument("--precisions", nargs="+", default=["fp32", "fp16"])
     parser.add_argument("--work", type=Path, default=Path("gpu-benchmark"))
@@ -153,7 +154,8 @@ def combinations(options: argparse.Namespace) -> list[tuple[str, str]]:
 
 def exported(model, options: argparse.Namespace) -> Bundle:
     """The model's bundle, from an earlier run if there is one."""
-    path = options.work / f"{model.variant.name}-{options.size[0]}x{options.size[1]}"
+    sizes = (f"{height}x{width}" for height, width in (options.size, options.source))
+    path = options.work / "-".join((model.variant.name, *sizes))
     if not path.exists():
         say(f"exporting {path}")
         export_bundle(
@@ -221,14 +223,6 @@ def width_of(bundle: Bundle) -> int:
     """Width of a text embedding; 0 where the vocabulary is closed."""
     inputs = bundle.graph("classify").spec.inputs
     return next((int(t.shape[-1]) for t in inputs if t.name == "text_embeddings"), 0)
-
-
-def classes_of(bundle: Bundle) -> list[str]:
-    """What to look for; of a closed vocabulary all of it."""
-    if width_of(bundle):
-        return list(SAMPLE_CLASSES)
-    closed = int(bundle.graph("classify").spec.outputs[0].shape[-1]) - 1
-    return [f"class {index}" for index in range(closed)]
 
 
 def parity(wanted: list[dict], found: list[dict]) -> dict[str, float]:
@@ -305,7 +299,7 @@ def opened(bundle: Bundle, row: Row) -> OpenPipeline:
     """The pipeline of a row."""
     return Pipeline.open(
         bundle,
-        vocabulary=classes_of(bundle),
+        vocabulary=vocabulary_of(bundle),
         backend=row.backend,
         precision=row.precision,
         mode="stream",

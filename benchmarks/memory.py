@@ -81,13 +81,21 @@ def resident() -> float:
     return pages * resource.getpagesize() / 1e6
 
 
-def vocabulary_of(bundle: Path) -> tuple[str, ...]:
+def vocabulary_of(bundle: Bundle) -> tuple[str, ...]:
     """The generated video's classes, or as many names as a closed vocabulary has."""
-    spec = Bundle.open(bundle, verify=False).graph("classify").spec
+    spec = bundle.graph("classify").spec
     if any(t.name == "text_embeddings" for t in spec.inputs):
         return SAMPLE_CLASSES
     scores = next(t for t in spec.outputs if t.name == "class_scores")
     return tuple(f"class {index}" for index in range(int(scores.shape[-1]) - 1))
+
+
+def opened(bundle: Path, mode: Mode) -> Watched:
+    """A bundle's pipeline."""
+    whole = Bundle.open(bundle)
+    pipeline = Watched.open(whole, vocabulary=vocabulary_of(whole), mode=mode)
+    assert isinstance(pipeline, Watched)
+    return pipeline
 
 
 def measure(
@@ -110,7 +118,7 @@ def measure(
 
     with (
         tempfile.TemporaryDirectory() as work,
-        Watched.open(bundle, vocabulary=vocabulary_of(bundle), mode=mode) as pipeline,
+        opened(bundle, mode) as pipeline,
     ):
         run_video(pipeline, str(video), Path(work) / "out", RunOptions(), note)
         length = pipeline.clip_length
@@ -141,7 +149,7 @@ def measure_paced(bundle: Path, frames: int, pace: float) -> dict[str, Any]:
             time.sleep(max(0.0, due[-1] - time.perf_counter()))
             yield image
 
-    with Watched.open(bundle, vocabulary=vocabulary_of(bundle), mode="stream") as pipeline:
+    with opened(bundle, "stream") as pipeline:
         length = pipeline.clip_length
         for _ in pipeline.stream(islice(cycle(distinct), 2 * length), in_flight=1):
             pass  # warm

@@ -119,8 +119,8 @@ class Manifest:
         prompts: templates of the text classifier, ``{}`` stands for the name.
         text_sha256: digest of the text graph's weights, which keys the embedding cache; empty where
             there is no text graph.
-        checkpoint: where the weights came from: ``file`` and ``sha256``, or ``random_weights`` (the
-            seed).
+        checkpoint: where the weights came from: ``file`` and ``sha256``, and the same of ``clip``
+            where it was given beside; or ``random_weights`` (the seed).
         tools: versions of what made the bundle.
         files: sha256 and bytes of every file, by its path inside the bundle.
     """

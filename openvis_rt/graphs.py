@@ -44,7 +44,8 @@ DYNAMIC_AXES = frozenset({"K", "B", "n", "T", "Hs", "Ws"})
 """Symbols that may stay symbols in an exported graph; of these, T is a number but for clips."""
 
 MASKS_A_RUN = 8
-"""The most masks of one run of `masks`, n times T; more are more runs, so buffers stay small."""
+"""The most masks of one run of `masks`, n times T, but for clips of more frames, where a run is one
+query's; more are more runs, so buffers stay small."""
 
 
 def masks_a_run(clip_length: int) -> int:

@@ -1,6 +1,6 @@
 """The models that this toolchain knows, described without any heavy library.
 
-Facts are of the public implementations' configs: CLIP-VIS `configs/clipvis_video_*.yaml`.
+Facts are of the papers and the public implementations' configs, which stand beside them.
 """
 
 from __future__ import annotations
@@ -148,7 +148,7 @@ _OVFORMER_FRAME = replace(
 VARIANTS: dict[str, Variant] = {
     variant.name: variant
     for variant in (
-        Variant(
+        Variant(  # configs/clipvis_video_{R50,ConvNeXt-B}.yaml
             name="clip-vis-r50",
             family="clip-vis",
             tracker="temporal-top-k",

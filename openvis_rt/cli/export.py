@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from openvis_rt.bundle import PRECISIONS
-from openvis_rt.cli.ui import TALK, parse_size, print_json, progress_bar
+from openvis_rt.cli.ui import TALK, parse_size, print_json, progress_bar, warn
 from openvis_rt.errors import DependencyError, InputError
 from openvis_rt.files import refuse_existing
 from openvis_rt.variants import variant_named
@@ -64,8 +64,8 @@ def export(
         int | None,
         typer.Option(
             min=1,
-            help="Most frames of a clip, for ovformer-video; any shorter clip runs as well. "
-            "Default: 5, as released.",
+            help="Most frames of a clip, up to 64, for ovformer-video; any shorter clip runs as "
+            "well. Default: 5, as released.",
         ),
     ] = None,
     precision: Annotated[
@@ -95,20 +95,32 @@ def export(
         raise InputError("give either --checkpoint FILE or --random-weights SEED")
     if random_weights is not None and clip is not None:
         raise InputError("random weights include CLIP's; --clip goes with --checkpoint")
+    if quick_gelu is not None and clip is None:
+        raise InputError("--quick-gelu and --no-quick-gelu are of CLIP's weights; give --clip too")
     network, source = parse_size(size, "--size"), parse_size(source_size, "--source-size")
     refuse_existing(output, overwrite=overwrite)  # before minutes of work
-    variant_named(model)
+    variant = variant_named(model)
     require_export()
-    from openvis_rt.export.bundle_export import checked_precisions, export_bundle
-    from openvis_rt.export.source import model_from_source
+    from openvis_rt.export.bundle_export import (
+        checked_clip_length,
+        checked_precisions,
+        checked_size,
+        export_bundle,
+    )
+    from openvis_rt.export.source import doubt_about, model_from_source
 
     wanted = [name.strip() for text in precision or PRECISIONS for name in text.split(",")]
     precisions = checked_precisions(wanted)
+    checked_size(variant, network, source)
+    checked_clip_length(variant, clip_length)
+    doubt = ""
     with progress_bar() as bar:
         bar("loading the weights", 0, None)
         network_model, origin = model_from_source(
             model, checkpoint, random_weights, clip, quick_gelu
         )
+        if checkpoint is not None:
+            doubt = doubt_about(model, checkpoint)
         result = export_bundle(
             network_model,
             output,
@@ -121,6 +133,8 @@ def export(
             verify=verify,
             progress=bar,
         )
+    if doubt:
+        warn(doubt)
     if as_json:
         print_json(
             {

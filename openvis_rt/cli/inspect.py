@@ -26,7 +26,7 @@ def inspect(
             print_json(facts)
         else:
             for key, value in facts.items():
-                Console().print(f"{key}: {value}", highlight=False)
+                Console().print(f"{key}: {value}", highlight=False, markup=False, soft_wrap=True)
         return
     bundle = Bundle.open(path)
     manifest = bundle.manifest
@@ -67,7 +67,11 @@ def _engines(bundle: Bundle) -> dict[str, str]:
     """Plans below the bundle, and whether each is whole and built from these graphs."""
     found = {}
     for plan in sorted(bundle.path.glob("engines/*/*.plan")):
-        graph, precision = plan.stem.rsplit(".", 1)
+        name = plan.relative_to(bundle.path).as_posix()
+        graph, _, precision = plan.stem.rpartition(".")
+        if precision not in bundle.manifest.graphs or graph not in bundle.graphs:
+            found[name] = "not made by `openvis build` for this bundle"
+            continue
         try:
             made = check_plan(plan, bundle.graph_sha256(graph, precision))
             where = f"{', '.join(made.targets)}{f' ({made.gpu})' if made.gpu else ''}"
@@ -77,7 +81,7 @@ def _engines(bundle: Bundle) -> dict[str, str]:
             )
         except (BundleError, EngineError) as exc:
             state = str(exc)
-        found[plan.relative_to(bundle.path).as_posix()] = state
+        found[name] = state
     return found
 
 

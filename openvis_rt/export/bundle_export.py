@@ -43,11 +43,13 @@ from openvis_rt.export.verify import Difference, TorchReference, compare_with_to
 from openvis_rt.files import output_directory
 from openvis_rt.graphs import GraphSpec
 from openvis_rt.models.zoo import Model
-from openvis_rt.variants import resized_size
+from openvis_rt.variants import Variant, resized_size
 
 __all__ = [
     "ExportResult",
+    "checked_clip_length",
     "checked_precisions",
+    "checked_size",
     "export_bundle",
     "graph_modules",
     "tool_versions",
@@ -109,10 +111,8 @@ def export_bundle(
         ParityError: a graph's outputs are not PyTorch's.
     """
     variant = model.variant
-    source = source_size or (1080, 1920)
-    size = network_size or resized_size(*source, variant.short_side, variant.max_side)
-    _check_sizes(size, source_size, variant.size_divisor)
-    clips = _checked_clip_length(model, clip_length)
+    size = checked_size(variant, network_size, source_size)
+    clips = checked_clip_length(variant, clip_length)
     precisions = checked_precisions(precisions)
     specs, padded = _sized_graphs(model, size, source_size)
     modules = graph_modules(model, padded, size, source_size)
@@ -233,6 +233,52 @@ def checked_precisions(precisions: Sequence[str]) -> tuple[str, ...]:
     return tuple(p for p in PRECISIONS if p in precisions)
 
 
+def checked_size(
+    variant: Variant, size: tuple[int, int] | None, source: tuple[int, int] | None
+) -> tuple[int, int]:
+    """The network's frame, (H, W): the wanted one, or the family's rule on the source or on 16:9.
+
+    Raises:
+        InputError: it, or the source's frame, cannot be exported.
+    """
+    rule = resized_size(*(source or (1080, 1920)), variant.short_side, variant.max_side)
+    size, divisor = size or rule, variant.size_divisor
+    if min(size) < divisor:
+        raise InputError(
+            f"size {size[0]}x{size[1]} is too small: both sides must be at least {divisor} pixels"
+        )
+    for height, width in (size, source or size):
+        if max(height, width) > _LARGEST:
+            raise InputError(
+                f"size {height}x{width} is too large: sizes go up to {_LARGEST} pixels a side; the "
+                f"default of {variant.name} is {rule[0]}x{rule[1]}"
+            )
+    if source is None:
+        return size
+    stretch = (size[1] / size[0]) / (source[1] / source[0])
+    if not 1 / _STRETCH <= stretch <= _STRETCH:
+        raise InputError(
+            f"a source of {source[0]}x{source[1]} would be stretched to {size[0]}x{size[1]}; give "
+            "sizes of the same shape, or leave --size out for the family's rule"
+        )
+    return size
+
+
+def checked_clip_length(variant: Variant, wanted: int | None) -> int:
+    """Most frames of a clip: the wanted ones, or the released number.
+
+    Raises:
+        InputError: the model takes no clips, or none of that length.
+    """
+    if wanted is None:
+        return variant.clip_length
+    if variant.clip_length == 1 and wanted != 1:
+        raise InputError(f"{variant.name} works frame by frame, and takes no --clip-length")
+    if not 1 <= wanted <= _LONGEST:
+        raise InputError(f"clips have 1 to {_LONGEST} frames; got --clip-length {wanted}")
+    return wanted
+
+
 def graph_modules(
     model: Model,
     padded: tuple[int, int],
@@ -251,25 +297,6 @@ def graph_modules(
 
 def _is_bundle(folder: Path) -> bool:
     return (folder / MANIFEST).is_file()
-
-
-def _check_sizes(size: tuple[int, int], source: tuple[int, int] | None, divisor: int) -> None:
-    if min(size) < divisor:
-        raise InputError(
-            f"size {size[0]}x{size[1]} is too small: both sides must be at least {divisor} pixels"
-        )
-    if max(*size, *(source or size)) > _LARGEST:
-        raise InputError(
-            f"sizes go up to {_LARGEST} pixels a side; the family's default is 480x853"
-        )
-    if source is None:
-        return
-    stretch = (size[1] / size[0]) / (source[1] / source[0])
-    if not 1 / _STRETCH <= stretch <= _STRETCH:
-        raise InputError(
-            f"a source of {source[0]}x{source[1]} would be stretched to {size[0]}x{size[1]}; give "
-            "sizes of the same shape, or leave --size out for the family's rule"
-        )
 
 
 def _sized_graphs(
@@ -296,17 +323,6 @@ def _sized_graphs(
         sizes["T"] = 1
     graphs = graphs_of(model)
     return {name: spec.with_sizes(sizes) for name, spec in graphs.items()}, (height, width)
-
-
-def _checked_clip_length(model: Model, wanted: int | None) -> int:
-    released = model.variant.clip_length
-    if wanted is None:
-        return released
-    if released == 1 and wanted != 1:
-        raise InputError(f"{model.variant.name} works frame by frame, and takes no --clip-length")
-    if not 1 <= wanted <= _LONGEST:
-        raise InputError(f"clips have 1 to {_LONGEST} frames; got --clip-length {wanted}")
-    return wanted
 
 
 def _preprocess(

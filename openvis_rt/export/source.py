@@ -11,6 +11,7 @@ from openvis_rt.errors import InputError
 from openvis_rt.files import output_file, sha256_of
 from openvis_rt.models.checkpoint import (
     describe_checkpoint,
+    doubt_about,
     model_from_checkpoint,
     model_from_seed,
     refuse_needless_clip,
@@ -20,7 +21,7 @@ from openvis_rt.models.clip_vis import ClipVis
 from openvis_rt.models.zoo import Model
 from openvis_rt.variants import variant_named
 
-__all__ = ["describe_checkpoint", "model_from_source", "save_checkpoint"]
+__all__ = ["describe_checkpoint", "doubt_about", "model_from_source", "save_checkpoint"]
 
 
 def model_from_source(

@@ -42,6 +42,7 @@ from openvis_rt.variants import Variant, variant_named
 
 __all__ = [
     "describe_checkpoint",
+    "doubt_about",
     "model_from_checkpoint",
     "model_from_seed",
     "refuse_needless_clip",
@@ -137,8 +138,26 @@ def _refuse_other_ovformer(variant: Variant, state: dict[str, Tensor], path: Pat
     raise CheckpointError(
         f"{path} is a checkpoint of {kinds[str(trained)]}, and {variant.name} is "
         f"{kinds[variant.family]}. Their keys are the same, but the queries of one mean nothing "
-        f"to the other: export it as {fits}. (The number of classes in {LOSS_WEIGHTS} or "
+        f"to the other: export it as {fits}. (The number of classes in {LOSS_WEIGHTS} and "
         f"{CLASSIFIER} tells; a file without the two loads in either.)"
+    )
+
+
+def doubt_about(name: str, path: Path) -> str:
+    """What should be checked of a checkpoint that loads; empty if nothing.
+
+    Args:
+        name: the variant that it is loaded as.
+        path: the checkpoint.
+    """
+    families = ("ovformer-frame", "ovformer-video")
+    family = variant_named(name).family
+    if family not in families or trained_family(load_checkpoint(path)) is not None:
+        return ""
+    other = name.replace(family, next(f for f in families if f != family))
+    return (
+        f"{path} does not tell whether it was trained as {name} or as {other}, whose checkpoints "
+        "have the same keys; results of the wrong one mean nothing"
     )
 
 

@@ -1,8 +1,9 @@
 """Whose checkpoint a file is, by its keys; and the few keys that changed their names.
 
-OVFormer's two models have the same keys and shapes, but were trained on different data, and their
-checkpoints say so: the loss weighs 1203 classes of LVIS's images (the per-frame model) or 1196 of
-LV-VIS's videos (the video model), and the classifier has as many and the background.
+OVFormer's two models have the same keys and shapes, but were trained on different data, and most
+checkpoints say so. A loss that weighs the 1203 classes of LVIS's images is the per-frame model's;
+one of LV-VIS's 1196 is in both (`ovformer/modeling/criterion.py` has either). Then the classifier
+tells, if it has LVIS's or LV-VIS's columns, and one for the background.
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ _BACKBONES = {  # of each family: the first letters of keys that only one image 
 }
 LOSS_WEIGHTS = "criterion.freq_weight"  # [classes]
 CLASSIFIER = "sem_seg_head.predictor.class_embed.zs_weight"  # [D, classes + 1]
-_TRAINED = {1203: "ovformer-frame", 1196: "ovformer-video"}  # classes of LVIS and of LV-VIS
+_LVIS, _LVVIS = 1203, 1196  # classes
 
 
 def load_checkpoint(path: Path) -> dict[str, Tensor]:
@@ -117,10 +118,11 @@ def variant_of_keys(state: Mapping[str, Tensor]) -> str | None:
 
 def trained_family(state: Mapping[str, Tensor]) -> str | None:
     """``ovformer-frame`` or ``ovformer-video``, by the data that trained it; None if untold."""
-    weights, columns = (state.get(key) for key in (LOSS_WEIGHTS, CLASSIFIER))
-    if weights is not None and (family := _TRAINED.get(weights.shape[-1])):
-        return family
-    return None if columns is None else _TRAINED.get(columns.shape[-1] - 1)
+    weights, classifier = (state.get(key) for key in (LOSS_WEIGHTS, CLASSIFIER))
+    if weights is not None and weights.shape == (_LVIS,):
+        return "ovformer-frame"
+    columns = 0 if classifier is None or classifier.ndim != 2 else classifier.shape[1]
+    return {_LVIS + 1: "ovformer-frame", _LVVIS + 1: "ovformer-video"}.get(columns)
 
 
 def query_count(state: Mapping[str, Tensor]) -> int:

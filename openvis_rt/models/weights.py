@@ -72,9 +72,12 @@ def load_weights(path: Path) -> dict[str, Tensor]:
         raise CheckpointError(f"there is no checkpoint file {path}")
     if path.suffix == ".safetensors":
         try:
-            return load_file(path)
+            tensors = load_file(path)
         except (SafetensorError, OSError) as exc:
             raise CheckpointError(_damaged(path, exc)) from exc
+        if not tensors:
+            raise CheckpointError(f"{path} holds no tensors, so it is no checkpoint")
+        return tensors
     content = _load_torch_file(path)
     state = None
     if isinstance(content, Mapping):

@@ -173,16 +173,19 @@ class ClipPipeline:
 
         Raises:
             InputError: in video mode, in the middle of a video: its averages cannot mix
-                vocabularies.
+                vocabularies; or more rows than the backend takes. All stays as it was.
         """
         self.check_classifier_may_change()
-        self._classifier = classifier
         if classifier.embeddings is not None:
-            for slot in range(self._slots):
+            for slot in range(self._slots):  # refused before anything is changed, if at all
                 self._classify.write("text_embeddings", classifier.embeddings, slot)
+        self._classifier = classifier
+        self._restart_scores()
+        if classifier.embeddings is not None and self._submitted:
+            self._torn = True  # until every clip in flight has the new classes
             for clip in self._submitted:
                 self._classify.run(clip.slot)
-        self._restart_scores()
+            self._torn = False
 
     def check_classifier_may_change(self) -> None:
         """Refuse in the middle of a video in video mode; see :meth:`set_classifier`."""
@@ -213,16 +216,18 @@ class ClipPipeline:
             InputError: the image is not RGB of 8 bits, or of another size than the first; or an
                 earlier clip failed.
         """
-        if self._torn:
-            raise InputError("an earlier frame of this video failed half-way; call reset() first")
+        self._refuse_torn()
+        if not isinstance(image, np.ndarray):
+            raise InputError(f"a frame is a numpy array; got {type(image).__name__}")
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape:
             raise InputError(
                 f"a frame is uint8 [H, W, 3] in RGB; got {image.dtype} {list(image.shape)}"
             )
         if self._placement is None:
-            self._placement = self.placement(*image.shape[:2])
-            self._masks.write("picture_size", np.array(self._placement.cut, np.int64))
-            self._masks.write("frame_size", np.array(self._placement.source, np.int64))
+            placement = self.placement(*image.shape[:2])
+            self._masks.write("picture_size", np.array(placement.cut, np.int64))
+            self._masks.write("frame_size", np.array(placement.source, np.int64))
+            self._placement = placement  # a size that the backend refuses stays refused
         if image.shape[:2] != self._placement.source:
             raise InputError(
                 f"a frame of {image.shape[1]}x{image.shape[0]} came after frames of "
@@ -273,11 +278,12 @@ class ClipPipeline:
             for each of its frames the instances that are known now.
 
         Raises:
-            InputError: no clip is in flight.
+            InputError: no clip is in flight, or an earlier one failed.
             BackendError: a graph failed, or gave NaN or infinity.
         """
         if not self._submitted:
             raise InputError("no frame was submitted")
+        self._refuse_torn()
         clip = self._submitted.popleft()
         self._torn = True  # until tracker, sums and masks all have this clip
         with self._timed("wait"):
@@ -314,10 +320,9 @@ class ClipPipeline:
         """
         if not self.keep_video:
             raise InputError("a pipeline opened for streaming keeps no video to report")
-        if self._torn:
-            raise InputError("a frame of this video failed half-way; call reset() first")
+        self._refuse_torn()
         if self._submitted:
-            raise InputError(f"{len(self._submitted)} clips are in flight; collect them first")
+            raise InputError("a stream is still open: take it to its end, or close it, first")
         if self._placement is None or self._scores is None or self._classifier is None:
             raise InputError("no frame was given, so there is no video to report")
         height, width = self._placement.source
@@ -346,6 +351,10 @@ class ClipPipeline:
                 session.close()
         if self._scores is not None:
             self._scores.close()
+
+    def _refuse_torn(self) -> None:
+        if self._torn:
+            raise InputError("an earlier frame of this video failed half-way; call reset() first")
 
     def _restart_scores(self) -> None:
         if self._scores is not None:

@@ -55,7 +55,8 @@ def matrix_from(source: Matrix, width: int, what: str) -> Floats:
 
 def _read(path: Path, what: str) -> npt.NDArray[np.generic]:
     if not path.is_file():
-        raise InputError(f"there is no file {path}")
+        kind = "is a directory" if path.is_dir() else "does not exist"
+        raise InputError(f"{path} {kind}; {what} are read from a .npy file")
     if path.suffix != ".npy":
         pickled = path.suffix in (".pkl", ".pth", ".pt")
         advice = _PICKLES.get(what, "").replace("FILE", str(path)) if pickled else ""
@@ -63,6 +64,8 @@ def _read(path: Path, what: str) -> npt.NDArray[np.generic]:
     try:
         with path.open("rb") as file:  # numpy.load would take archives and pickles as well
             array: npt.NDArray[np.generic] = np.lib.format.read_array(file, allow_pickle=False)
+    except PermissionError as exc:
+        raise InputError(f"{path} may not be read: {exc.strerror}") from exc
     except Exception as exc:  # a damaged header is parsed as Python, and may ask for any size
         if "Object arrays" in str(exc):
             raise InputError(

@@ -194,8 +194,12 @@ class Pipeline:
 
     def delay(self, in_flight: int | None = None) -> int:
         """How many further frames a frame's result may wait for; see :meth:`stream`."""
-        most = min(in_flight or self._inner.most_in_flight, self._inner.most_in_flight)
-        return self.clip_length * most - 1
+        return self.clip_length * self._most_in_flight(in_flight) - 1
+
+    def _most_in_flight(self, wanted: int | None) -> int:
+        if wanted is not None and wanted < 1:
+            raise InputError(f"at least one clip is in flight; got in_flight={wanted}")
+        return min(wanted or self._inner.most_in_flight, self._inner.most_in_flight)
 
     @property
     def given_embeddings(self) -> int | None:
@@ -243,9 +247,15 @@ class Pipeline:
         Args:
             frames: frames of a video, or uint8 [H, W, 3] arrays in RGB; taken one at a time.
             in_flight: clips that the device may have at once; None for all that it can.
+
+        Raises:
+            InputError: a frame is not uint8 [H, W, 3], or of another size than the first; or
+                another stream has frames in flight.
+            BackendError: a graph failed, or gave NaN or infinity.
         """
         inner, source = self._inner, iter(frames)
-        most = min(in_flight or inner.most_in_flight, inner.most_in_flight)
+        most = self._most_in_flight(in_flight)
+        self._refuse_open_stream()
         failure: Exception | None = None
         ended = False
         clip: list[Frame] = []
@@ -271,18 +281,23 @@ class Pipeline:
 
     def _take(self, source: Iterator[Frame | npt.NDArray[np.uint8]], clip: list[Frame]) -> bool:
         """Add the next frame to a clip; false if there is none."""
-        frame = next(source, None)
-        if frame is None:
+        try:
+            frame = next(source)
+        except StopIteration:
             return False
         clip.append(self._checked(frame))
         return True
+
+    def _refuse_open_stream(self) -> None:
+        if self._inner.in_flight:  # whose results would come in place of the new frame's
+            raise InputError("another stream is open: take it to its end, or close it, first")
 
     def step(self, frame: Frame | npt.NDArray[np.uint8]) -> FrameResult:
         """The next frame of the video, and its result; see :meth:`stream`.
 
         Raises:
-            InputError: the frame is not uint8 [H, W, 3], or of another size than the first; or the
-                model works on clips of several frames.
+            InputError: the frame is not uint8 [H, W, 3], or of another size than the first; or a
+                stream has frames in flight; or the model works on clips of several frames.
             BackendError: a graph failed, or gave NaN or infinity.
         """
         if self.clip_length > 1:
@@ -290,6 +305,7 @@ class Pipeline:
                 f"{self.bundle.manifest.variant} looks at {self.clip_length} frames together; use "
                 "stream(), or open it with clip_length=1"
             )
+        self._refuse_open_stream()
         checked = self._checked(frame)
         try:
             self._inner.submit([checked])

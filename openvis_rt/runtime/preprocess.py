@@ -38,15 +38,18 @@ class Placement:
 def placement_for(height: int, width: int, rule: Preprocess) -> Placement:
     """Fit a source of that size (pixels) into the graph's frame, keeping its shape."""
     frame = rule.source_size or rule.network_size  # the graph may resize by itself
+    official = resized_size(height, width, rule.short_side, rule.max_side)
     scale = min(frame[0] / height, frame[1] / width)
     picture = _scaled((height, width), (scale, scale), frame)
+    if rule.source_size is None and official == frame:
+        picture = frame  # the rule rounds each side, so their scales may differ
     inner = (rule.network_size[0] / frame[0], rule.network_size[1] / frame[1])
     return Placement(
         picture,
         _scaled(picture, inner, rule.network_size),
         (height, width),
         picture == frame,
-        resized_size(height, width, rule.short_side, rule.max_side),
+        official,
     )
 
 

@@ -129,7 +129,8 @@ def run_video(
     """Run a whole source in the pipeline's own mode; :func:`resolve_mode` tells which one fits it.
 
     Args:
-        pipeline: open, with its vocabulary.
+        pipeline: open, with its vocabulary. It begins a new video, and forgets it at the end, also
+            where the end is an error.
         source: a file, a directory of images, a camera index or a stream address.
         output: directory that takes ``overlay.mp4``, ``frames.jsonl`` and ``results.json``; it gets
             its name only when everything in it is whole.
@@ -143,7 +144,9 @@ def run_video(
     mode = resolve_mode(pipeline.mode, source)
     if not is_live(source) and Path(source).resolve().is_relative_to(output.resolve()):
         raise OutputError(f"{source} lies in {output}; give another place for the output")
+    pipeline.reset()
     with ExitStack() as stack:
+        stack.callback(pipeline.reset)
         folder = stack.enter_context(
             output_directory(output, overwrite=options.overwrite, ours=_is_run)
         )
@@ -206,7 +209,6 @@ def _stream(
             if overlay is not None:
                 overlay.write(draw(image, result))
     report.tracks = len(tracks)
-    pipeline.reset()
 
 
 def _whole(
@@ -319,8 +321,10 @@ def _explain_placement(pipeline: Pipeline, video: VideoSource, report: RunReport
             f"export with --source-size {video.height}x{video.width}, or without it"
         )
     if not placement.fills:
+        exact = placement.official if rule.source_size is None else placement.source
+        option = "--size" if rule.source_size is None else "--source-size"
         report.warnings.append(
             f"the video's frames fill only {placement.picture[0]}x{placement.picture[1]} (height x "
             f"width) of the bundle's {network[0]}x{network[1]}; for the official numbers on this "
-            f"video, export with --size {placement.official[0]}x{placement.official[1]}"
+            f"video, export with {option} {exact[0]}x{exact[1]}"
         )

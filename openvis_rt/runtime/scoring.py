@@ -134,6 +134,9 @@ class _FrameScores(ABC):
     ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
         """What is known after the last frame, by the same formulas over the frames so far.
 
+        But for one thing: the mask quality is that of all frames so far, as the frames that
+        :meth:`detections` drops are known at the end only, and without the frames not at all.
+
         Returns:
             for each track its best class int64 [N], that class's score float64 [N] in 0..1, and
             whether the last frame shows the track (bool [N]; its f is not below 0.1 S).

@@ -325,3 +325,10 @@ def test_a_description_says_what_a_file_holds(tmp_path, state):
     assert facts["tensors"] == len(state)
     assert facts["parameters"] == sum(v.numel() for v in state.values())
     assert facts["types"] == ["float32", "int64"]
+
+
+def test_an_empty_safetensors_file_is_no_checkpoint(tmp_path):
+    path = tmp_path / "empty.safetensors"
+    save_file({}, path)
+    with pytest.raises(CheckpointError, match="holds no tensors"):
+        model_from_checkpoint("clip-vis-r50", path)

@@ -107,8 +107,8 @@ def test_numbers_beyond_float32_are_refused_without_a_warning():
 
 
 def test_a_missing_file_and_a_directory_are_refused(tmp_path):
-    assert "there is no file" in refused(tmp_path / "none.npy")
-    assert "there is no file" in refused(tmp_path)
+    assert "none.npy does not exist" in refused(tmp_path / "none.npy")
+    assert "is a directory" in refused(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["rows.txt", "rows.npz", "rows", "rows.NPY2"])

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from pycocotools import mask as coco
 from tiny import VARIANT, tiny_model, traced_before
@@ -86,6 +87,20 @@ def one_line(text: str) -> str:
             for size in ("480", "480x", "x", "480x864x3", "-1x5", "0x10", "4.5x6", "axb")
         ],
         (("export", MODEL, "-o", "new", "--random-weights", 0, "--size", "16x16"), "too small"),
+        (
+            ("export", MODEL, "-o", "new", "--random-weights", 0, "--size", "9000x90"),
+            "size 9000x90 is too large: sizes go up to 8192 pixels a side; the default of "
+            "clip-vis-r50 is 480x853",
+        ),
+        (
+            ("export", MODEL, "-o", "new", "--checkpoint", "none.pth", "--clip-length", 3),
+            "frame by",
+        ),
+        (
+            ("export", "ovformer-video-r50", "-o", "x", "--random-weights", 0, "--clip-length", 65),
+            "1 to 64 frames",
+        ),
+        (("export", MODEL, "-o", "new", "--random-weights", 0, "--no-quick-gelu"), "give --clip"),
         (("run", "none", "video.mp4", "-o", "new", *WORDS), "none is not a bundle"),
         (("run", "there", "video.mp4", "-o", "new", *WORDS), "not a bundle"),
         (("run", "BUNDLE", "none.mp4", "-o", "new", *WORDS), "none.mp4"),
@@ -224,6 +239,26 @@ def test_inspect_says_what_a_bundle_is(openvis, cached_bundle):
     code, out, _ = openvis("inspect", cached_bundle)
     assert code == 0
     assert "pool_mask" in out
+
+
+def test_inspect_says_which_plans_are_not_its_own(openvis, bundle_copy):
+    folder = bundle_copy / "engines" / "elsewhere"
+    folder.mkdir(parents=True)
+    for name in ("model.plan", "propose.fp32.plan"):
+        (folder / name).write_bytes(b"plan")
+    code, out, _ = openvis("inspect", bundle_copy, "--json")
+    assert code == 0
+    found = json.loads(out)["engines"]
+    assert "not made by" in found["engines/elsewhere/model.plan"]
+    assert "propose.fp32.plan" in found["engines/elsewhere/propose.fp32.plan"]
+
+
+def test_inspect_prints_any_name_of_a_checkpoint(openvis, tmp_path):
+    path = tmp_path / "[b]lvvis[/i].pth"
+    torch.save({"model": {"a": torch.zeros(2)}}, path)
+    code, out, _ = openvis("inspect", path)
+    assert code == 0
+    assert str(path) in out
 
 
 def test_models_lists_what_can_be_exported(openvis):

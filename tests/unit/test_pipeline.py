@@ -5,6 +5,8 @@ from __future__ import annotations
 import gc
 import json
 import tracemalloc
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,11 +14,19 @@ from tiny import NETWORK, QUERIES
 
 from openvis_rt import Pipeline
 from openvis_rt.bundle import MANIFEST, Bundle, Manifest, write_manifest
-from openvis_rt.errors import BackendError, BundleError, InputError, VocabularyError
+from openvis_rt.errors import (
+    BackendError,
+    BundleError,
+    InputError,
+    VideoError,
+    VocabularyError,
+)
 from openvis_rt.runtime.preprocess import place_frame, placement_for
 from openvis_rt.runtime.results import decode_mask
+from openvis_rt.runtime.run import RunOptions, RunReport, _explain_placement, run_video
 from openvis_rt.runtime.sample_video import sample_frames
 from openvis_rt.runtime.selection import Selection
+from openvis_rt.variants import resized_size
 
 CLASSES = ("cat", "dog", "monkey, ape")
 EVERYTHING = Selection(threshold=0.0, limit=QUERIES)
@@ -186,6 +196,20 @@ def test_an_unusable_vocabulary_leaves_the_old_one_in_place(opened, frames):
     assert pipeline.step(frames[0]) == steady.step(frames[0])
 
 
+def test_rows_that_the_backend_refuses_leave_the_old_ones_in_place(opened, frames, monkeypatch):
+    pipeline, steady = opened(), opened()
+    assert pipeline.step(frames[0]) == steady.step(frames[0])
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline._inner._classify, "write", _refuse)
+        with pytest.raises(InputError, match="too many rows"):
+            pipeline.set_vocabulary(["one", "two"])
+    assert pipeline.step(frames[1]) == steady.step(frames[1])
+
+
+def _refuse(*_) -> None:
+    raise InputError("too many rows")
+
+
 # bad input
 
 
@@ -198,8 +222,10 @@ def test_an_unusable_vocabulary_leaves_the_old_one_in_place(opened, frames):
         np.zeros((0, 180, 3), np.uint8),
         np.zeros((120, 181, 3), np.uint8),
         np.zeros((180, 120, 3), np.uint8),
+        None,
+        [[[0, 0, 0]]],
     ],
-    ids=lambda a: f"{a.dtype}-{a.shape}",
+    ids=lambda a: f"{a.dtype}-{a.shape}" if isinstance(a, np.ndarray) else type(a).__name__,
 )
 @pytest.mark.parametrize("mode", ["video", "stream"])
 def test_a_bad_frame_is_refused_and_the_video_goes_on(opened, frames, frame, mode):
@@ -210,6 +236,39 @@ def test_a_bad_frame_is_refused_and_the_video_goes_on(opened, frames, frame, mod
     assert pipeline.step(frames[1]) == steady.step(frames[1])
     if mode == "video":
         assert pipeline.finish() == steady.finish()
+
+
+def test_a_gap_in_a_source_is_no_end_of_the_video(opened, frames):
+    found = []
+    with pytest.raises(InputError, match="NoneType"):
+        found += opened().stream([frames[0], frames[1], None, frames[2]])
+    stream = opened().stream([frames[0], frames[1], None, frames[2]])
+    assert [next(stream).index for _ in range(2)] == [0, 1]
+    with pytest.raises(InputError, match="NoneType"):
+        next(stream)
+
+
+def test_a_size_that_the_backend_refuses_stays_refused(opened, frames, monkeypatch):
+    pipeline = opened()
+    write = pipeline._inner._masks.write
+
+    def refuse(name, value, slot=0):
+        if name == "frame_size" and value[0] > 130:
+            raise InputError("too large for this engine")
+        write(name, value, slot)
+
+    monkeypatch.setattr(pipeline._inner._masks, "write", refuse)
+    large = frames_of(1, width=200, height=140)[0]
+    for _ in range(2):
+        with pytest.raises(InputError, match="too large"):
+            pipeline.step(large)
+    assert pipeline.step(frames[0]) == opened().step(frames[0])
+
+
+@pytest.mark.parametrize("in_flight", [0, -1])
+def test_no_frame_in_flight_is_no_stream(opened, frames, in_flight):
+    with pytest.raises(InputError, match="in_flight"):
+        next(opened().stream(frames, in_flight=in_flight))
 
 
 def test_frames_are_read_only_to_the_pipeline(opened, frames):
@@ -371,6 +430,20 @@ def test_a_source_of_the_networks_shape_fills_its_frame(opened_bundle, height, w
         assert placement.picture == placement.cut == placement.official == NETWORK
 
 
+@pytest.mark.parametrize(("height", "width"), [(100, 400), (410, 2000), (2000, 410), (720, 1280)])
+@pytest.mark.parametrize("short_side", [360, 480])
+def test_a_bundle_of_the_official_size_takes_its_video_as_it_is(
+    opened_bundle, height, width, short_side
+):
+    """Where the long side's limit binds, each side is rounded by itself."""
+    size = resized_size(height, width, short_side, 1333)
+    rule = opened_bundle.manifest.preprocess
+    rule = replace(rule, network_size=size, short_side=short_side, max_side=1333)
+    placement = placement_for(height, width, rule)
+    assert placement.picture == placement.cut == placement.official == size
+    assert placement.fills
+
+
 @pytest.mark.parametrize("size", [(1, 1), (1, 500), (500, 1), (7, 3000), (2160, 3840)])
 def test_a_frame_of_any_shape_fits_and_keeps_its_shape(opened_bundle, size):
     placement = placement_for(*size, opened_bundle.manifest.preprocess)
@@ -385,12 +458,44 @@ def test_a_frame_of_any_shape_fits_and_keeps_its_shape(opened_bundle, size):
     assert (out[:, width:] == (101, 50, 20)).all()
 
 
+def test_a_bundle_that_resizes_wants_the_videos_own_size(opened, monkeypatch):
+    pipeline = opened()
+    manifest = pipeline.bundle.manifest
+    resizes = replace(manifest, preprocess=replace(manifest.preprocess, source_size=(240, 360)))
+    bundle = replace(pipeline.bundle, manifest=resizes)
+    monkeypatch.setattr(pipeline, "bundle", bundle)
+    monkeypatch.setattr(pipeline._inner, "_bundle", bundle)
+    report = RunReport("stream", "")
+    _explain_placement(pipeline, SimpleNamespace(height=480, width=640), report)
+    [warning] = report.warnings
+    assert warning.endswith("export with --source-size 480x640")
+
+
 def test_what_an_earlier_video_left_around_the_picture_is_painted_over(opened):
     wide, tall = frames_of(1, width=180, height=120)[0], frames_of(1, width=90, height=180)[0]
     pipeline = opened()
     pipeline.step(wide)
     pipeline.reset()
     assert pipeline.step(tall) == opened().step(tall)
+
+
+@pytest.mark.parametrize("mode", ["video", "stream"])
+def test_a_run_that_failed_leaves_nothing_to_the_next(opened, tmp_path, small_video, mode):
+    cut = tmp_path / "cut.mp4"
+    cut.write_bytes(small_video.read_bytes()[: small_video.stat().st_size * 3 // 4])
+    written = []
+    for name, before in (("after", cut), ("alone", None)):
+        pipeline = opened(mode)
+        if before is not None:
+            pipeline.step(frames_of(1)[0])  # of a video that was given up
+            with pytest.raises(VideoError):
+                run_video(pipeline, str(before), tmp_path / "cut", RunOptions())
+            assert pipeline._frames == pipeline._inner._placed == 0
+        report = run_video(pipeline, str(small_video), tmp_path / name, RunOptions(overlay=False))
+        assert report.frames == 12
+        written.append([f.read_bytes() for f in sorted((tmp_path / name).iterdir())])
+    assert written[0] == written[1]
+    assert not (tmp_path / "cut").exists()
 
 
 # what must not go on quietly

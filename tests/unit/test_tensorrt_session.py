@@ -287,6 +287,43 @@ def test_a_vocabulary_that_changes_while_frames_are_in_flight(opened, driver, fr
     assert names <= {"one", "two"}
 
 
+def test_a_frame_beside_an_open_stream_is_refused(opened, driver, frames):
+    """Its result would be that of the frame that is in flight."""
+    pipeline = opened("video")
+    stream = pipeline.stream(frames)
+    first = next(stream)
+    for other in (
+        lambda: pipeline.step(frames[0]),
+        lambda: next(pipeline.stream(frames)),
+        pipeline.finish,
+    ):
+        with pytest.raises(InputError, match="open"):
+            other()
+    assert [first.index, *(result.index for result in stream)] == list(range(len(frames)))
+    assert pipeline.finish().frame_count == len(frames)
+
+
+def test_a_clip_in_flight_that_cannot_be_classified_again_spoils_the_video(
+    opened, driver, frames, monkeypatch
+):
+    pipeline = opened()
+    stream = pipeline.stream(frames)
+    next(stream)
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline._inner._classify, "run", _lost)
+        with pytest.raises(BackendError, match="lost"):
+            pipeline.set_vocabulary(["one", "two"])
+    with pytest.raises(InputError, match="reset"):
+        next(stream)
+    pipeline.reset()
+    names = {i.name for result in pipeline.stream(frames) for i in result.instances}
+    assert names == {"one", "two"}
+
+
+def _lost(_slot) -> None:
+    raise BackendError("device lost")
+
+
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_reset_and_an_abandoned_stream_leave_no_trace(opened, driver, frames, expected, schedule):
     driver.schedule(schedule)
