@@ -144,13 +144,13 @@ def run_video(
     mode = resolve_mode(pipeline.mode, source)
     if not is_live(source) and Path(source).resolve().is_relative_to(output.resolve()):
         raise OutputError(f"{source} lies in {output}; give another place for the output")
-    pipeline.reset()
     with ExitStack() as stack:
-        stack.callback(pipeline.reset)
         folder = stack.enter_context(
             output_directory(output, overwrite=options.overwrite, ours=_is_run)
         )
         video = stack.enter_context(open_video(source, allow_truncated=options.allow_truncated))
+        pipeline.reset()
+        stack.callback(pipeline.reset)
         report = RunReport(mode, pipeline.backend)
         _explain_placement(pipeline, video, report)
         if mode == "stream":

@@ -250,11 +250,11 @@ def test_inspect_says_which_plans_are_not_its_own(openvis, bundle_copy):
     assert code == 0
     found = json.loads(out)["engines"]
     assert "not made by" in found["engines/elsewhere/model.plan"]
-    assert "propose.fp32.plan" in found["engines/elsewhere/propose.fp32.plan"]
+    assert "propose.fp32.json" in found["engines/elsewhere/propose.fp32.plan"]
 
 
 def test_inspect_prints_any_name_of_a_checkpoint(openvis, tmp_path):
-    path = tmp_path / "[b]lvvis[/i].pth"
+    path = tmp_path / "[b]lvvis[red].pth"
     torch.save({"model": {"a": torch.zeros(2)}}, path)
     code, out, _ = openvis("inspect", path)
     assert code == 0
