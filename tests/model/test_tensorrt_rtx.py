@@ -7,6 +7,7 @@ import pytest
 from openvis_rt.export.bundle_export import export_bundle
 from openvis_rt.graphs import GRAPHS_OF_FAMILY
 from openvis_rt.models.checkpoint import model_from_seed
+from openvis_rt.models.crop_clip import build_minvis_clip_r50
 from openvis_rt.models.instformer import InstFormerConfig, build_instformer_r50
 from openvis_rt.models.minvis import build_minvis_r50
 from openvis_rt.models.ovformer import (
@@ -76,6 +77,10 @@ def instformer() -> Model:
     return build_instformer_r50(InstFormerConfig(decoder_layers=2))
 
 
+def minvis_clip() -> Model:
+    return build_minvis_clip_r50(InstFormerConfig(decoder_layers=2))
+
+
 def ovformer_video_r50() -> Model:
     return build_ovformer_video_r50(decoder_layers=2)
 
@@ -98,6 +103,7 @@ def minvis_r50() -> Model:
     ("build", "graphs"),
     [
         (instformer, ["propose", "classify"]),
+        (minvis_clip, ["classify"]),
         (ovformer_video_r50, ["propose", "embed", "classify", "masks"]),
         (ovformer_video_swin, ["propose"]),
         (ov2seg_r50, ["classify"]),  # `propose` has InstFormer's operators and CLIP-VIS's sums
