@@ -21,7 +21,8 @@ from tiny import VARIANT, tiny_model, traced_before
 
 from openvis_rt.bundle import MANIFEST, Bundle
 from openvis_rt.cli.main import main
-from openvis_rt.export import bundle_export
+from openvis_rt.export import bundle_export, source
+from openvis_rt.export.source import save_checkpoint
 from openvis_rt.models.zoo import MODELS
 from openvis_rt.runtime.results import decode_mask
 from openvis_rt.runtime.sample_video import write_sample_video
@@ -54,7 +55,7 @@ def openvis(monkeypatch, capsys):
 @pytest.fixture
 def tiny_export(monkeypatch, tiny_bundle):
     """`openvis export` of the tiny model, whose graphs were traced before."""
-    monkeypatch.setitem(MODELS, MODEL, lambda *, decoder_layers=2: tiny_model(seed=0))
+    monkeypatch.setitem(MODELS, MODEL, lambda **_: tiny_model(seed=0))
     monkeypatch.setattr(bundle_export, "onnx_from_module", traced_before(tiny_bundle))
 
 
@@ -227,6 +228,18 @@ def test_export_reports_every_output_and_the_bundle_opens(openvis, tiny_export, 
     assert {(d["graph"], d["output"]) for d in report["differences"]} == outputs
     assert bundle.graphs == tuple(graphs)
     assert names(tmp_path) == ["new"]
+
+
+def test_export_says_what_is_in_doubt(openvis, tiny_export, tmp_path, monkeypatch):
+    save_checkpoint(tiny_model(seed=0), tmp_path / "file.pth")
+    monkeypatch.setattr(source, "doubt_about", lambda name, path: f"{path} may be no {name}")
+    code, out, err = openvis(
+        *("export", MODEL, "-o", tmp_path / "new", "--checkpoint", tmp_path / "file.pth"),
+        *("--size", "60x90", "--json", "--no-verify"),
+    )
+    assert code == 0, err
+    assert f"warning: {tmp_path / 'file.pth'} may be no {MODEL}" in one_line(err)
+    assert json.loads(out)["bundle"] == str(tmp_path / "new")
 
 
 def test_inspect_says_what_a_bundle_is(openvis, cached_bundle):
