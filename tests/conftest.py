@@ -18,7 +18,7 @@ from doubles.own_process import is_inner, pytest_configure, pytest_runtest_proto
 
 from openvis_rt.bundle import MANIFEST, Bundle
 
-TIERS = {"unit": 60, "model": 900, "gpu": 900}  # seconds a test, fixtures included
+TIERS = {"unit": 180, "model": 900, "gpu": 900}  # seconds a test, fixtures included
 HERE = Path(__file__).parent
 
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
