@@ -64,7 +64,6 @@ from openvis_rt.variants import VARIANTS
 
 Figures = dict[str, Any]
 
-FAMILIES = ("ovformer-video", "ovformer-frame", "ov2seg", "minvis")
 TARGETS = ("sm86", "sm89", "sm120")
 CLASSES = 40  # as many as the closed vocabulary has
 PROMPTS = 14
@@ -100,7 +99,6 @@ def main() -> None:
 def parse() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    default = [variant.name for variant in VARIANTS.values() if variant.family in FAMILIES]
     parser.add_argument("models", nargs="*", metavar="MODEL", help=", ".join(VARIANTS))
     parser.add_argument("--size", type=size, metavar="HxW", help="default: the model's own")
     parser.add_argument("--frames", type=int, default=40)
@@ -108,7 +106,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--precision", type=lambda text: text.split(","), default=["fp32", "fp16"])
     parser.add_argument("--keep", action="store_true", help="leave the bundles in FOLDER/bundles")
     options = parser.parse_args()
-    options.models = options.models or default
+    options.models = options.models or list(VARIANTS)
     if unknown := set(options.models).difference(VARIANTS):
         parser.error(
             f"no such model: {', '.join(sorted(unknown))}; there are {', '.join(VARIANTS)}"
