@@ -210,9 +210,11 @@ def main() -> None:
         write_sample_video(video, width=WIDTH, height=HEIGHT, fps=FPS, seconds=last / FPS)
         for mode in ("stream", "video"):
             found, waited = in_process(measure, options.bundle, video, mode, options.lengths)
-            slope = (found[last] - found[first]) / (last - first) * 1000
-            listing = "   ".join(f"{n} frames {mb:.1f} MB" for n, mb in found.items())
-            print(f"{mode:7s} {listing}   {slope:.1f} KB a frame", flush=True)
+            listing = [f"{n} frames {mb:.1f} MB" for n, mb in found.items()]
+            if last > first:
+                slope = (found[last] - found[first]) / (last - first) * 1000
+                listing.append(f"{slope:.1f} KB a frame")
+            print(f"{mode:7s} {'   '.join(listing)}", flush=True)
             everything[mode] = found
             delay = delay or waited
     if delay:
