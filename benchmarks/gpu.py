@@ -42,6 +42,7 @@ from pathlib import Path
 import numpy as np
 from memory import resident, vocabulary_of
 from torch_backend import TorchBackend
+from variants import size
 
 from openvis_rt import Pipeline
 from openvis_rt.bundle import Bundle
@@ -108,12 +109,6 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--parity-frames", type=int, default=10)
     parser.add_argument("--steady", type=int, default=0, metavar="FRAMES")
     return parser.parse_args()
-
-
-def size(text: str) -> tuple[int, int]:
-    """Height and width of a text such as 480x864."""
-    height, width = text.split("x")
-    return int(height), int(width)
 
 
 def rows_of(variant: str, options: argparse.Namespace, frames: list[np.ndarray]) -> list[Row]:

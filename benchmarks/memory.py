@@ -93,9 +93,7 @@ def vocabulary_of(bundle: Bundle) -> tuple[str, ...]:
 def opened(bundle: Path, mode: Mode) -> Watched:
     """A bundle's pipeline."""
     whole = Bundle.open(bundle)
-    pipeline = Watched.open(whole, vocabulary=vocabulary_of(whole), mode=mode)
-    assert isinstance(pipeline, Watched)
-    return pipeline
+    return Watched.open(whole, vocabulary=vocabulary_of(whole), mode=mode)
 
 
 def measure(

@@ -54,6 +54,7 @@ from typing import Any
 import numpy as np
 import onnx
 from torch import Tensor, nn
+from variants import size
 
 from openvis_rt.bundle import Bundle, GraphFile, Manifest, Preprocess, Tracker, write_manifest
 from openvis_rt.engines.build import build_engines
@@ -141,12 +142,6 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--precision", default="fp32", choices=["fp32", "fp16"])
     parser.add_argument("--json", type=Path, help="write the figures into this file as well")
     return parser.parse_args()
-
-
-def size(text: str) -> tuple[int, int]:
-    """Height and width of a text such as 360x640."""
-    height, width = text.split("x")
-    return int(height), int(width)
 
 
 def seeded(queries: int) -> InstFormer:

@@ -236,7 +236,11 @@ def checked_precisions(precisions: Sequence[str]) -> tuple[str, ...]:
 def checked_size(
     variant: Variant, size: tuple[int, int] | None, source: tuple[int, int] | None
 ) -> tuple[int, int]:
-    """The network's frame, (H, W): the wanted one, or the family's rule on the source or on 16:9.
+    """The network's frame, (H, W) in pixels, before the graph pads it.
+
+    Args:
+        variant: whose rule holds where ``size`` is None: on the source, or else on 16:9.
+        size, source: as ``network_size`` and ``source_size`` of :func:`export_bundle`.
 
     Raises:
         InputError: it, or the source's frame, cannot be exported.

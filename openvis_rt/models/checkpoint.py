@@ -55,6 +55,10 @@ _SYSTEMS = {  # of families whose checkpoints are those of a system
     "ovformer-video": "ovformer",
 }
 
+_OVFORMERS = {  # two families with the same keys
+    "ovformer-frame": "the per-frame model (OVFormerVideo), trained on LVIS's images",
+    "ovformer-video": "the video model (VideoOVFormer), trained on LV-VIS's clips",
+}
 _CLASS_HEAD = "sem_seg_head.predictor.class_embed.weight"  # of a closed vocabulary
 
 
@@ -130,15 +134,11 @@ def _refuse_other_ovformer(variant: Variant, state: dict[str, Tensor], path: Pat
     trained = trained_family(state)
     if trained in (None, variant.family):
         return
-    kinds = {
-        "ovformer-frame": "the per-frame model (OVFormerVideo), trained on LVIS's images",
-        "ovformer-video": "the video model (VideoOVFormer), trained on LV-VIS's clips",
-    }
-    fits = f"{trained}-{variant.name.removeprefix(f'{variant.family}-')}"
+    fits = variant.name.replace(variant.family, str(trained))
     raise CheckpointError(
-        f"{path} is a checkpoint of {kinds[str(trained)]}, and {variant.name} is "
-        f"{kinds[variant.family]}. Their keys are the same, but the queries of one mean nothing "
-        f"to the other: export it as {fits}. (The number of classes in {LOSS_WEIGHTS} and "
+        f"{path} is a checkpoint of {_OVFORMERS[str(trained)]}, and {variant.name} is "
+        f"{_OVFORMERS[variant.family]}. Their keys are the same, but the queries of one mean "
+        f"nothing to the other: export it as {fits}. (The number of classes in {LOSS_WEIGHTS} and "
         f"{CLASSIFIER} tells; a file without the two loads in either.)"
     )
 
@@ -150,11 +150,10 @@ def doubt_about(name: str, path: Path) -> str:
         name: the variant that it is loaded as.
         path: the checkpoint.
     """
-    families = ("ovformer-frame", "ovformer-video")
     family = variant_named(name).family
-    if family not in families or trained_family(load_checkpoint(path)) is not None:
+    if family not in _OVFORMERS or trained_family(load_checkpoint(path)) is not None:
         return ""
-    other = name.replace(family, next(f for f in families if f != family))
+    other = name.replace(family, next(f for f in _OVFORMERS if f != family))
     return (
         f"{path} does not tell whether it was trained as {name} or as {other}, whose checkpoints "
         "have the same keys; results of the wrong one mean nothing"

@@ -182,10 +182,10 @@ class ClipPipeline:
         self._classifier = classifier
         self._restart_scores()
         if classifier.embeddings is not None and self._submitted:
-            self._torn = True  # until every clip in flight has the new classes
+            torn, self._torn = self._torn, True  # until every clip in flight has the new classes
             for clip in self._submitted:
                 self._classify.run(clip.slot)
-            self._torn = False
+            self._torn = torn
 
     def check_classifier_may_change(self) -> None:
         """Refuse in the middle of a video in video mode; see :meth:`set_classifier`."""

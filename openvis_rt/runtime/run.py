@@ -321,8 +321,9 @@ def _explain_placement(pipeline: Pipeline, video: VideoSource, report: RunReport
             f"export with --source-size {video.height}x{video.width}, or without it"
         )
     if not placement.fills:
-        exact = placement.official if rule.source_size is None else placement.source
-        option = "--size" if rule.source_size is None else "--source-size"
+        option, exact = "--size", placement.official
+        if rule.source_size is not None:  # the graph resizes, by the rule
+            option, exact = "--source-size", placement.source
         report.warnings.append(
             f"the video's frames fill only {placement.picture[0]}x{placement.picture[1]} (height x "
             f"width) of the bundle's {network[0]}x{network[1]}; for the official numbers on this "
