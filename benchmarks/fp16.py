@@ -4,9 +4,9 @@
     python benchmarks/fp16.py --variant clip-vis-r50 --size 192x320 --weights demo --keeps
     python benchmarks/fp16.py --list
 
-The graphs run in ONNX Runtime on the CPU, as their rounded twins (openvis_rt.export.fp16_rounding),
-over frames of the generated video, beside PyTorch eager FP32 on the same frames. Tables go to
-stdout as Markdown, progress to stderr. Nothing is timed.
+The graphs run in ONNX Runtime on the CPU, as their rounded twins
+(openvis_rt.export.fp16.emulation), over frames of the generated video, beside PyTorch eager FP32 on
+the same frames. Tables go to stdout as Markdown, progress to stderr. Nothing is timed.
 
     SQNR          10 log10(sum y^2 / sum (y - y')^2) of one frame, dB: median over frames, and worst
     largest       largest absolute difference over all frames; for `pool_mask` the share of its bits
@@ -39,18 +39,18 @@ import torch
 from PIL import Image
 from torch import nn
 
+from openvis_rt.checkpoints.load import model_from_seed
 from openvis_rt.errors import InputError
-from openvis_rt.export.bundle_export import _sized_graphs
+from openvis_rt.export.bundle import _sized_graphs
 from openvis_rt.export.demo_weights import fit_demo_model
-from openvis_rt.export.fp16 import Fp16Graph, fp16_from_fp32
-from openvis_rt.export.fp16_keeps import KEEPS
-from openvis_rt.export.fp16_rounding import rounded_twin
+from openvis_rt.export.fp16.convert import Fp16Graph, fp16_from_fp32
+from openvis_rt.export.fp16.emulation import rounded_twin
+from openvis_rt.export.fp16.keeps import KEEPS
 from openvis_rt.export.onnx_export import onnx_from_module
 from openvis_rt.export.wrappers import Classify, Propose, Text
-from openvis_rt.models.checkpoint import model_from_seed
 from openvis_rt.models.clip_vis import ClipVis
-from openvis_rt.runtime.association import TemporalTopK
-from openvis_rt.runtime.sample_video import SAMPLE_CLASSES, sample_frames, sample_names
+from openvis_rt.runtime.tracking.association import TemporalTopK
+from openvis_rt.runtime.video.generated import SAMPLE_CLASSES, sample_frames, sample_names
 
 Array = np.ndarray[Any, Any]
 Outputs = dict[str, Array]

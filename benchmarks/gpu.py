@@ -45,17 +45,17 @@ from torch_backend import TorchBackend
 from variants import size
 
 from openvis_rt import Pipeline
-from openvis_rt.bundle import Bundle
-from openvis_rt.engines.build import build_engines
+from openvis_rt.bundle.bundle import Bundle
+from openvis_rt.checkpoints.load import model_from_seed
+from openvis_rt.engines.build.engines import build_engines
 from openvis_rt.errors import OpenVISError
-from openvis_rt.export.bundle_export import export_bundle, tool_versions
-from openvis_rt.models.checkpoint import model_from_seed
+from openvis_rt.export.bundle import export_bundle, tool_versions
+from openvis_rt.runtime.backends.session import BACKENDS, SessionFactory, session_factory
 from openvis_rt.runtime.families import family_of
 from openvis_rt.runtime.pipeline import Pipeline as OpenPipeline
-from openvis_rt.runtime.sample_video import sample_frames
 from openvis_rt.runtime.selection import Selection
-from openvis_rt.runtime.session import BACKENDS, SessionFactory, session_factory
-from openvis_rt.variants import VARIANTS
+from openvis_rt.runtime.video.generated import sample_frames
+from openvis_rt.systems.variants import VARIANTS
 
 SHOW_ALL = Selection(threshold=0.0, limit=10)
 COMPARED = (

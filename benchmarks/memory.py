@@ -42,10 +42,10 @@ from typing import Any
 import numpy as np
 
 from openvis_rt import Pipeline
-from openvis_rt.bundle import Bundle
+from openvis_rt.bundle.bundle import Bundle
 from openvis_rt.runtime.pipeline import Mode
 from openvis_rt.runtime.run import RunOptions, run_video
-from openvis_rt.runtime.sample_video import SAMPLE_CLASSES, sample_frames, write_sample_video
+from openvis_rt.runtime.video.generated import SAMPLE_CLASSES, sample_frames, write_sample_video
 
 WIDTH, HEIGHT, FPS = 640, 360, 10  # of the generated video
 PACED = 200  # frames of the paced source

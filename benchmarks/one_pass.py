@@ -56,24 +56,31 @@ import onnx
 from torch import Tensor, nn
 from variants import size
 
-from openvis_rt.bundle import Bundle, GraphFile, Manifest, Preprocess, Tracker, write_manifest
-from openvis_rt.engines.build import build_engines
-from openvis_rt.export.bundle_export import export_bundle, tool_versions
-from openvis_rt.export.fp16 import fp16_from_fp32
+from openvis_rt.bundle.bundle import (
+    Bundle,
+    GraphFile,
+    Manifest,
+    Preprocess,
+    Tracker,
+    write_manifest,
+)
+from openvis_rt.engines.build.engines import build_engines
+from openvis_rt.export.bundle import export_bundle, tool_versions
+from openvis_rt.export.fp16.convert import fp16_from_fp32
 from openvis_rt.export.onnx_export import onnx_from_module
 from openvis_rt.export.wrappers import InstFormerClassify, MinVisClipClassify
-from openvis_rt.graphs import INSTFORMER_GRAPHS, MINVIS_CLIP_GRAPHS, GraphSpec, TensorSpec
-from openvis_rt.models.crop_clip import MinVisClip
 from openvis_rt.models.instformer import InstFormer, InstFormerConfig, build_instformer_r50
+from openvis_rt.models.minvis_clip import MinVisClip
+from openvis_rt.runtime.backends.session import BACKENDS, Session, SessionFactory, session_factory
 from openvis_rt.runtime.classifier import Classifier
-from openvis_rt.runtime.clip_pipeline import STAGES, ClipPipeline
 from openvis_rt.runtime.families import family_of
 from openvis_rt.runtime.instformer import InstFormer as InstFormerFamily
-from openvis_rt.runtime.rollout import Cell, Rollout
-from openvis_rt.runtime.sample_video import sample_frames
 from openvis_rt.runtime.selection import Selection
-from openvis_rt.runtime.session import BACKENDS, Session, SessionFactory, session_factory
-from openvis_rt.runtime.video import Frame
+from openvis_rt.runtime.tracking.rollout import Cell, Rollout
+from openvis_rt.runtime.video.generated import sample_frames
+from openvis_rt.runtime.video.reading import Frame
+from openvis_rt.runtime.window_pipeline import STAGES, ClipPipeline
+from openvis_rt.systems.graphs import INSTFORMER_GRAPHS, MINVIS_CLIP_GRAPHS, GraphSpec, TensorSpec
 
 SYSTEMS = ("one pass", "full mask", "N crops", "CLIP alone")
 HOST = ("place", "associate", "masks")  # of the pipeline's stages

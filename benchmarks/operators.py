@@ -12,8 +12,8 @@ from collections import Counter
 
 import onnx
 
-from openvis_rt.bundle import Bundle
-from openvis_rt.engines.grid_sample import replace_grid_sample
+from openvis_rt.bundle.bundle import Bundle
+from openvis_rt.engines.rewrites.grid_sample import replace_grid_sample
 
 
 def row(name: str, model: onnx.ModelProto) -> str:

@@ -32,19 +32,19 @@ from reference import (
 )
 from torch.nn import functional as F
 
-from openvis_rt.bundle import Bundle
-from openvis_rt.export.bundle_export import export_bundle
+from openvis_rt.bundle.bundle import Bundle
+from openvis_rt.checkpoints.load import model_from_checkpoint
+from openvis_rt.export.bundle import export_bundle
 from openvis_rt.models import clip_vis
-from openvis_rt.models.checkpoint import model_from_checkpoint
-from openvis_rt.runtime.association import TemporalTopK
+from openvis_rt.runtime.backends.onnxruntime import OnnxRuntime
 from openvis_rt.runtime.classifier import Classifier
-from openvis_rt.runtime.clip_pipeline import ClipPipeline
 from openvis_rt.runtime.clip_vis import ClipVis
-from openvis_rt.runtime.onnxruntime_session import OnnxRuntime
-from openvis_rt.runtime.results import VideoInstance, decode_mask
-from openvis_rt.runtime.scoring import VideoScores, merge_synonyms
 from openvis_rt.runtime.selection import Selection
-from openvis_rt.runtime.video import Frame
+from openvis_rt.runtime.tracking.association import TemporalTopK
+from openvis_rt.runtime.tracking.scoring import VideoScores, merge_synonyms
+from openvis_rt.runtime.video.reading import Frame
+from openvis_rt.runtime.video.results import VideoInstance, decode_mask
+from openvis_rt.runtime.window_pipeline import ClipPipeline
 
 
 def torch_rows(ref: Reference, model: clip_vis.ClipVis) -> Iterator[Row]:

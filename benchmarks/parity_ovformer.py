@@ -14,27 +14,27 @@ import numpy as np
 import torch
 from reference import FLIPS, STAGE, Array, Reference, Row, row
 
-from openvis_rt.bundle import Bundle
-from openvis_rt.export.bundle_export import export_bundle
-from openvis_rt.models.checkpoint import model_from_checkpoint
+from openvis_rt.bundle.bundle import Bundle
+from openvis_rt.checkpoints.load import model_from_checkpoint
+from openvis_rt.checkpoints.weights import load_weights
+from openvis_rt.export.bundle import export_bundle
 from openvis_rt.models.minvis import MinVis
 from openvis_rt.models.ovformer import OVFormer
-from openvis_rt.models.weights import load_weights
-from openvis_rt.runtime.association import Momentum
+from openvis_rt.runtime.backends.onnxruntime import OnnxRuntime
 from openvis_rt.runtime.classifier import Classifier
-from openvis_rt.runtime.clip_pipeline import ClipPipeline
 from openvis_rt.runtime.families import family_of
-from openvis_rt.runtime.mean_logits import (
+from openvis_rt.runtime.preprocessing import clip_picture
+from openvis_rt.runtime.selection import Selection
+from openvis_rt.runtime.tracking.association import Momentum
+from openvis_rt.runtime.tracking.mean_logits import (
     MeanLogits,
     among_classes_and_none,
     each_class_and_objectness,
 )
-from openvis_rt.runtime.onnxruntime_session import OnnxRuntime
-from openvis_rt.runtime.preprocess import clip_picture
-from openvis_rt.runtime.results import VideoResult
-from openvis_rt.runtime.selection import Selection
-from openvis_rt.runtime.video import Frame
-from openvis_rt.variants import CLIP_MEAN, CLIP_STD
+from openvis_rt.runtime.video.reading import Frame
+from openvis_rt.runtime.video.results import VideoResult
+from openvis_rt.runtime.window_pipeline import ClipPipeline
+from openvis_rt.systems.variants import CLIP_MEAN, CLIP_STD
 
 CLIPS = ((0, 5), (5, 7))
 _CLASSIFIER = "sem_seg_head.predictor.class_embed.zs_weight"

@@ -16,11 +16,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from openvis_rt.bundle import Bundle
+from openvis_rt.bundle.bundle import Bundle
 from openvis_rt.errors import BackendError
-from openvis_rt.export.bundle_export import graph_modules
+from openvis_rt.export.bundle import graph_modules
 from openvis_rt.models.zoo import Model
-from openvis_rt.runtime.session import Array, Session
+from openvis_rt.runtime.backends.session import Array, Session
 
 
 class TorchBackend:

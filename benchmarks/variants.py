@@ -58,7 +58,7 @@ from typing import Any
 
 from openvis_rt.errors import OpenVISError
 from openvis_rt.files import output_file
-from openvis_rt.variants import VARIANTS
+from openvis_rt.systems.variants import VARIANTS
 
 # heavy libraries are imported in the steps: a process begins with the peak of the one it is made by
 
@@ -218,8 +218,8 @@ def work(sender: Connection, function: Callable[..., Figures], arguments: tuple[
 
 def export(name: str, path: Path, options: argparse.Namespace) -> Figures:
     """The bundle with random weights, and what is in its graphs."""
-    from openvis_rt.export.bundle_export import export_bundle, tool_versions
-    from openvis_rt.models.checkpoint import model_from_seed
+    from openvis_rt.checkpoints.load import model_from_seed
+    from openvis_rt.export.bundle import export_bundle, tool_versions
 
     say(f"{name}: making the model")
     model = model_from_seed(name, 0)
@@ -263,7 +263,7 @@ def counts(bundle: Any, precision: str) -> dict[str, Figures]:
 
     import onnx
 
-    from openvis_rt.graphs import masks_a_run
+    from openvis_rt.systems.graphs import masks_a_run
 
     length = bundle.manifest.clip_length
     sizes = {"T": length, "K": CLASSES, "B": PROMPTS, "n": masks_a_run(length)}
@@ -300,8 +300,8 @@ def multiply_adds(model: Any, sizes: dict[str, int]) -> int:
 
 def build(path: Path, options: argparse.Namespace) -> Figures:
     """Plans of TensorRT-RTX in every precision."""
-    from openvis_rt.bundle import Bundle
-    from openvis_rt.engines.build import build_engines
+    from openvis_rt.bundle.bundle import Bundle
+    from openvis_rt.engines.build.engines import build_engines
 
     bundle, seen = Bundle.open(path), set()
 
@@ -345,7 +345,7 @@ def run(path: Path, options: argparse.Namespace) -> Figures:
 
     from openvis_rt.runtime.pipeline import Pipeline
     from openvis_rt.runtime.run import RunOptions, run_video
-    from openvis_rt.runtime.sample_video import write_sample_video
+    from openvis_rt.runtime.video.generated import write_sample_video
 
     with tempfile.TemporaryDirectory() as folder:
         video = Path(folder) / "video.mp4"

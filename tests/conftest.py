@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from doubles.own_process import is_inner, pytest_configure, pytest_runtest_protocol  # noqa: F401
 
-from openvis_rt.bundle import MANIFEST, Bundle
+from openvis_rt.bundle.bundle import MANIFEST, Bundle
 
 TIERS = {"unit": 180, "model": 900, "gpu": 900}  # seconds a test, fixtures included
 HERE = Path(__file__).parent
@@ -111,7 +111,7 @@ def opened_bundle(cached_bundle) -> Bundle:
 @pytest.fixture(scope="session")
 def small_video(tmp_path_factory) -> Path:
     """Twelve frames of 180x120 with sound."""
-    from openvis_rt.runtime.sample_video import write_sample_video
+    from openvis_rt.runtime.video.generated import write_sample_video
 
     path = tmp_path_factory.mktemp("video") / "small.mp4"
     write_sample_video(path, width=180, height=120, fps=10, seconds=1.2, objects=2)

@@ -8,8 +8,15 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from openvis_rt.bundle import Bundle, GraphFile, Manifest, Preprocess, Tracker, write_manifest
-from openvis_rt.graphs import GraphSpec, TensorSpec
+from openvis_rt.bundle.bundle import (
+    Bundle,
+    GraphFile,
+    Manifest,
+    Preprocess,
+    Tracker,
+    write_manifest,
+)
+from openvis_rt.systems.graphs import GraphSpec, TensorSpec
 
 NETWORK_SIZE = (24, 32)
 

@@ -13,13 +13,13 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # what other people's packages warn of while they are imported
     from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 
-from openvis_rt.export.bundle_export import ExportResult, export_bundle
-from openvis_rt.graphs import GraphSpec
+from openvis_rt.export.bundle import ExportResult, export_bundle
 from openvis_rt.models.clip import ClipResNet
 from openvis_rt.models.clip_vis import ClipVis, ClipVisDecoder
 from openvis_rt.models.mask2former import SegmentationHead
 from openvis_rt.models.pixel_decoder import PixelDecoder
-from openvis_rt.variants import Variant
+from openvis_rt.systems.graphs import GraphSpec
+from openvis_rt.systems.variants import Variant
 
 QUERIES = 10
 NETWORK = (60, 90)  # padded to 64x96: the crop of the masks graph has something to cut

@@ -12,9 +12,9 @@ with warnings.catch_warnings():
     from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 
 from openvis_rt.models.instformer import InstFormer
-from openvis_rt.models.instformer_config import InstFormerConfig
 from openvis_rt.models.mask2former import Mask2Former
-from openvis_rt.variants import VARIANTS
+from openvis_rt.systems.instformer import InstFormerConfig
+from openvis_rt.systems.variants import VARIANTS
 
 WIDTH, EMBED, BLOCKS, PATCH, SIDE = 64, 32, 3, 32, 96
 QUERIES = 10

@@ -15,9 +15,9 @@ import torch
 from tiny import NETWORK, traced_before
 from tiny_instformer import EMBED, tiny_clip
 
-from openvis_rt.bundle import Bundle
-from openvis_rt.export import bundle_export
-from openvis_rt.export.bundle_export import ExportResult, export_bundle
+from openvis_rt.bundle.bundle import Bundle
+from openvis_rt.export import bundle as bundle_export
+from openvis_rt.export.bundle import ExportResult, export_bundle
 from openvis_rt.models.mask2former import Backbone, Mask2Former, Trunk
 from openvis_rt.models.minvis import MinVis
 from openvis_rt.models.ovformer import OVFormer
@@ -25,7 +25,7 @@ from openvis_rt.models.resnet import ResNet
 from openvis_rt.models.swin import Swin
 from openvis_rt.models.zero_shot import ZeroShotClipDecoder, ZeroShotDecoder
 from openvis_rt.models.zoo import Model
-from openvis_rt.variants import VARIANTS, Variant
+from openvis_rt.systems.variants import VARIANTS, Variant
 
 QUERIES, CLASSES = 10, 6  # classes: of MinVIS, whose vocabulary is closed
 CHANNELS = (32, 64, 128, 256)

@@ -12,19 +12,19 @@ from openvis_rt.cli.export import require_export
 from openvis_rt.cli.ui import TALK, Bar, print_json, progress_bar
 from openvis_rt.errors import BundleError, CheckpointError, InputError
 from openvis_rt.files import output_file, refuse_existing, sha256_of
-from openvis_rt.models.instformer_config import (
+from openvis_rt.systems.instformer import (
     Guidance,
     InstFormerConfig,
     ToGrid,
     Values,
     VideoScore,
 )
-from openvis_rt.variants import Variant, variant_named
+from openvis_rt.systems.variants import Variant, variant_named
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from openvis_rt.models.instformer_file import InstFormerParts
+    from openvis_rt.checkpoints.instformer import InstFormerParts
 
 _MODELS = {"instformer": "instformer-r50"}
 _STEPS = 7
@@ -150,7 +150,7 @@ def assemble(
         if not path.is_file():
             raise CheckpointError(f"there is no file {path} for --{part}")
     require_export()
-    from openvis_rt.models.instformer_file import describe_parts, model_from_parts, write_parts
+    from openvis_rt.checkpoints.instformer import describe_parts, model_from_parts, write_parts
 
     with progress_bar() as bar:
         parts = _parts(variant, config, given, clip, lora_alpha, quick_gelu, bar)
@@ -175,10 +175,10 @@ def _parts(
     bar: Bar,
 ) -> InstFormerParts:
     """Read every part; the proposal network's sizes and the tag's activation go into the config."""
-    from openvis_rt.models.clip_file import clip_source, clip_weights
-    from openvis_rt.models.instformer_file import InstFormerParts
-    from openvis_rt.models.instformer_sources import proposal_weights, token_weights
-    from openvis_rt.models.lora import adapter_from_peft
+    from openvis_rt.checkpoints.assemble import proposal_weights, token_weights
+    from openvis_rt.checkpoints.clip import clip_source, clip_weights
+    from openvis_rt.checkpoints.instformer import InstFormerParts
+    from openvis_rt.checkpoints.lora import adapter_from_peft
 
     bar("reading the proposal network", 0, _STEPS)
     network, sizes = proposal_weights(files["proposal"])
@@ -211,8 +211,8 @@ def _parts(
 
 def _tracker(path: Path) -> dict[str, Tensor]:
     """Weights that the runtime knows as a cell; their width is checked with the model."""
-    from openvis_rt.models.weights import load_weights
-    from openvis_rt.runtime.rollout import cell_from_weights
+    from openvis_rt.checkpoints.weights import load_weights
+    from openvis_rt.runtime.tracking.rollout import cell_from_weights
 
     weights = load_weights(path)
     try:

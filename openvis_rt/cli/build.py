@@ -10,16 +10,16 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from openvis_rt.bundle import Bundle
+from openvis_rt.bundle.bundle import Bundle
 from openvis_rt.cli.ui import TALK, parse_size, print_json, progress_bar, warn
-from openvis_rt.engines.build import (
+from openvis_rt.engines.build.engines import (
     DEFAULT_TARGETS,
     LARGEST_FRAME,
     BuildResult,
     build_engines,
     default_backend,
 )
-from openvis_rt.plans import BuildOptions
+from openvis_rt.engines.plan import BuildOptions
 
 
 def build(

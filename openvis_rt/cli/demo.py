@@ -36,7 +36,7 @@ def demo(
     require_export()
     from openvis_rt.export.demo_weights import fit_demo_model
     from openvis_rt.export.source import save_checkpoint
-    from openvis_rt.runtime.sample_video import (
+    from openvis_rt.runtime.video.generated import (
         SAMPLE_CLASSES,
         sample_frames,
         sample_names,

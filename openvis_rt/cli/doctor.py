@@ -16,9 +16,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from openvis_rt.cli.ui import print_json
+from openvis_rt.engines.library import tensorrt_library
 from openvis_rt.errors import DependencyError, UnavailableError
-from openvis_rt.runtime.cuda import open_cuda
-from openvis_rt.tensorrt_library import tensorrt_library
+from openvis_rt.runtime.backends.tensorrt.cuda import open_cuda
 
 
 @dataclass(frozen=True)

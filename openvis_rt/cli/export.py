@@ -10,11 +10,11 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from openvis_rt.bundle import PRECISIONS
 from openvis_rt.cli.ui import TALK, parse_size, print_json, progress_bar, warn
 from openvis_rt.errors import DependencyError, InputError
 from openvis_rt.files import refuse_existing
-from openvis_rt.variants import variant_named
+from openvis_rt.systems.graphs import PRECISIONS
+from openvis_rt.systems.variants import variant_named
 
 
 def export(
@@ -101,7 +101,7 @@ def export(
     refuse_existing(output, overwrite=overwrite)  # before minutes of work
     variant = variant_named(model)
     require_export()
-    from openvis_rt.export.bundle_export import (
+    from openvis_rt.export.bundle import (
         checked_clip_length,
         checked_precisions,
         checked_size,

@@ -9,10 +9,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from openvis_rt.bundle import Bundle
+from openvis_rt.bundle.bundle import Bundle
 from openvis_rt.cli.ui import print_json
+from openvis_rt.engines.plan import check_plan
 from openvis_rt.errors import BundleError, DependencyError, EngineError
-from openvis_rt.plans import check_plan
 
 
 def inspect(

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from openvis_rt.bundle import Bundle
+from openvis_rt.bundle.bundle import Bundle
 from openvis_rt.cli.ui import TALK, print_json, progress_bar, warn
 from openvis_rt.errors import InputError
 from openvis_rt.files import refuse_existing

@@ -26,8 +26,8 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from openvis_rt.checkpoints.load import model_from_seed
 from openvis_rt.errors import InputError
-from openvis_rt.models.checkpoint import model_from_seed
 from openvis_rt.models.clip import ClipResNet
 from openvis_rt.models.clip_vis import ClipVis
 from openvis_rt.vocabulary import VILD_PROMPTS, prompts_for

@@ -6,8 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from openvis_rt.bundle import Tracker
-from openvis_rt.export.resize import PillowResize, resize_to_clip
+from openvis_rt.bundle.bundle import Tracker
 from openvis_rt.export.wrappers import (
     Classify,
     Embed,
@@ -23,14 +22,15 @@ from openvis_rt.export.wrappers import (
     Propose,
     Text,
 )
-from openvis_rt.graphs import GRAPHS_OF_FAMILY, GraphSpec
 from openvis_rt.models.clip_vis import ClipVis
-from openvis_rt.models.crop_clip import MinVisClip
 from openvis_rt.models.instformer import InstFormer
 from openvis_rt.models.minvis import MinVis
+from openvis_rt.models.minvis_clip import MinVisClip
 from openvis_rt.models.ovformer import OVFormer
 from openvis_rt.models.query_decoder import QueryDecoder
+from openvis_rt.models.resize import PillowResize, resize_to_clip
 from openvis_rt.models.zoo import Model
+from openvis_rt.systems.graphs import GRAPHS_OF_FAMILY, GraphSpec
 
 __all__ = [
     "clip_of",

@@ -17,7 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from openvis_rt.graphs import GraphSpec
+from openvis_rt.systems.graphs import GraphSpec
 
 __all__ = ["Masks", "masks_graph"]
 
@@ -61,7 +61,7 @@ def masks_graph(
     """Build the graph.
 
     Args:
-        spec: `masks` of :mod:`openvis_rt.graphs` with its sizes filled in.
+        spec: `masks` of :mod:`openvis_rt.systems.graphs` with its sizes filled in.
         padded_size: height and width that the mask logits cover, pixels.
         network_size: the part of it, from the top left, that is the picture.
         frame_size: default size of the masks, pixels.

@@ -18,7 +18,7 @@ from torch import nn
 from torch.export import Dim
 
 from openvis_rt.export.wrappers import example_inputs
-from openvis_rt.graphs import DYNAMIC_AXES, GraphSpec, TensorSpec
+from openvis_rt.systems.graphs import DYNAMIC_AXES, GraphSpec, TensorSpec
 
 __all__ = ["OPSET", "add_metadata", "onnx_from_module"]
 

@@ -7,19 +7,19 @@ from typing import Any
 
 import torch
 
-from openvis_rt.errors import InputError
-from openvis_rt.files import output_file, sha256_of
-from openvis_rt.models.checkpoint import (
+from openvis_rt.checkpoints.clip import clip_source
+from openvis_rt.checkpoints.load import (
     describe_checkpoint,
     doubt_about,
     model_from_checkpoint,
     model_from_seed,
     refuse_needless_clip,
 )
-from openvis_rt.models.clip_file import clip_source
+from openvis_rt.errors import InputError
+from openvis_rt.files import output_file, sha256_of
 from openvis_rt.models.clip_vis import ClipVis
 from openvis_rt.models.zoo import Model
-from openvis_rt.variants import variant_named
+from openvis_rt.systems.variants import variant_named
 
 __all__ = ["describe_checkpoint", "doubt_about", "model_from_source", "save_checkpoint"]
 

@@ -1,6 +1,6 @@
 """The graphs of each family as modules whose every input is an explicit tensor.
 
-Names, types and order of inputs and outputs are those of :mod:`openvis_rt.graphs`.
+Names, types and order of inputs and outputs are those of :mod:`openvis_rt.systems.graphs`.
 """
 
 from __future__ import annotations
@@ -10,15 +10,15 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
-from openvis_rt.export.resize import PillowResize
-from openvis_rt.graphs import GraphSpec, TensorSpec
 from openvis_rt.models.clip import encode_text
 from openvis_rt.models.clip_vis import ClipVis
-from openvis_rt.models.crop_clip import MinVisClip
 from openvis_rt.models.instformer import InstFormer
 from openvis_rt.models.mask_quality import mask_quality
 from openvis_rt.models.minvis import MinVis
+from openvis_rt.models.minvis_clip import MinVisClip
 from openvis_rt.models.ovformer import OVFormer
+from openvis_rt.models.resize import PillowResize
+from openvis_rt.systems.graphs import GraphSpec, TensorSpec
 
 __all__ = [
     "Classify",
@@ -77,7 +77,7 @@ class _OnFrames(_Graph[M]):
 
 
 class Propose(_OnFrames[ClipVis]):
-    """CLIP-VIS: frame to instances; see `propose` in :mod:`openvis_rt.graphs`."""
+    """CLIP-VIS: frame to instances; see `propose` in :mod:`openvis_rt.systems.graphs`."""
 
     def forward(self, frames: Tensor) -> tuple[Tensor, ...]:
         """Frames uint8 [1, H, W, 3] to the outputs of `propose`, in order."""
@@ -97,7 +97,7 @@ class Propose(_OnFrames[ClipVis]):
 
 
 class Classify(_Graph[ClipVis]):
-    """CLIP-VIS: masked instances to class scores; see `classify` in :mod:`openvis_rt.graphs`."""
+    """CLIP-VIS: masked instances to class scores."""
 
     def forward(
         self, features: Tensor, pool_mask: Tensor, text_embeddings: Tensor
@@ -202,7 +202,7 @@ class MinVisClassify(_Graph[MinVis]):
 
 
 class Text(nn.Module):
-    """Tokens to embeddings; see `text` in :mod:`openvis_rt.graphs`.
+    """Tokens to embeddings; see `text` in :mod:`openvis_rt.systems.graphs`.
 
     Args:
         clip_model: open_clip's model.

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from openvis_rt.models.attention import BLOCKED
-from openvis_rt.variants import Variant
+from openvis_rt.systems.variants import Variant
 
 __all__ = [
     "CONTEXT_LENGTH",

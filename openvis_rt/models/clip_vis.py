@@ -20,7 +20,7 @@ from openvis_rt.models.images import Normalise
 from openvis_rt.models.mask2former import SegmentationHead
 from openvis_rt.models.pixel_decoder import PixelDecoder
 from openvis_rt.models.query_decoder import MLP, QueryDecoder
-from openvis_rt.variants import VARIANTS, Variant
+from openvis_rt.systems.variants import VARIANTS, Variant
 
 __all__ = [
     "ClipVis",

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from openvis_rt.errors import InputError
-from openvis_rt.models.instformer_config import Guidance
+from openvis_rt.systems.instformer import Guidance
 
 __all__ = [
     "HIDDEN",
@@ -76,7 +76,7 @@ class InstanceClip(nn.Module):
     Args:
         visual: open_clip's ``VisionTransformer``; its parameters keep their names.
         logit_scale: CLIP's temperature, a logarithm; the model's own parameter, not a copy.
-        rule: see :class:`~openvis_rt.models.instformer_config.Guidance`.
+        rule: see :class:`~openvis_rt.systems.instformer.Guidance`.
 
     Raises:
         InputError: the rule's first block is beyond the encoder's.

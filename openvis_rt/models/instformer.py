@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from openvis_rt.models.clip import encode_text, open_clip_model
 from openvis_rt.models.images import Normalise
 from openvis_rt.models.instance_clip import InstanceClip, guidance_mask
-from openvis_rt.models.instformer_config import InstFormerConfig
 from openvis_rt.models.mask2former import Mask2Former
-from openvis_rt.variants import CLIP_MEAN, CLIP_STD, VARIANTS, Variant
+from openvis_rt.systems.instformer import InstFormerConfig
+from openvis_rt.systems.variants import CLIP_MEAN, CLIP_STD, VARIANTS, Variant
 
 __all__ = ["InstFormer", "InstFormerConfig", "InstFormerProposal", "build_instformer_r50"]
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from openvis_rt.models.images import Normalise
 from openvis_rt.models.mask2former import Mask2Former
-from openvis_rt.variants import VARIANTS, Variant
+from openvis_rt.systems.variants import VARIANTS, Variant
 
 __all__ = ["MinVis", "build_minvis_r50"]
 

@@ -22,7 +22,7 @@ from openvis_rt.models.mask2former import Backbone, Trunk
 from openvis_rt.models.resnet import ResNet
 from openvis_rt.models.swin import Swin
 from openvis_rt.models.zero_shot import ZeroShotClipDecoder, ZeroShotDecoder
-from openvis_rt.variants import CLIP_MEAN, CLIP_STD, VARIANTS, Variant
+from openvis_rt.systems.variants import CLIP_MEAN, CLIP_STD, VARIANTS, Variant
 
 __all__ = [
     "OVFormer",

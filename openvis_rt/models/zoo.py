@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from openvis_rt.models.clip_vis import ClipVis, build_clip_vis_convnext_b, build_clip_vis_r50
-from openvis_rt.models.crop_clip import MinVisClip, build_minvis_clip_r50
 from openvis_rt.models.instformer import InstFormer, build_instformer_r50
 from openvis_rt.models.minvis import MinVis, build_minvis_r50
+from openvis_rt.models.minvis_clip import MinVisClip, build_minvis_clip_r50
 from openvis_rt.models.ovformer import (
     OVFormer,
     build_ov2seg_r50,

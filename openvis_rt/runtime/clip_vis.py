@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from openvis_rt.runtime.family import Family, Scores
-from openvis_rt.runtime.scoring import VideoScores, merge_synonyms
+from openvis_rt.runtime.tracking.scoring import VideoScores, merge_synonyms
 
 __all__ = ["ClipVis"]
 

@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from openvis_rt.bundle import TRACKER, Bundle
+from openvis_rt.bundle.bundle import TRACKER, Bundle
 from openvis_rt.errors import BundleError, InputError
-from openvis_rt.runtime.association import Momentum, TemporalTopK
 from openvis_rt.runtime.clip_vis import ClipVis
 from openvis_rt.runtime.family import Family, Tracker
 from openvis_rt.runtime.instformer import InstFormer
 from openvis_rt.runtime.minvis import MinVis
 from openvis_rt.runtime.minvis_clip import MinVisClip
 from openvis_rt.runtime.ovformer import Ov2Seg, OvFormerFrame, OvFormerVideo
-from openvis_rt.runtime.rollout import Rollout, cell_from_file
-from openvis_rt.variants import VARIANTS
+from openvis_rt.runtime.tracking.association import Momentum, TemporalTopK
+from openvis_rt.runtime.tracking.rollout import Rollout, cell_from_file
+from openvis_rt.systems.variants import VARIANTS
 
 __all__ = ["family_of"]
 

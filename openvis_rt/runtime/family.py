@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from openvis_rt.runtime.scoring import Detection
+from openvis_rt.runtime.tracking.scoring import Detection
 
 __all__ = ["Family", "Scores", "Tracker"]
 

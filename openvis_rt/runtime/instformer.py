@@ -7,9 +7,9 @@ from collections.abc import Mapping
 import numpy as np
 import numpy.typing as npt
 
-from openvis_rt.runtime.association import unit_rows
 from openvis_rt.runtime.family import Family, Scores, Tracker
-from openvis_rt.runtime.mean_logits import MeanLogits, among_classes, objects_among_classes
+from openvis_rt.runtime.tracking.association import unit_rows
+from openvis_rt.runtime.tracking.mean_logits import MeanLogits, among_classes, objects_among_classes
 
 __all__ = ["InstFormer"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from openvis_rt.runtime.family import Family, Scores
-from openvis_rt.runtime.mean_logits import MeanLogits, among_classes_and_none
+from openvis_rt.runtime.tracking.mean_logits import MeanLogits, among_classes_and_none
 
 __all__ = ["MinVis"]
 

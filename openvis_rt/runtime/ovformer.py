@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from openvis_rt.runtime.family import Family, Scores
-from openvis_rt.runtime.mean_logits import MeanLogits, each_class_and_objectness
-from openvis_rt.runtime.scoring import SigmoidScores, best_rows
+from openvis_rt.runtime.tracking.mean_logits import MeanLogits, each_class_and_objectness
+from openvis_rt.runtime.tracking.scoring import SigmoidScores, best_rows
 
 __all__ = ["Ov2Seg", "OvFormerFrame", "OvFormerVideo"]
 

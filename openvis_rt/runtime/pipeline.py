@@ -17,19 +17,19 @@ from typing import Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
-from openvis_rt.bundle import Bundle
+from openvis_rt.bundle.bundle import Bundle
 from openvis_rt.errors import InputError
+from openvis_rt.runtime.backends.session import SessionFactory, session_factory
+from openvis_rt.runtime.backends.tensorrt.cuda import CudaChoice
 from openvis_rt.runtime.classifier import Classifier, classifier_from_rows, closed_classifier
-from openvis_rt.runtime.clip_pipeline import ClipPipeline
-from openvis_rt.runtime.cuda import CudaChoice
 from openvis_rt.runtime.families import family_of
-from openvis_rt.runtime.npy import Matrix, matrix_from
-from openvis_rt.runtime.preprocess import Placement
-from openvis_rt.runtime.results import FrameResult, VideoResult
+from openvis_rt.runtime.matrices import Matrix, matrix_from
+from openvis_rt.runtime.preprocessing import Placement
 from openvis_rt.runtime.selection import Selection
-from openvis_rt.runtime.session import SessionFactory, session_factory
 from openvis_rt.runtime.text import TextEmbedder
-from openvis_rt.runtime.video import Frame
+from openvis_rt.runtime.video.reading import Frame
+from openvis_rt.runtime.video.results import FrameResult, VideoResult
+from openvis_rt.runtime.window_pipeline import ClipPipeline
 from openvis_rt.vocabulary import Vocabulary
 
 __all__ = ["Mode", "Pipeline"]

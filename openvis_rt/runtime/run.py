@@ -23,9 +23,11 @@ import numpy.typing as npt
 
 from openvis_rt.errors import InputError, OutputError, VideoError
 from openvis_rt.files import output_directory
-from openvis_rt.runtime.overlay import OverlayWriter, draw
 from openvis_rt.runtime.pipeline import Pipeline
-from openvis_rt.runtime.results import (
+from openvis_rt.runtime.selection import Selection
+from openvis_rt.runtime.video.overlay import OverlayWriter, draw
+from openvis_rt.runtime.video.reading import Frame, VideoSource, is_live, open_video
+from openvis_rt.runtime.video.results import (
     FrameLog,
     FrameResult,
     Instance,
@@ -33,8 +35,6 @@ from openvis_rt.runtime.results import (
     box_of,
     write_results,
 )
-from openvis_rt.runtime.selection import Selection
-from openvis_rt.runtime.video import Frame, VideoSource, is_live, open_video
 
 __all__ = ["RunOptions", "RunReport", "frame_results", "run_video"]
 

@@ -24,10 +24,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 from tokenizers import Tokenizer
 
-from openvis_rt.bundle import Bundle
+from openvis_rt.bundle.bundle import Bundle
 from openvis_rt.errors import OutputError, VocabularyError
 from openvis_rt.files import output_file
-from openvis_rt.runtime.session import Session
+from openvis_rt.runtime.backends.session import Session
 from openvis_rt.vocabulary import Vocabulary, prompts_for
 
 __all__ = ["ClipTokenizer", "TextEmbedder"]

@@ -13,12 +13,12 @@ import pytest
 from tiny_ovformer import shared_bundle
 
 from openvis_rt import Pipeline
-from openvis_rt.bundle import Bundle
+from openvis_rt.bundle.bundle import Bundle
+from openvis_rt.engines.library import tensorrt_library
 from openvis_rt.errors import UnavailableError
-from openvis_rt.runtime.cuda import open_cuda
-from openvis_rt.runtime.sample_video import sample_frames
-from openvis_rt.runtime.session import session_factory
-from openvis_rt.tensorrt_library import tensorrt_library
+from openvis_rt.runtime.backends.session import session_factory
+from openvis_rt.runtime.backends.tensorrt.cuda import open_cuda
+from openvis_rt.runtime.video.generated import sample_frames
 
 SQNR = {"fp32": 40.0, "fp16": 20.0}  # dB; a defect leaves about 0
 
@@ -35,7 +35,7 @@ def backend(request) -> str:
 
 
 def build(bundle: Bundle, backend: str, precision: str) -> None:
-    from openvis_rt.engines.build import build_engines
+    from openvis_rt.engines.build.engines import build_engines
 
     cuda = open_cuda()
     targets = [cuda.capability] if backend == "tensorrt-rtx" else None

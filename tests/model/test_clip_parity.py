@@ -18,18 +18,18 @@ import pytest
 import torch
 from test_onnx_parity import difference
 
-from openvis_rt.export.bundle_export import export_bundle
+from openvis_rt.export.bundle import export_bundle
 from openvis_rt.export.families import network_modules
-from openvis_rt.export.fp16_rounding import rounded_twin
-from openvis_rt.graphs import GRAPHS_OF_FAMILY
+from openvis_rt.export.fp16.emulation import rounded_twin
 from openvis_rt.models.swin import Swin
 from openvis_rt.models.zoo import MODELS
-from openvis_rt.runtime.preprocess import clip_picture
-from openvis_rt.runtime.sample_video import sample_frames
+from openvis_rt.runtime.preprocessing import clip_picture
+from openvis_rt.runtime.video.generated import sample_frames
+from openvis_rt.systems.graphs import GRAPHS_OF_FAMILY
 
 LENGTHS = (1, 2, 3, 4, 5)
 SIZE = (96, 150)  # padded to 96x160; Swin's maps are padded to its windows as well
-FLIPS = {"fp32": 60.0, "fp16": 15.0}  # dB; of random weights, see openvis_rt/export/verify.py
+FLIPS = {"fp32": 60.0, "fp16": 15.0}  # dB; of random weights, see openvis_rt/compare/
 ROUNDING = {"fp32": 90.0, "fp16": 40.0}
 
 

@@ -13,8 +13,8 @@ import sys
 import numpy as np
 import pytest
 
-from openvis_rt.runtime.results import decode_mask
-from openvis_rt.runtime.sample_video import sample_frames, sample_names
+from openvis_rt.runtime.video.generated import sample_frames, sample_names
+from openvis_rt.runtime.video.results import decode_mask
 
 SECONDS = 2.0  # 20 frames
 

@@ -15,13 +15,13 @@ import pytest
 import torch
 from PIL import Image
 
-from openvis_rt.bundle import Bundle
-from openvis_rt.export.bundle_export import export_bundle
+from openvis_rt.bundle.bundle import Bundle
+from openvis_rt.checkpoints.load import model_from_seed
+from openvis_rt.export.bundle import export_bundle
 from openvis_rt.export.families import network_modules
-from openvis_rt.export.fp16_keeps import KEEPS, GraphView, narrowed
-from openvis_rt.export.fp16_rounding import rounded_twin
-from openvis_rt.models.checkpoint import model_from_seed
-from openvis_rt.runtime.sample_video import sample_frames
+from openvis_rt.export.fp16.emulation import rounded_twin
+from openvis_rt.export.fp16.keeps import KEEPS, GraphView, narrowed
+from openvis_rt.runtime.video.generated import sample_frames
 
 SIZE = (192, 320)
 FRAMES = 3

@@ -17,6 +17,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="the networks need the extra [export]")
 
+from openvis_rt.checkpoints.weights import load_strictly  # noqa: E402
 from openvis_rt.models.clip import encode_text, open_clip_model  # noqa: E402 - after the skip
 from openvis_rt.models.images import Normalise  # noqa: E402
 from openvis_rt.models.instance_clip import (  # noqa: E402
@@ -25,10 +26,9 @@ from openvis_rt.models.instance_clip import (  # noqa: E402
     _block,
     instances_after,
 )
-from openvis_rt.models.instformer_config import Guidance  # noqa: E402
 from openvis_rt.models.mask2former import Mask2Former  # noqa: E402
-from openvis_rt.models.weights import load_strictly  # noqa: E402
-from openvis_rt.variants import VARIANTS  # noqa: E402
+from openvis_rt.systems.instformer import Guidance  # noqa: E402
+from openvis_rt.systems.variants import VARIANTS  # noqa: E402
 
 STAGE = 1e-5  # float32 sums in another order
 CHAIN = (

@@ -17,16 +17,16 @@ import pytest
 import torch
 from PIL import Image
 
-from openvis_rt.export.bundle_export import export_bundle
+from openvis_rt.checkpoints.load import model_from_seed
+from openvis_rt.export.bundle import export_bundle
 from openvis_rt.export.families import network_modules
-from openvis_rt.graphs import GRAPHS_OF_FAMILY
-from openvis_rt.models.checkpoint import model_from_seed
-from openvis_rt.runtime.onnxruntime_session import OnnxRuntime
-from openvis_rt.runtime.sample_video import sample_frames
+from openvis_rt.runtime.backends.onnxruntime import OnnxRuntime
+from openvis_rt.runtime.video.generated import sample_frames
+from openvis_rt.systems.graphs import GRAPHS_OF_FAMILY
 
 WHOLE, PADDED = (192, 320), (256, 410)  # the second is padded, to 256x416
 VIDEOS = (1, 3, 12)
-FLIPS, ROUNDING = 30.0, 90.0  # dB; see openvis_rt/export/verify.py
+FLIPS, ROUNDING = 30.0, 90.0  # dB; see openvis_rt/compare/torch_reference.py
 
 CASES = [("clip-vis-r50", PADDED), ("instformer-r50", WHOLE), ("clip-vis-convnext-b", PADDED)]
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from openvis_rt.export.bundle_export import export_bundle
-from openvis_rt.graphs import GRAPHS_OF_FAMILY
-from openvis_rt.models.checkpoint import model_from_seed
-from openvis_rt.models.crop_clip import build_minvis_clip_r50
+from openvis_rt.checkpoints.load import model_from_seed
+from openvis_rt.export.bundle import export_bundle
 from openvis_rt.models.instformer import InstFormerConfig, build_instformer_r50
 from openvis_rt.models.minvis import build_minvis_r50
+from openvis_rt.models.minvis_clip import build_minvis_clip_r50
 from openvis_rt.models.ovformer import (
     build_ov2seg_r50,
     build_ovformer_video_r50,
@@ -17,6 +16,7 @@ from openvis_rt.models.ovformer import (
 )
 from openvis_rt.models.swin import Swin
 from openvis_rt.models.zoo import Model
+from openvis_rt.systems.graphs import GRAPHS_OF_FAMILY
 
 pytest.importorskip("tensorrt_rtx", reason="compiling needs the extra [rtx]")
 
@@ -24,9 +24,9 @@ TARGETS = ("sm86", "sm89", "sm120")
 
 
 def test_full_size_graphs_compile_for_three_targets(tmp_path):
-    from openvis_rt.engines.build import build_engines
-    from openvis_rt.plans import find_plan
-    from openvis_rt.tensorrt_library import tensorrt_library
+    from openvis_rt.engines.build.engines import build_engines
+    from openvis_rt.engines.library import tensorrt_library
+    from openvis_rt.engines.plan import find_plan
 
     bundle = export_bundle(
         model_from_seed("clip-vis-r50", 0), tmp_path / "bundle", checkpoint={}, verify=False
@@ -115,8 +115,8 @@ def test_graphs_of_the_other_families_compile(tmp_path, build, graphs):
 
     At full size they are compiled by benchmarks/variants.py.
     """
-    from openvis_rt.engines.build import build_engines
-    from openvis_rt.plans import Profile
+    from openvis_rt.engines.build.engines import build_engines
+    from openvis_rt.engines.plan import Profile
 
     model = build()
     family = {n: g for n, g in GRAPHS_OF_FAMILY[model.variant.family].items() if n in graphs}

@@ -27,19 +27,19 @@ from tiny_instformer import (  # noqa: E402
     tiny_proposal,
 )
 
-from openvis_rt.cli.main import main  # noqa: E402
-from openvis_rt.errors import CheckpointError  # noqa: E402
-from openvis_rt.models.checkpoint import (  # noqa: E402
-    describe_checkpoint,
-    model_from_checkpoint,
-    model_from_seed,
-)
-from openvis_rt.models.instformer_file import (  # noqa: E402
+from openvis_rt.checkpoints.instformer import (  # noqa: E402
     InstFormerParts,
     recurrence_of,
     write_parts,
 )
-from openvis_rt.models.lora import adapter_from_peft, merge_adapter  # noqa: E402
+from openvis_rt.checkpoints.load import (  # noqa: E402
+    describe_checkpoint,
+    model_from_checkpoint,
+    model_from_seed,
+)
+from openvis_rt.checkpoints.lora import adapter_from_peft, merge_adapter  # noqa: E402
+from openvis_rt.cli.main import main  # noqa: E402
+from openvis_rt.errors import CheckpointError  # noqa: E402
 from openvis_rt.models.zoo import MODELS  # noqa: E402
 
 NAME = "instformer-r50"

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from openvis_rt.errors import InputError
-from openvis_rt.runtime.association import TemporalTopK
+from openvis_rt.runtime.tracking.association import TemporalTopK
 
 SETTINGS = [(9, 5), (5, 3), (3, 3), (1, 1), (20, 5)]
 

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 from tiny import NETWORK, VARIANT, export_tiny, traced_before
 
-from openvis_rt.bundle import MANIFEST, SCHEMA, Bundle, write_manifest
+from openvis_rt.bundle.bundle import MANIFEST, SCHEMA, Bundle, write_manifest
 from openvis_rt.errors import BundleError, InputError, OutputError
-from openvis_rt.export import bundle_export
+from openvis_rt.export import bundle as bundle_export
 from openvis_rt.files import sha256_of
-from openvis_rt.graphs import GRAPHS_OF_FAMILY
+from openvis_rt.systems.graphs import GRAPHS_OF_FAMILY
 
 FILES = [
     "propose.onnx",
@@ -172,7 +172,7 @@ import os, signal, sys
 sys.path.insert(0, sys.argv[1])
 from pathlib import Path
 from tiny import export_tiny, traced_before
-import openvis_rt.export.bundle_export as bundle_export
+import openvis_rt.export.bundle as bundle_export
 
 def progress(phase, *_):
     if phase == "writing the manifest":

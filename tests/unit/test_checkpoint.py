@@ -16,13 +16,13 @@ from safetensors.torch import save_file  # noqa: E402 - after the skip
 from tiny import QUERIES as QUERY_COUNT  # noqa: E402
 from tiny import tiny_model  # noqa: E402
 
-from openvis_rt.errors import CheckpointError  # noqa: E402
-from openvis_rt.models.checkpoint import (  # noqa: E402
+from openvis_rt.checkpoints.keys import load_checkpoint  # noqa: E402
+from openvis_rt.checkpoints.load import (  # noqa: E402
     describe_checkpoint,
     model_from_checkpoint,
     model_from_seed,
 )
-from openvis_rt.models.checkpoint_keys import load_checkpoint  # noqa: E402
+from openvis_rt.errors import CheckpointError  # noqa: E402
 from openvis_rt.models.zoo import MODELS  # noqa: E402
 
 NAME = "clip-vis-r50"

@@ -12,9 +12,9 @@ import pytest
 from openvis_rt import Pipeline
 from openvis_rt.errors import InputError, VocabularyError
 from openvis_rt.runtime.classifier import classifier_from_rows, closed_classifier
-from openvis_rt.runtime.npy import matrix_from
-from openvis_rt.runtime.sample_video import sample_frames
+from openvis_rt.runtime.matrices import matrix_from
 from openvis_rt.runtime.selection import Selection
+from openvis_rt.runtime.video.generated import sample_frames
 from openvis_rt.vocabulary import Vocabulary
 
 WORDS = ("cat", "dog", "monkey, ape")

@@ -19,13 +19,14 @@ from PIL import Image
 from pycocotools import mask as coco
 from tiny import VARIANT, tiny_model, traced_before
 
-from openvis_rt.bundle import MANIFEST, Bundle
+from openvis_rt.bundle.bundle import MANIFEST, Bundle
 from openvis_rt.cli.main import main
-from openvis_rt.export import bundle_export, source
+from openvis_rt.export import bundle as bundle_export
+from openvis_rt.export import source
 from openvis_rt.export.source import save_checkpoint
 from openvis_rt.models.zoo import MODELS
-from openvis_rt.runtime.results import decode_mask
-from openvis_rt.runtime.sample_video import write_sample_video
+from openvis_rt.runtime.video.generated import write_sample_video
+from openvis_rt.runtime.video.results import decode_mask
 
 MODEL = VARIANT.name
 COMMAND = [sys.executable, "-c", "from openvis_rt.cli.main import main; main()"]

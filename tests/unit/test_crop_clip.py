@@ -16,31 +16,31 @@ with warnings.catch_warnings():
 import onnxruntime  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
 
-from openvis_rt.bundle import Bundle  # noqa: E402
+from openvis_rt.bundle.bundle import Bundle  # noqa: E402
 from openvis_rt.errors import InputError  # noqa: E402
-from openvis_rt.export.bundle_export import export_bundle  # noqa: E402
-from openvis_rt.export.fp16 import fp16_from_fp32  # noqa: E402
-from openvis_rt.export.fp16_keeps import GraphView  # noqa: E402
+from openvis_rt.export.bundle import export_bundle  # noqa: E402
+from openvis_rt.export.fp16.convert import fp16_from_fp32  # noqa: E402
+from openvis_rt.export.fp16.keeps import GraphView  # noqa: E402
 from openvis_rt.export.onnx_export import onnx_from_module  # noqa: E402
 from openvis_rt.export.wrappers import MinVisClipClassify  # noqa: E402
-from openvis_rt.graphs import MINVIS_CLIP_GRAPHS  # noqa: E402
-from openvis_rt.models.crop_clip import (  # noqa: E402
+from openvis_rt.models.instformer import InstFormer, InstFormerConfig  # noqa: E402
+from openvis_rt.models.mask2former import Mask2Former  # noqa: E402
+from openvis_rt.models.minvis_clip import (  # noqa: E402
     CropConfig,
     MaskedCrops,
     MinVisClip,
     boxes_of,
 )
-from openvis_rt.models.instformer import InstFormer, InstFormerConfig  # noqa: E402
-from openvis_rt.models.mask2former import Mask2Former  # noqa: E402
-from openvis_rt.runtime.association import Momentum  # noqa: E402
+from openvis_rt.runtime.backends.onnxruntime import OnnxRuntime  # noqa: E402
 from openvis_rt.runtime.classifier import Classifier  # noqa: E402
-from openvis_rt.runtime.clip_pipeline import ClipPipeline  # noqa: E402
 from openvis_rt.runtime.families import family_of  # noqa: E402
 from openvis_rt.runtime.minvis_clip import MinVisClip as Family  # noqa: E402
-from openvis_rt.runtime.onnxruntime_session import OnnxRuntime  # noqa: E402
 from openvis_rt.runtime.selection import Selection  # noqa: E402
-from openvis_rt.runtime.video import Frame  # noqa: E402
-from openvis_rt.variants import Variant  # noqa: E402
+from openvis_rt.runtime.tracking.association import Momentum  # noqa: E402
+from openvis_rt.runtime.video.reading import Frame  # noqa: E402
+from openvis_rt.runtime.window_pipeline import ClipPipeline  # noqa: E402
+from openvis_rt.systems.graphs import MINVIS_CLIP_GRAPHS  # noqa: E402
+from openvis_rt.systems.variants import Variant  # noqa: E402
 
 FRAME = (28, 45)  # of a padded frame of 32x64: 4 rows and 19 columns of padding
 GRID = (8, 16)

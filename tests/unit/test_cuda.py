@@ -12,7 +12,7 @@ import pytest
 from doubles.fake_cuda import SCHEDULES
 
 from openvis_rt.errors import BackendError, DependencyError, InputError
-from openvis_rt.runtime.cuda import CudaPython, PyCuda, open_cuda
+from openvis_rt.runtime.backends.tensorrt.cuda import CudaPython, PyCuda, open_cuda
 
 pytestmark = pytest.mark.own_process
 SIZE = 1000
@@ -140,8 +140,10 @@ def test_auto_takes_cuda_python_then_pycuda_then_says_what_to_install(driver, mo
             return open_it
 
         asked.clear()
-        monkeypatch.setattr("openvis_rt.runtime.cuda.CudaPython", make("cuda-python"))
-        monkeypatch.setattr("openvis_rt.runtime.cuda.PyCuda", make("pycuda"))
+        monkeypatch.setattr(
+            "openvis_rt.runtime.backends.tensorrt.cuda.CudaPython", make("cuda-python")
+        )
+        monkeypatch.setattr("openvis_rt.runtime.backends.tensorrt.cuda.PyCuda", make("pycuda"))
 
     installed("cuda-python", "pycuda")
     assert open_cuda() == "cuda-python"
@@ -167,7 +169,7 @@ try:
     ctypes.CDLL("libcuda.so.1")
 except OSError:
     from openvis_rt.errors import BackendError
-    from openvis_rt.runtime.cuda import open_cuda
+    from openvis_rt.runtime.backends.tensorrt.cuda import open_cuda
     try:
         open_cuda("cuda-python")
     except BackendError as exc:

@@ -31,17 +31,26 @@ from graph_bundle import (
 )
 from onnx import TensorProto, helper
 
-from openvis_rt.bundle import Bundle
-from openvis_rt.engines import build as build_module
-from openvis_rt.engines.build import build_engines, default_backend
-from openvis_rt.engines.plan_builder import (
+from openvis_rt.bundle.bundle import Bundle
+from openvis_rt.engines.build import engines as build_module
+from openvis_rt.engines.build.builder import (
     DEFAULT_PROFILES,
     BuildRequest,
     build_plan,
     check_options,
     check_targets,
 )
-from openvis_rt.engines.rewrite import rewrite, without_defaults
+from openvis_rt.engines.build.engines import build_engines, default_backend
+from openvis_rt.engines.library import TensorRtLibrary, tensorrt_library
+from openvis_rt.engines.plan import (
+    BuildOptions,
+    Profile,
+    ShapeValues,
+    check_plan,
+    find_plan,
+    plan_folder,
+)
+from openvis_rt.engines.rewrites.rewrite import rewrite, without_defaults
 from openvis_rt.errors import (
     BundleError,
     EngineError,
@@ -49,9 +58,7 @@ from openvis_rt.errors import (
     OutputError,
     UnavailableError,
 )
-from openvis_rt.graphs import TensorSpec
-from openvis_rt.plans import BuildOptions, Profile, ShapeValues, check_plan, find_plan, plan_folder
-from openvis_rt.tensorrt_library import TensorRtLibrary, tensorrt_library
+from openvis_rt.systems.graphs import TensorSpec
 
 pytest.importorskip("tensorrt_rtx", reason="tensorrt_rtx is not installed")
 
@@ -439,7 +446,7 @@ def test_gathers_are_checked_at_one_frame_and_at_the_whole_clip(monkeypatch):
         lengths.extend(run["frames"].shape[0] for run in runs)
         return 0.0
 
-    monkeypatch.setattr("openvis_rt.engines.rewrite.check_grid_samples", check)
+    monkeypatch.setattr("openvis_rt.engines.rewrites.rewrite.check_grid_samples", check)
     sizes = [{"T": 5, "K": 64}, {"T": 1, "K": 1}]
     rewrite(propose_model("T"), (), sizes, verify=True)
     assert lengths == [5, 1]
@@ -479,7 +486,7 @@ def test_missing_onnxruntime_is_named(tmp_path):
         if __name__ == "__main__":
             sys.path.insert(0, sys.argv[1])
             from graph_bundle import propose_model, write_bundle
-            from openvis_rt.engines.build import build_engines
+            from openvis_rt.engines.build.engines import build_engines
             from openvis_rt.errors import UnavailableError
             bundle = write_bundle(Path(sys.argv[2]), propose=propose_model())
             sys.path.insert(0, sys.argv[2])
@@ -508,7 +515,7 @@ from pathlib import Path
 if __name__ == "__main__":
     sys.path.insert(0, sys.argv[1])
     from graph_bundle import classify_model, text_model, write_bundle
-    from openvis_rt.engines.build import build_engines
+    from openvis_rt.engines.build.engines import build_engines
     bundle = write_bundle(Path(sys.argv[2]), text=text_model(), classify=classify_model())
     def report(graph, phase, done, steps):
         if graph == "classify":
@@ -555,9 +562,9 @@ import json, sys
 sys.path[:0] = sys.argv[1:3]
 if __name__ == "__main__":
     from graph_bundle import classify_model, half_model, write_bundle
-    from openvis_rt.engines import build
+    from openvis_rt.engines.build import engines as build
     from openvis_rt.errors import OpenVISError
-    from openvis_rt.plans import BuildOptions
+    from openvis_rt.engines.plan import BuildOptions
     build.gpu_of_this_machine = lambda: ("Orin", "sm87")
     bundle = write_bundle(sys.argv[3], half={"classify": half_model()}, classify=classify_model())
     options = BuildOptions(hardware_compatible=json.loads(sys.argv[4]))

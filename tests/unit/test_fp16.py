@@ -17,17 +17,17 @@ from tiny import VARIANT, export_tiny, tiny_model, traced_before
 from tiny_ovformer import shared_bundle
 from typer.testing import CliRunner
 
-from openvis_rt.bundle import Bundle
+from openvis_rt.bundle.bundle import Bundle
 from openvis_rt.cli.main import app
+from openvis_rt.compare.torch_reference import TorchReference, compare_with_torch
 from openvis_rt.errors import InputError, ParityError
-from openvis_rt.export import bundle_export
-from openvis_rt.export.fp16 import HALF_TENSORS, fp16_from_fp32, fp16_spec
-from openvis_rt.export.fp16_keeps import KEEPS, GraphView, narrowed
-from openvis_rt.export.fp16_rounding import rounded_twin
-from openvis_rt.export.verify import TorchReference, compare_with_torch
+from openvis_rt.export import bundle as bundle_export
+from openvis_rt.export.fp16.convert import HALF_TENSORS, fp16_from_fp32, fp16_spec
+from openvis_rt.export.fp16.emulation import rounded_twin
+from openvis_rt.export.fp16.keeps import KEEPS, GraphView, narrowed
 from openvis_rt.export.wrappers import Propose
-from openvis_rt.graphs import GraphSpec, TensorSpec
 from openvis_rt.models.zoo import MODELS
+from openvis_rt.systems.graphs import GraphSpec, TensorSpec
 
 NARROWED = ("propose", "classify", "text")
 NAMES = [keep.name for keep in KEEPS]

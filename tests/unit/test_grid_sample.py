@@ -13,8 +13,8 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from openvis_rt.engines.grid_sample import find_grid_samples, replace_grid_sample
-from openvis_rt.engines.grid_sample_check import check_grid_samples, random_inputs
+from openvis_rt.engines.rewrites.grid_sample import find_grid_samples, replace_grid_sample
+from openvis_rt.engines.rewrites.grid_sample_check import check_grid_samples, random_inputs
 from openvis_rt.errors import EngineError, ParityError
 
 SHAPES = [  # N, C, H, W, P, Q
@@ -185,7 +185,7 @@ def test_check_measures_rounding_only():
 
 
 def test_check_finds_a_wrong_replacement(monkeypatch):
-    from openvis_rt.engines import grid_sample
+    from openvis_rt.engines.rewrites import grid_sample
 
     def half_a_pixel_off(nodes, value, grid, output, shape, *, fp16):
         shift = nodes.constant([1 / shape[3], 0], np.float32)
@@ -279,8 +279,8 @@ def test_a_cast_with_other_readers_stays():
 )
 def test_gathers_compile_in_tensorrt_rtx(model, dtype, tmp_path):
     pytest.importorskip("tensorrt_rtx", reason="tensorrt_rtx is not installed")
-    from openvis_rt.engines.plan_builder import BuildRequest, build_plan
-    from openvis_rt.tensorrt_library import tensorrt_library
+    from openvis_rt.engines.build.builder import BuildRequest, build_plan
+    from openvis_rt.engines.library import tensorrt_library
 
     path = tmp_path / "sample.onnx"
     onnx.save(replace_grid_sample(model), path)
@@ -375,7 +375,7 @@ def test_a_known_batch_keeps_its_constant():
 
 
 def test_the_check_runs_clips_of_several_lengths(monkeypatch):
-    from openvis_rt.engines import grid_sample
+    from openvis_rt.engines.rewrites import grid_sample
 
     model = clip_model()
     runs = [random_inputs(model.graph, {"T": length}) for length in (1, 2, 5)]
@@ -392,9 +392,9 @@ def test_the_check_runs_clips_of_several_lengths(monkeypatch):
 @pytest.mark.parametrize("half", [False, True], ids=["fp32", "fp16"])
 def test_gathers_of_any_clip_length_compile_in_tensorrt_rtx(half, tmp_path):
     pytest.importorskip("tensorrt_rtx", reason="tensorrt_rtx is not installed")
-    from openvis_rt.engines.plan_builder import BuildRequest, build_plan
-    from openvis_rt.plans import Profile
-    from openvis_rt.tensorrt_library import tensorrt_library
+    from openvis_rt.engines.build.builder import BuildRequest, build_plan
+    from openvis_rt.engines.library import tensorrt_library
+    from openvis_rt.engines.plan import Profile
 
     path = tmp_path / "sample.onnx"
     onnx.save(replace_grid_sample(clip_model(half)), path)

@@ -31,8 +31,8 @@ from openvis_rt.models.instance_clip import (  # noqa: E402
     position_table,
 )
 from openvis_rt.models.instformer import object_logits  # noqa: E402
-from openvis_rt.models.instformer_config import Guidance, InstFormerConfig  # noqa: E402
 from openvis_rt.models.mask2former import Mask2Former  # noqa: E402
+from openvis_rt.systems.instformer import Guidance, InstFormerConfig  # noqa: E402
 
 ROUNDING = 1e-5  # of float32 sums in another order, relative to the largest value
 GRID = (3, 4)  # rows and columns of a frame that is not CLIP's square

@@ -10,11 +10,11 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from openvis_rt import Pipeline
-from openvis_rt.bundle import TRACKER, Bundle, write_manifest
+from openvis_rt.bundle.bundle import TRACKER, Bundle, write_manifest
 from openvis_rt.errors import BundleError, InputError
-from openvis_rt.runtime.association import Momentum
-from openvis_rt.runtime.sample_video import sample_frames
 from openvis_rt.runtime.selection import Selection
+from openvis_rt.runtime.tracking.association import Momentum
+from openvis_rt.runtime.video.generated import sample_frames
 
 pytest.importorskip("torch", reason="exporting needs the extra [export]")
 
@@ -22,10 +22,10 @@ import torch
 from tiny import NETWORK
 from tiny_instformer import EMBED, tiny_instformer
 
-from openvis_rt.export.bundle_export import export_bundle
-from openvis_rt.models.instformer_config import Guidance, InstFormerConfig
-from openvis_rt.runtime.association import hungarian, unit_rows
-from openvis_rt.runtime.rollout import cell_from_weights
+from openvis_rt.export.bundle import export_bundle
+from openvis_rt.runtime.tracking.association import hungarian, unit_rows
+from openvis_rt.runtime.tracking.rollout import cell_from_weights
+from openvis_rt.systems.instformer import Guidance, InstFormerConfig
 
 WORDS = ("cat", "dog", "monkey, ape")
 EVERYTHING = Selection(threshold=0.0, limit=20)

@@ -11,7 +11,7 @@ import json
 
 import pytest
 
-from openvis_rt.engines.layers import has_heavy_layers, inspector_layers, precision_of_layers
+from openvis_rt.engines.build.layers import has_heavy_layers, inspector_layers, precision_of_layers
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.special import softmax
 
-from openvis_rt.runtime.mean_logits import (
+from openvis_rt.runtime.tracking.mean_logits import (
     MeanLogits,
     among_classes,
     among_classes_and_none,

@@ -11,9 +11,9 @@ from scipy.optimize import linear_sum_assignment
 from scipy.special import expit
 
 from openvis_rt.errors import InputError
-from openvis_rt.runtime.association import Momentum
-from openvis_rt.runtime.mean_logits import MeanLogits, each_class_and_objectness
-from openvis_rt.runtime.scoring import SigmoidScores
+from openvis_rt.runtime.tracking.association import Momentum
+from openvis_rt.runtime.tracking.mean_logits import MeanLogits, each_class_and_objectness
+from openvis_rt.runtime.tracking.scoring import SigmoidScores
 
 RULES = {"ov2seg": 0.7, "minvis": 1.0, "ovformer-video": 1.0}
 

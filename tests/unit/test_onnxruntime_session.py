@@ -10,7 +10,7 @@ import pytest
 from graph_bundle import NETWORK_SIZE, clip_models, write_bundle
 
 from openvis_rt.errors import BackendError, InputError
-from openvis_rt.runtime.onnxruntime_session import OnnxRuntime
+from openvis_rt.runtime.backends.onnxruntime import OnnxRuntime
 
 LENGTHS = (5, 2, 5, 1)
 SELECTED = np.array([7, 2, 3])

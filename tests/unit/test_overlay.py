@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 from openvis_rt.errors import OutputError
-from openvis_rt.runtime.overlay import OverlayWriter, color_of, draw
-from openvis_rt.runtime.results import FrameResult, Instance, box_of, empty_rle, encode_masks
-from openvis_rt.runtime.sample_video import write_sample_video
-from openvis_rt.runtime.video import open_video
+from openvis_rt.runtime.video.generated import write_sample_video
+from openvis_rt.runtime.video.overlay import OverlayWriter, color_of, draw
+from openvis_rt.runtime.video.reading import open_video
+from openvis_rt.runtime.video.results import FrameResult, Instance, box_of, empty_rle, encode_masks
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -280,7 +280,7 @@ def test_nothing_is_left_of_a_killed_process(tmp_path, number):
 import sys
 from pathlib import Path
 import numpy as np
-from openvis_rt.runtime.overlay import OverlayWriter
+from openvis_rt.runtime.video.overlay import OverlayWriter
 with OverlayWriter(Path(sys.argv[1]), 64, 48, 25) as writer:
     for index in range(10**9):
         writer.write(np.full((48, 64, 3), index % 255, np.uint8))

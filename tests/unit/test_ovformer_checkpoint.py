@@ -14,18 +14,18 @@ torch = pytest.importorskip("torch", reason="checkpoints are read by the extra [
 from tiny_instformer import EMBED, tiny_clip  # noqa: E402 - after the skip
 from tiny_ovformer import OPEN, QUERIES, tiny_minvis, tiny_ovformer  # noqa: E402
 
-from openvis_rt.errors import CheckpointError, InputError  # noqa: E402
-from openvis_rt.export.source import model_from_source  # noqa: E402
-from openvis_rt.models.checkpoint import (  # noqa: E402
+from openvis_rt.checkpoints.clip import ClipSource, clip_source, clip_weights  # noqa: E402
+from openvis_rt.checkpoints.load import (  # noqa: E402
     describe_checkpoint,
     doubt_about,
     model_from_checkpoint,
 )
-from openvis_rt.models.clip_file import ClipSource, clip_source, clip_weights  # noqa: E402
+from openvis_rt.checkpoints.weights import IGNORED  # noqa: E402
+from openvis_rt.errors import CheckpointError, InputError  # noqa: E402
+from openvis_rt.export.source import model_from_source  # noqa: E402
 from openvis_rt.models.ovformer import build_ovformer_video_r50  # noqa: E402
-from openvis_rt.models.weights import IGNORED  # noqa: E402
 from openvis_rt.models.zoo import MODELS  # noqa: E402
-from openvis_rt.variants import VARIANTS  # noqa: E402
+from openvis_rt.systems.variants import VARIANTS  # noqa: E402
 
 VIDEO, FRAME, OV2SEG, MINVIS = (
     f"{name}-r50" for name in ("ovformer-video", "ovformer-frame", "ov2seg", "minvis")

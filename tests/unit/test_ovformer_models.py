@@ -18,7 +18,7 @@ from openvis_rt.models.ovformer import build_ov2seg_r50, build_ovformer_video_r5
 from openvis_rt.models.positions import clip_positions, sine_positions  # noqa: E402
 from openvis_rt.models.query_decoder import ClipQueryDecoder, QueryDecoder  # noqa: E402
 from openvis_rt.models.zero_shot import ZeroShotHead  # noqa: E402
-from openvis_rt.variants import CLIP_MEAN, CLIP_STD  # noqa: E402
+from openvis_rt.systems.variants import CLIP_MEAN, CLIP_STD  # noqa: E402
 
 WIDTH, HEADS, N = 32, 4, 5  # of the small decoders
 LEVELS = [(2, 3), (4, 6), (8, 12)]

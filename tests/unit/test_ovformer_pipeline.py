@@ -17,13 +17,13 @@ from scipy.optimize import linear_sum_assignment
 from scipy.special import expit, softmax
 
 from openvis_rt import Pipeline
-from openvis_rt.bundle import Bundle
+from openvis_rt.bundle.bundle import Bundle
 from openvis_rt.errors import InputError, VocabularyError
-from openvis_rt.runtime.onnxruntime_session import OnnxRuntime
-from openvis_rt.runtime.results import decode_mask
-from openvis_rt.runtime.sample_video import sample_frames
+from openvis_rt.runtime.backends.onnxruntime import OnnxRuntime
 from openvis_rt.runtime.selection import Selection
-from openvis_rt.runtime.video import Frame
+from openvis_rt.runtime.video.generated import sample_frames
+from openvis_rt.runtime.video.reading import Frame
+from openvis_rt.runtime.video.results import decode_mask
 
 pytest.importorskip("torch", reason="exporting needs the extra [export]")
 
@@ -34,7 +34,7 @@ from tiny_instformer import EMBED, SIDE
 from tiny_ovformer import CLASSES, QUERIES, export_small, shared_bundle, tiny_ovformer
 from torch.nn import functional as F
 
-from openvis_rt.export import bundle_export
+from openvis_rt.export import bundle as bundle_export
 from openvis_rt.models.clip import CONTEXT_LENGTH, encode_text
 
 EVERYTHING = Selection(threshold=0.0, limit=QUERIES)

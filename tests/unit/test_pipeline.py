@@ -13,14 +13,14 @@ import pytest
 from tiny import NETWORK, QUERIES
 
 from openvis_rt import Pipeline
-from openvis_rt.bundle import MANIFEST, Bundle, Manifest, write_manifest
+from openvis_rt.bundle.bundle import MANIFEST, Bundle, Manifest, write_manifest
 from openvis_rt.errors import BackendError, BundleError, InputError, VocabularyError
-from openvis_rt.runtime.preprocess import place_frame, placement_for
-from openvis_rt.runtime.results import decode_mask
+from openvis_rt.geometry import resized_size
+from openvis_rt.runtime.preprocessing import place_frame, placement_for
 from openvis_rt.runtime.run import RunOptions, RunReport, _explain_placement, run_video
-from openvis_rt.runtime.sample_video import sample_frames
 from openvis_rt.runtime.selection import Selection
-from openvis_rt.variants import resized_size
+from openvis_rt.runtime.video.generated import sample_frames
+from openvis_rt.runtime.video.results import decode_mask
 
 CLASSES = ("cat", "dog", "monkey, ape")
 EVERYTHING = Selection(threshold=0.0, limit=QUERIES)

@@ -10,10 +10,15 @@ import sysconfig
 
 import pytest
 
-from openvis_rt.bundle import Bundle, GraphFile, Manifest, Preprocess, Tracker, write_manifest
-from openvis_rt.errors import BundleError, EngineError
-from openvis_rt.graphs import GraphSpec, TensorSpec
-from openvis_rt.plans import (
+from openvis_rt.bundle.bundle import (
+    Bundle,
+    GraphFile,
+    Manifest,
+    Preprocess,
+    Tracker,
+    write_manifest,
+)
+from openvis_rt.engines.plan import (
     BuildOptions,
     Profile,
     ShapeValues,
@@ -23,6 +28,8 @@ from openvis_rt.plans import (
     plan_path,
     sidecar_path,
 )
+from openvis_rt.errors import BundleError, EngineError
+from openvis_rt.systems.graphs import GraphSpec, TensorSpec
 
 PLAN = b"a plan"
 HERE = sysconfig.get_platform()

@@ -10,9 +10,9 @@ torch = pytest.importorskip("torch", reason="resizing in a graph is of the extra
 
 from torchvision import transforms  # noqa: E402
 
-from openvis_rt.export.resize import PillowResize, resize_to_clip  # noqa: E402
-from openvis_rt.runtime.preprocess import clip_picture  # noqa: E402
-from openvis_rt.variants import resized_size  # noqa: E402
+from openvis_rt.geometry import resized_size  # noqa: E402
+from openvis_rt.models.resize import PillowResize, resize_to_clip  # noqa: E402
+from openvis_rt.runtime.preprocessing import clip_picture  # noqa: E402
 
 FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 SIZES = [(120, 180), (180, 120), (97, 211), (224, 224), (360, 640), (61, 64)]

@@ -14,7 +14,8 @@ import pytest
 from pycocotools import mask as coco
 
 from openvis_rt.errors import OutputError
-from openvis_rt.runtime.results import (
+from openvis_rt.runtime.run import RunOptions, run_video
+from openvis_rt.runtime.video.results import (
     FrameLog,
     FrameResult,
     Instance,
@@ -26,7 +27,6 @@ from openvis_rt.runtime.results import (
     encode_masks,
     write_results,
 )
-from openvis_rt.runtime.run import RunOptions, run_video
 
 
 def reference(mask: np.ndarray) -> dict[str, object]:
@@ -167,7 +167,7 @@ def test_frame_log_of_a_killed_process(tmp_path, number):
     code = """
 import sys, time
 from pathlib import Path
-from openvis_rt.runtime.results import FrameLog, FrameResult
+from openvis_rt.runtime.video.results import FrameLog, FrameResult
 with FrameLog(Path(sys.argv[1])) as log:
     log.write(FrameResult(0, 0.0, 4, 6, ()))
     print("written", flush=True)

@@ -7,8 +7,14 @@ import pytest
 from safetensors.numpy import save_file
 
 from openvis_rt.errors import BundleError
-from openvis_rt.runtime.association import Momentum
-from openvis_rt.runtime.rollout import CELLS, Cell, Rollout, cell_from_file, cell_from_weights
+from openvis_rt.runtime.tracking.association import Momentum
+from openvis_rt.runtime.tracking.rollout import (
+    CELLS,
+    Cell,
+    Rollout,
+    cell_from_file,
+    cell_from_weights,
+)
 
 torch = pytest.importorskip("torch", reason="torch is what the recurrence is held against")
 

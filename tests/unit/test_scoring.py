@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from openvis_rt.runtime import scoring
-from openvis_rt.runtime.scoring import VideoScores, merge_synonyms, object_probability
+from openvis_rt.runtime.tracking import scoring
+from openvis_rt.runtime.tracking.scoring import VideoScores, merge_synonyms, object_probability
 
 TRACKS, CLASSES, HEIGHT, WIDTH = 12, 7, 6, 8
 

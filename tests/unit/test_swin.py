@@ -19,8 +19,8 @@ with warnings.catch_warnings():
     from torchvision.models.swin_transformer import SwinTransformer
 
 from openvis_rt.export.onnx_export import onnx_from_module  # noqa: E402
-from openvis_rt.graphs import GraphSpec, TensorSpec  # noqa: E402
 from openvis_rt.models.swin import Swin  # noqa: E402
+from openvis_rt.systems.graphs import GraphSpec, TensorSpec  # noqa: E402
 
 DEPTHS = (2, 2, 3, 2)
 HEADS = (1, 2, 4, 8)

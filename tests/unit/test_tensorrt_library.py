@@ -11,10 +11,10 @@ from types import SimpleNamespace
 import pytest
 
 from openvis_rt.engines import gpu
+from openvis_rt.engines.build.builder import _load_timing_cache, _save_timing_cache
 from openvis_rt.engines.gpu import gpu_of_this_machine
-from openvis_rt.engines.plan_builder import _load_timing_cache, _save_timing_cache
+from openvis_rt.engines.library import TensorRtLibrary, tensorrt_library, version_numbers
 from openvis_rt.errors import BackendError, DependencyError, InputError, UnavailableError
-from openvis_rt.tensorrt_library import TensorRtLibrary, tensorrt_library, version_numbers
 
 
 @pytest.fixture
@@ -81,7 +81,7 @@ def test_a_broken_library_is_not_a_missing_one(package, text):
 
 
 def test_importing_the_module_loads_no_library():
-    code = "import sys, openvis_rt.tensorrt_library as t; print('tensorrt_rtx' in sys.modules)"
+    code = "import sys, openvis_rt.engines.library as t; print('tensorrt_rtx' in sys.modules)"
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ended.stdout == "False\n"
 

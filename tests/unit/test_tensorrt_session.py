@@ -23,14 +23,14 @@ from graph_bundle import NETWORK_SIZE, clip_models, write_bundle
 from tiny_ovformer import shared_bundle
 
 from openvis_rt import Pipeline
-from openvis_rt.bundle import Bundle
+from openvis_rt.bundle.bundle import Bundle
+from openvis_rt.engines.library import TensorRtLibrary
+from openvis_rt.engines.plan import LIBRARY_DEFAULTS, Sidecar, plan_path, sidecar_path
 from openvis_rt.errors import BackendError, EngineError, InputError
-from openvis_rt.plans import LIBRARY_DEFAULTS, Sidecar, plan_path, sidecar_path
-from openvis_rt.runtime.onnxruntime_session import OnnxRuntime
-from openvis_rt.runtime.sample_video import sample_frames
+from openvis_rt.runtime.backends.onnxruntime import OnnxRuntime
+from openvis_rt.runtime.backends.tensorrt.backend import TensorRt
 from openvis_rt.runtime.selection import Selection
-from openvis_rt.runtime.tensorrt_backend import TensorRt
-from openvis_rt.tensorrt_library import TensorRtLibrary
+from openvis_rt.runtime.video.generated import sample_frames
 
 pytestmark = pytest.mark.own_process
 
@@ -136,7 +136,7 @@ def use(built, driver, monkeypatch):  # ``built`` first: exporting must not find
     def install(kind="tensorrt"):
         double = tensorrt_double(driver, kind)
         library = TensorRtLibrary(kind.removesuffix(" 10"), double, VERSIONS[kind])
-        where = "openvis_rt.runtime.tensorrt_backend.tensorrt_library"
+        where = "openvis_rt.runtime.backends.tensorrt.backend.tensorrt_library"
         monkeypatch.setattr(where, lambda _backend: library)
         doubles.append(double)
         return double
@@ -380,7 +380,7 @@ def test_rtx_captures_by_itself(opened, driver, frames, kind):
 
 
 def test_without_cuda_graphs_everything_is_the_same(opened, driver, frames, expected, monkeypatch):
-    monkeypatch.setattr("openvis_rt.runtime.cuda.CudaPython.has_graphs", False)
+    monkeypatch.setattr("openvis_rt.runtime.backends.tensorrt.cuda.CudaPython.has_graphs", False)
     pipeline = opened()
     assert list(pipeline.stream(frames)) == expected[0]
     assert driver.calls("cuStreamBeginCapture") == 0

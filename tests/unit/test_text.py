@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from openvis_rt.bundle import MANIFEST, Bundle, write_manifest
+from openvis_rt.bundle.bundle import MANIFEST, Bundle, write_manifest
 from openvis_rt.errors import VocabularyError
-from openvis_rt.runtime.onnxruntime_session import OnnxRuntime
+from openvis_rt.runtime.backends.onnxruntime import OnnxRuntime
 from openvis_rt.runtime.text import ClipTokenizer, TextEmbedder
 from openvis_rt.vocabulary import VILD_PROMPTS, Vocabulary, prompts_for
 

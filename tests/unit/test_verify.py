@@ -9,10 +9,10 @@ import onnx
 import pytest
 from tiny import export_tiny, traced_before
 
+from openvis_rt.compare.torch_reference import _difference
 from openvis_rt.errors import ParityError
-from openvis_rt.export import bundle_export
-from openvis_rt.export.verify import _difference
-from openvis_rt.graphs import CLIP_VIS_GRAPHS
+from openvis_rt.export import bundle as bundle_export
+from openvis_rt.systems.graphs import CLIP_VIS_GRAPHS
 
 TENSORS = {t.name: t for g in CLIP_VIS_GRAPHS.values() for t in g.outputs}
 

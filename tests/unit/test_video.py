@@ -16,8 +16,8 @@ import pytest
 from PIL import Image
 
 from openvis_rt.errors import VideoError
-from openvis_rt.runtime.sample_video import sample_frames, write_sample_video
-from openvis_rt.runtime.video import is_live, open_video
+from openvis_rt.runtime.video.generated import sample_frames, write_sample_video
+from openvis_rt.runtime.video.reading import is_live, open_video
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -329,7 +329,7 @@ def test_any_error_of_the_thread_reaches_the_consumer(sample, monkeypatch):
 
     with open_video(str(sample)) as video:
         next(video)
-        monkeypatch.setattr("openvis_rt.runtime.container._upright", fail)
+        monkeypatch.setattr("openvis_rt.runtime.video.container._upright", fail)
         with pytest.raises(MemoryError):
             list(video)
 

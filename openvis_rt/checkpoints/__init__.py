@@ -1,0 +1,1 @@
+"""Files of weights: read safely, recognised, put into models."""

@@ -1,0 +1,1 @@
+"""How close two results are: the one place that says so."""

@@ -1,0 +1,1 @@
+"""What is rewritten in an ONNX graph before TensorRT compiles it."""

@@ -1,0 +1,379 @@
+"""A model to a bundle: trace every graph, hold it against PyTorch, write it aside and rename."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import onnx
+from safetensors.torch import save_file
+from torch import nn
+
+from openvis_rt.bundle.bundle import (
+    MANIFEST,
+    TRACKER,
+    Bundle,
+    GraphFile,
+    Manifest,
+    Preprocess,
+    write_manifest,
+)
+from openvis_rt.compare.torch_reference import Difference, TorchReference, compare_with_torch
+from openvis_rt.errors import InputError
+from openvis_rt.export.families import (
+    clip_of,
+    clip_side,
+    graphs_of,
+    network_modules,
+    query_sizes,
+    tracker_of,
+    tracker_weights,
+)
+from openvis_rt.export.fp16.convert import fp16_from_fp32
+from openvis_rt.export.fp16.emulation import rounded_twin
+from openvis_rt.export.masks import Masks, masks_graph
+from openvis_rt.export.onnx_export import OPSET, add_metadata, onnx_from_module
+from openvis_rt.export.tokenizer import write_tokenizer
+from openvis_rt.files import output_directory
+from openvis_rt.geometry import resized_size
+from openvis_rt.models.zoo import Model
+from openvis_rt.systems.graphs import PRECISIONS, GraphSpec
+from openvis_rt.systems.variants import Variant
+
+__all__ = [
+    "ExportResult",
+    "checked_clip_length",
+    "checked_precisions",
+    "checked_size",
+    "export_bundle",
+    "graph_modules",
+    "tool_versions",
+]
+
+_WIDE = frozenset({"masks"})  # nothing in it may be narrowed
+_LONGEST = 64  # frames of a clip
+
+_LARGEST = 8192  # pixels a side; an 8K frame
+_STRETCH = 1.02  # of a picture's shape, by rounding to whole pixels
+
+Progress = Callable[[str, int, int], None]
+"""Called with what is done now, steps done, and steps in all."""
+
+
+@dataclass(frozen=True)
+class ExportResult:
+    """A finished export: the bundle, and each file's largest differences from PyTorch FP32."""
+
+    bundle: Bundle
+    differences: list[Difference]
+
+
+def export_bundle(
+    model: Model,
+    output: Path,
+    *,
+    network_size: tuple[int, int] | None = None,
+    source_size: tuple[int, int] | None = None,
+    clip_length: int | None = None,
+    precisions: Sequence[str] = PRECISIONS,
+    checkpoint: dict[str, Any],
+    overwrite: bool = False,
+    verify: bool = True,
+    progress: Progress = lambda *_: None,
+) -> ExportResult:
+    """Export every graph of a model.
+
+    Args:
+        model: with its weights, in evaluation mode.
+        output: the bundle's directory; it must not exist, or ``overwrite`` replaces it at the very
+            end.
+        network_size: (H, W) of the frames that the network sees, pixels; None for the family's rule
+            on a 16:9 video. The graph pads it to the family's divisor.
+        source_size: (Hs, Ws) of the source video: then `propose` takes frames of this size and
+            resizes them itself, and `masks` makes masks of this size. None: the host resizes.
+        clip_length: most frames of a clip, for models that take clips; None for the released one.
+        precisions: of :data:`PRECISIONS`, at least one. Every graph is traced once; its FP16
+            version is made from the FP32 one in memory.
+        checkpoint: where the weights came from, for the manifest.
+        overwrite: replace an existing bundle; no other directory is replaced.
+        verify: run every graph in ONNX Runtime against PyTorch on a random input.
+        progress: told before each step.
+
+    Raises:
+        InputError: a size, clip length or precision that cannot be exported, or weights beyond
+            FP16's range.
+        OutputError: ``output`` exists or cannot be written.
+        ParityError: a graph's outputs are not PyTorch's.
+    """
+    variant = model.variant
+    size = checked_size(variant, network_size, source_size)
+    clips = checked_clip_length(variant, clip_length)
+    precisions = checked_precisions(precisions)
+    specs, padded = _sized_graphs(model, size, source_size)
+    modules = graph_modules(model, padded, size, source_size)
+    tools = tool_versions()
+    facts = {"openvis_rt": tools["openvis-rt"], "variant": variant.name, "checkpoint": checkpoint}
+    with output_directory(output, overwrite=overwrite, ours=_is_bundle) as folder:
+        work = _Export(
+            folder, precisions, facts, graphs=len(specs), verify=verify, progress=progress
+        )
+        for name, spec in specs.items():
+            work.step(f"exporting {name}")
+            if name == "masks":
+                frame = source_size or size
+                graph = masks_graph(
+                    spec, padded_size=padded, network_size=size, frame_size=frame, opset=OPSET
+                )
+            else:
+                graph = onnx_from_module(modules[name], spec)
+            work.write(graph, spec, modules[name])
+        work.step("writing the manifest")
+        if "text" in specs:
+            write_tokenizer(folder / "tokenizer" / "tokenizer.json")
+        if weights := tracker_weights(model):
+            save_file({k: v.contiguous() for k, v in weights.items()}, folder / TRACKER)
+        preprocess = _preprocess(model, size, source_size)
+        write_manifest(folder, _manifest(model, work.graphs, preprocess, clips, checkpoint, tools))
+    return ExportResult(Bundle.open(output, verify=False), work.differences)
+
+
+class _Export:
+    """Files of one export as they are written, one traced graph after the other.
+
+    Attributes:
+        graphs: for the manifest.
+        differences: of every file that was held against PyTorch.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        precisions: tuple[str, ...],
+        facts: dict[str, Any],
+        *,
+        graphs: int,
+        verify: bool,
+        progress: Progress,
+    ) -> None:
+        self._folder, self._facts, self._verify = folder, facts, verify
+        self._progress, self._done = progress, 0
+        narrow = graphs - len(_WIDE) if "fp16" in precisions else 0
+        wide = graphs if "fp32" in precisions else len(_WIDE)
+        self._steps = 1 + graphs + narrow + (narrow + wide) * verify
+        self.graphs: dict[str, dict[str, GraphFile]] = {p: {} for p in precisions}
+        self.differences: list[Difference] = []
+
+    def step(self, phase: str) -> None:
+        """Tell what is done now."""
+        self._progress(phase, self._done, self._steps)
+        self._done += 1
+
+    def write(self, model: onnx.ModelProto, spec: GraphSpec, module: nn.Module) -> None:
+        """Write a traced graph in every precision, each held against the module."""
+        reference = TorchReference(spec, module)
+        wide = GraphFile(f"{spec.name}.onnx", "fp32", spec)
+        alone = spec.name in _WIDE  # one file for every precision
+        if "fp32" in self.graphs or alone:
+            self._save(model, wide, reference, {})
+        for precision in self.graphs:
+            self.graphs[precision][spec.name] = wide
+        if "fp16" in self.graphs and not alone:
+            self.step(f"narrowing {spec.name} to fp16")
+            half = fp16_from_fp32(model, spec)
+            narrow = GraphFile(f"{spec.name}.fp16.onnx", "fp16", half.spec)
+            self._save(half.model, narrow, reference, {"kept_in_fp32": half.kept})
+            self.graphs["fp16"][spec.name] = narrow
+
+    def _save(
+        self,
+        model: onnx.ModelProto,
+        file: GraphFile,
+        reference: TorchReference,
+        facts: dict[str, Any],
+    ) -> None:
+        add_metadata(model, file.spec, {"precision": file.precision, **facts, **self._facts})
+        path = self._folder / file.file
+        onnx.save_model(model, path)
+        onnx.checker.check_model(path, full_check=True)
+        if self._verify:
+            self.step(f"holding {file.file} against PyTorch")
+            narrow = file.precision == "fp16"
+            graph = rounded_twin(model).SerializeToString() if narrow else path
+            self.differences += compare_with_torch(graph, file.spec, reference, file.precision)
+
+
+def tool_versions() -> dict[str, str]:
+    """Versions of what takes part in an export."""
+    found = {"python": platform.python_version()}
+    for name in ("openvis-rt", "torch", "onnx", "onnxscript", "open_clip_torch", "timm"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed as a package"
+    return found
+
+
+def checked_precisions(precisions: Sequence[str]) -> tuple[str, ...]:
+    """The wanted ones in the order of :data:`PRECISIONS`, each once.
+
+    Raises:
+        InputError: one is not known, or there is none.
+    """
+    unknown = [p for p in precisions if p not in PRECISIONS]
+    if unknown or not precisions:
+        raise InputError(
+            f"cannot export in {', '.join(map(repr, unknown)) or 'no precision'}; give one or more "
+            f"of: {', '.join(PRECISIONS)}"
+        )
+    return tuple(p for p in PRECISIONS if p in precisions)
+
+
+def checked_size(
+    variant: Variant, size: tuple[int, int] | None, source: tuple[int, int] | None
+) -> tuple[int, int]:
+    """The network's frame, (H, W) in pixels, before the graph pads it.
+
+    Args:
+        variant: whose rule holds where ``size`` is None: on the source, or else on 16:9.
+        size, source: as ``network_size`` and ``source_size`` of :func:`export_bundle`.
+
+    Raises:
+        InputError: it, or the source's frame, cannot be exported.
+    """
+    rule = resized_size(*(source or (1080, 1920)), variant.short_side, variant.max_side)
+    size, divisor = size or rule, variant.size_divisor
+    if min(size) < divisor:
+        raise InputError(
+            f"size {size[0]}x{size[1]} is too small: both sides must be at least {divisor} pixels"
+        )
+    for height, width in (size, source or size):
+        if max(height, width) > _LARGEST:
+            raise InputError(
+                f"size {height}x{width} is too large: sizes go up to {_LARGEST} pixels a side; the "
+                f"default of {variant.name} is {rule[0]}x{rule[1]}"
+            )
+    if source is None:
+        return size
+    stretch = (size[1] / size[0]) / (source[1] / source[0])
+    if not 1 / _STRETCH <= stretch <= _STRETCH:
+        raise InputError(
+            f"a source of {source[0]}x{source[1]} would be stretched to {size[0]}x{size[1]}; give "
+            "sizes of the same shape, or leave --size out for the family's rule"
+        )
+    return size
+
+
+def checked_clip_length(variant: Variant, wanted: int | None) -> int:
+    """Most frames of a clip: the wanted ones, or the released number.
+
+    Raises:
+        InputError: the model takes no clips, or none of that length.
+    """
+    if wanted is None:
+        return variant.clip_length
+    if variant.clip_length == 1 and wanted != 1:
+        raise InputError(f"{variant.name} works frame by frame, and takes no --clip-length")
+    if not 1 <= wanted <= _LONGEST:
+        raise InputError(f"clips have 1 to {_LONGEST} frames; got --clip-length {wanted}")
+    return wanted
+
+
+def graph_modules(
+    model: Model,
+    padded: tuple[int, int],
+    size: tuple[int, int],
+    source: tuple[int, int] | None,
+) -> dict[str, nn.Module]:
+    """What is traced, and held against: one module for each graph.
+
+    Args:
+        model: with its weights.
+        padded, size: of the network's frame, (H, W) in pixels, with and without padding.
+        source: (H, W) of the source's frames where the graph resizes.
+    """
+    return {**network_modules(model, source, size), "masks": Masks(padded, size, source or size)}
+
+
+def _is_bundle(folder: Path) -> bool:
+    return (folder / MANIFEST).is_file()
+
+
+def _sized_graphs(
+    model: Model, size: tuple[int, int], source: tuple[int, int] | None
+) -> tuple[dict[str, GraphSpec], tuple[int, int]]:
+    variant = model.variant
+    divisor = variant.size_divisor
+    height, width = (side + -side % divisor for side in size)
+    sizes = {
+        **query_sizes(model),
+        "D": variant.embed_dim,
+        "Cf": variant.feature_channels[-1],
+        "H": (source or size)[0],
+        "W": (source or size)[1],
+        "h": height // 4,
+        "w": width // 4,
+        "hp": height // 32,
+        "wp": width // 32,
+        "P": (height // 32) * (width // 32),
+        "Hc": source[0] if source else clip_side(model),
+        "Wc": source[1] if source else clip_side(model),
+    }
+    if variant.clip_length == 1:
+        sizes["T"] = 1
+    graphs = graphs_of(model)
+    return {name: spec.with_sizes(sizes) for name, spec in graphs.items()}, (height, width)
+
+
+def _preprocess(
+    model: Model, size: tuple[int, int], source_size: tuple[int, int] | None
+) -> Preprocess:
+    variant = model.variant
+    return Preprocess(
+        network_size=size,
+        source_size=source_size,
+        short_side=variant.short_side,
+        max_side=variant.max_side,
+        size_divisor=variant.size_divisor,
+        pixel_mean=variant.pixel_mean,
+    )
+
+
+def _manifest(
+    model: Model,
+    graphs: dict[str, dict[str, GraphFile]],
+    preprocess: Preprocess,
+    clip_length: int,
+    checkpoint: dict[str, Any],
+    tools: dict[str, str],
+) -> Manifest:
+    variant = model.variant
+    return Manifest(
+        family=variant.family,
+        variant=variant.name,
+        graphs=graphs,
+        preprocess=preprocess,
+        tracker=tracker_of(model),
+        clip_length=clip_length,
+        detections=variant.detections,
+        prompts=variant.prompts,
+        text_sha256=_text_digest(model),
+        checkpoint=checkpoint,
+        tools=tools,
+    )
+
+
+def _text_digest(model: Model) -> str:
+    """Digest of the weights that text embeddings depend on; empty without a text graph."""
+    if (clip := clip_of(model)) is None:
+        return ""
+    digest = hashlib.sha256()
+    for key, value in sorted(clip.state_dict().items()):
+        if not key.startswith("visual.") and key != "logit_scale":
+            digest.update(key.encode())
+            digest.update(value.detach().float().contiguous().numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,1 @@
+"""FP32 graphs converted to strongly typed FP16."""

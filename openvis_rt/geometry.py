@@ -1,0 +1,31 @@
+"""Sizes of frames: how the systems' evaluations resize them, and how CLIP looks at them."""
+
+from __future__ import annotations
+
+__all__ = ["centre_crop", "resized_size"]
+
+
+def resized_size(height: int, width: int, short_side: int, max_side: int) -> tuple[int, int]:
+    """Size of the resized frame by detectron2's rule (``ResizeShortestEdge``).
+
+    The short side becomes ``short_side``, unless the long one would pass ``max_side``; halves round
+    up.
+    """
+    scale = short_side / min(height, width)
+    scaled = (short_side, scale * width) if height < width else (scale * height, float(short_side))
+    if max(scaled) > max_side:
+        shrink = max_side / max(scaled)
+        scaled = (scaled[0] * shrink, scaled[1] * shrink)
+    return int(scaled[0] + 0.5), int(scaled[1] + 0.5)
+
+
+def centre_crop(height: int, width: int, side: int) -> tuple[tuple[int, int], tuple[int, int]]:
+    """CLIP's look at a whole picture: its short side becomes ``side``, and the centre is cut out.
+
+    Returns:
+        (height, width) of the resized picture, its long side rounded down, and (top, left) of the
+        square in it, halves rounded to even (torchvision's Resize and CenterCrop).
+    """
+    long_side = side * max(height, width) // min(height, width)
+    resized = (side, long_side) if height <= width else (long_side, side)
+    return resized, (round((resized[0] - side) / 2), round((resized[1] - side) / 2))

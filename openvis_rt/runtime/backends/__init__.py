@@ -1,0 +1,1 @@
+"""One module for each backend, behind one Session protocol and a registry."""

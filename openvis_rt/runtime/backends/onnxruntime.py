@@ -1,0 +1,257 @@
+"""ONNX Runtime: the backend that works everywhere, on the CPU or on CUDA."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from openvis_rt.bundle.bundle import Bundle
+from openvis_rt.errors import BackendError, BundleError, DependencyError, InputError
+from openvis_rt.runtime.backends.session import Array, Session, check_value
+from openvis_rt.systems.graphs import GraphSpec, TensorSpec
+
+__all__ = ["OnnxRuntime", "OnnxRuntimeSession"]
+
+_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+
+
+class OnnxRuntime:
+    """The backend.
+
+    Args:
+        device: ``cpu``, ``cuda``, or ``auto``: CUDA where it works, else the CPU, and it says so.
+
+    Attributes:
+        device: where sessions run; with ``auto`` it is settled by the first one that is opened.
+        warnings: what should be known of that.
+
+    Raises:
+        DependencyError: ONNX Runtime is not installed.
+        InputError: there is no such device.
+        BackendError: the device was asked for and is not offered.
+    """
+
+    name = "onnxruntime"
+    slots = 1  # it computes at once
+
+    def __init__(self, device: str = "auto") -> None:
+        try:
+            import onnxruntime
+        except ImportError as exc:
+            raise DependencyError("onnxruntime", "cpu") from exc
+        offered = onnxruntime.get_available_providers()
+        self.warnings: list[str] = []
+        self._may_fall_back = device == "auto"
+        if device == "auto":
+            device = "cuda" if _PROVIDERS["cuda"] in offered else "cpu"
+        if device not in _PROVIDERS:
+            raise InputError(f"there is no device {device!r}; there are: auto, cpu, cuda")
+        if _PROVIDERS[device] not in offered:
+            raise BackendError(
+                f"this ONNX Runtime ({onnxruntime.__version__}) has no {_PROVIDERS[device]}, only "
+                f"{', '.join(offered)}. For CUDA: pip uninstall onnxruntime; "
+                "pip install 'openvis-rt[gpu]' (the two packages must never be installed together)"
+            )
+        self.device = device
+
+    def open(
+        self,
+        bundle: Bundle,
+        graph: str,
+        precision: str = "fp32",
+        *,
+        fetched: Sequence[str] = (),
+        slots: int = 1,
+    ) -> OnnxRuntimeSession:
+        """Open one graph of a bundle; every output can be fetched, and there is one slot."""
+        path, spec = str(bundle.graph_path(graph, precision)), bundle.graph(graph, precision).spec
+        try:
+            session = OnnxRuntimeSession(path, spec, self.device)
+        except BackendError as exc:  # offered is what was compiled in, not what works here
+            if not self._may_fall_back or self.device == "cpu":
+                raise
+            self.warnings.append(f"running on the CPU: {exc}")
+            self.device = "cpu"
+            session = OnnxRuntimeSession(path, spec, self.device)
+        self._may_fall_back = False
+        return session
+
+    def counters(self) -> dict[str, float]:
+        """Nothing: the library does not tell."""
+        return {}
+
+    def close(self) -> None:
+        """Nothing is left to give back."""
+
+
+class OnnxRuntimeSession:
+    """One graph. An output whose sizes follow from the inputs' has a buffer at the next run.
+
+    It keeps its address while its sizes stay, from the opening on where they are numbers of the
+    file. Other outputs, such as masks of the source's size, are the library's own, anew each run.
+
+    It has one slot, and ``run`` returns when the outputs are there. On the CPU a buffer is a numpy
+    array that ONNX Runtime writes into, so that a session bound to it reads the very same memory.
+    """
+
+    def __init__(self, path: str, spec: GraphSpec, device: str) -> None:
+        import onnxruntime as ort
+
+        self.spec = spec
+        self._ort, self._device = ort, device
+        options = ort.SessionOptions()
+        options.log_severity_level = 3  # errors; its warnings are about node placement
+        try:
+            self._session = ort.InferenceSession(path, options, providers=[_PROVIDERS[device]])
+        except Exception as exc:  # its exceptions share no base of their own
+            raise BundleError(
+                f"ONNX Runtime {ort.__version__} cannot load {path}: {exc}. The file may be "
+                "damaged, or newer than this ONNX Runtime: export it again or upgrade ONNX Runtime."
+            ) from exc
+        if _PROVIDERS[device] not in self._session.get_providers():
+            raise BackendError(
+                f"ONNX Runtime fell back from {_PROVIDERS[device]} to "
+                f"{', '.join(self._session.get_providers())}: the CUDA libraries that it "
+                "needs could not be loaded. `openvis doctor` says more; --device cpu "
+                "runs without."
+            )
+        self._binding = self._session.io_binding()
+        self._hosts: dict[str, Array] = {}  # numpy arrays that share memory with a buffer
+        self._overrides: dict[str, Array] = {}
+        self._values: dict[str, Any] = {}  # buffers: own inputs, and outputs of known sizes
+        self._sources: dict[str, tuple[OnnxRuntimeSession, str]] = {}
+        self._bound: dict[str, Any] = {}  # what each input reads; keeps another session's alive
+        self._has_run = False
+        follow = {d for t in spec.inputs for d in t.shape if isinstance(d, str)}
+        self._sized = [t for t in spec.outputs if _symbols(t) <= follow]
+        self._unsized = [t.name for t in spec.outputs if not _symbols(t) <= follow]
+        for tensor in spec.outputs:
+            self._binding.bind_output(tensor.name, device)  # in the order of get_outputs
+        self._place([t for t in self._sized if not _symbols(t)], {})
+
+    def write(self, name: str, value: Array, slot: int = 0) -> None:
+        """See :class:`Session`. An input keeps its buffer while its shape stays."""
+        check_value(self.spec, name, value)
+        if any(t.name == name for t in self.spec.overridable):
+            # read on the host to shape the work, and copied when bound: so it is bound anew
+            self._overrides[name] = np.array(value, order="C")
+            override = self._ort.OrtValue.ortvalue_from_numpy(self._overrides[name])
+            self._binding.bind_ortvalue_input(name, override)
+            return
+        self._sources.pop(name, None)
+        held = self._values.get(name)
+        if held is not None and tuple(held.shape()) == value.shape:
+            held.update_inplace(np.ascontiguousarray(value))
+        else:
+            self._values[name] = self._buffer(name, np.array(value, order="C"))
+
+    def bind(self, name: str, source: Session, output: str) -> None:
+        """See :class:`Session`; ``output`` may be an input of ``source``, which both then read.
+
+        Raises:
+            InputError: ``source`` is of another backend, or has no buffer of that name.
+        """
+        if not isinstance(source, OnnxRuntimeSession):
+            raise InputError(f"cannot bind {name!r} to {output!r} of another backend's session")
+        if output not in {t.name for t in (*source.spec.inputs, *source._sized)}:
+            raise InputError(
+                f"graph {source.spec.name!r} has no {output!r} whose size follows from its inputs, "
+                f"for {name!r} of graph {self.spec.name!r} to read"
+            )
+        self._sources[name] = (source, output)
+
+    def run(self, slot: int = 0) -> None:
+        """See :class:`Session`.
+
+        Raises:
+            InputError: an input was never written, what it is bound to was never run, or one axis
+                has two sizes.
+        """
+        if self._session is None:
+            raise InputError(f"the session of graph {self.spec.name!r} is closed")
+        self._bind_inputs()
+        self._place(self._sized, self._sizes())
+        for name in self._unsized:  # else the last run's buffer is kept, with its shape
+            self._binding.bind_output(name, self._device)
+        try:
+            self._session.run_with_iobinding(self._binding)
+        except Exception as exc:  # its exceptions share no base of their own
+            raise BackendError(f"ONNX Runtime failed in graph {self.spec.name!r}: {exc}") from exc
+        self._has_run = True
+
+    def fetch(self, name: str, slot: int = 0) -> Array:
+        """See :class:`Session`."""
+        if not self._has_run:
+            raise InputError(f"graph {self.spec.name!r} was never run, to fetch {name!r} from")
+        if name in self._hosts:
+            return self._hosts[name].copy()
+        names = [t.name for t in self.spec.outputs]
+        out: Array = self._binding.get_outputs()[names.index(name)].numpy()
+        return out
+
+    def close(self) -> None:
+        """See :class:`Session`."""
+        self._binding.clear_binding_inputs()
+        self._binding.clear_binding_outputs()
+        self._values.clear()
+        self._hosts.clear()
+        self._sources.clear()
+        self._bound.clear()
+        self._session = None
+
+    def _buffer(self, name: str, value: Array) -> Any:
+        # on the CPU the OrtValue shares the array's memory, so the array must live as long
+        if self._device == "cpu":
+            self._hosts[name] = value
+        return self._ort.OrtValue.ortvalue_from_numpy(value, self._device, 0)
+
+    def _place(self, outputs: Sequence[TensorSpec], sizes: Mapping[str, int]) -> None:
+        """Give outputs buffers of these sizes, where they have others or none."""
+        for tensor in outputs:
+            name, shape = tensor.name, _numbers(tensor, sizes)
+            held = self._values.get(name)
+            if held is None or tuple(held.shape()) != shape:
+                self._values[name] = self._buffer(name, np.zeros(shape, tensor.dtype))
+                self._binding.bind_ortvalue_output(name, self._values[name])
+
+    def _bind_inputs(self) -> None:
+        """Let inputs read what holds their values now."""
+        for tensor in self.spec.inputs:
+            value = self._current(tensor.name)
+            if self._bound.get(tensor.name) is not value:
+                self._binding.bind_ortvalue_input(tensor.name, value)
+                self._bound[tensor.name] = value
+
+    def _current(self, name: str) -> Any:
+        """The buffer of an input, which may be another session's, or of the last run's output."""
+        if name in self._sources:
+            source, output = self._sources[name]
+            return source._current(output)
+        is_input = any(t.name == name for t in self.spec.inputs)
+        if name not in self._values or not (is_input or self._has_run):
+            why = "was never written" if is_input else "holds nothing: the graph was never run"
+            raise InputError(f"{name!r} of graph {self.spec.name!r} {why}, or is closed")
+        return self._values[name]
+
+    def _sizes(self) -> dict[str, int]:
+        """A number for each symbol of the inputs, by what they are bound to."""
+        sizes: dict[str, int] = {}
+        for tensor in self.spec.inputs:
+            shape = self._bound[tensor.name].shape()
+            for symbol, size in zip(tensor.shape, shape, strict=True):
+                if isinstance(symbol, str) and sizes.setdefault(symbol, size) != size:
+                    raise InputError(
+                        f"input {tensor.name!r} of graph {self.spec.name!r} has shape "
+                        f"{list(shape)}, and axis {symbol} is {sizes[symbol]} in other inputs"
+                    )
+        return sizes
+
+
+def _symbols(tensor: TensorSpec) -> set[str]:
+    return {size for size in tensor.shape if isinstance(size, str)}
+
+
+def _numbers(tensor: TensorSpec, sizes: Mapping[str, int]) -> tuple[int, ...]:
+    return tuple(sizes[size] if isinstance(size, str) else size for size in tensor.shape)

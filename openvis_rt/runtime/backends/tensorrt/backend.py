@@ -1,0 +1,124 @@
+"""TensorRT and TensorRT-RTX as a backend: one library, one device, and the plans that fit both."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from openvis_rt.bundle.bundle import Bundle
+from openvis_rt.engines.library import Messages, new_logger, tensorrt_library
+from openvis_rt.engines.plan import Sidecar, find_plan
+from openvis_rt.runtime.backends.tensorrt.cuda import CudaChoice, open_cuda
+from openvis_rt.runtime.backends.tensorrt.session import IN_FLIGHT, Shape, TensorRtSession
+
+__all__ = ["TensorRt"]
+
+
+class TensorRt:
+    """The backend: one library, one device.
+
+    Args:
+        name: ``tensorrt`` or ``tensorrt-rtx``.
+        bundle, precision: every plan of it must fit this machine.
+        cuda: the CUDA binding.
+
+    Attributes:
+        device: the GPU, the library and the binding, for people.
+        warnings: what should be known.
+
+    Raises:
+        DependencyError: the library or a CUDA binding is not installed.
+        BackendError: there is no GPU.
+        EngineError: a graph has no plan that fits; the message names the command that builds it.
+    """
+
+    slots = IN_FLIGHT
+
+    def __init__(
+        self, name: str, bundle: Bundle, precision: str, cuda: CudaChoice = "auto"
+    ) -> None:
+        self.name = name
+        self.warnings: list[str] = []
+        self._library = tensorrt_library(name)
+        self._cuda = open_cuda(cuda)
+        self._plans: dict[tuple[str, str], tuple[Path, Sidecar]] = {}
+        self._sessions: list[TensorRtSession] = []
+        self._seconds = 0.0  # of sessions that are closed
+        try:
+            for graph in bundle.graphs:
+                self._plan(bundle, graph, precision)
+            self._log = Messages()
+            self._logger = new_logger(self._library.module, self._log)
+        except BaseException:
+            self._cuda.close()
+            raise
+        self.device = (
+            f"{self._cuda.device_name}, {self._library.version}, {self._cuda.binding}"
+            f"{', CUDA graphs' if self._cuda.has_graphs else ''}"
+        )
+
+    def open(
+        self,
+        bundle: Bundle,
+        graph: str,
+        precision: str,
+        *,
+        fetched: Sequence[str],
+        slots: int = 1,
+    ) -> TensorRtSession:
+        """Open one graph of a bundle; see :class:`TensorRtSession`."""
+        for closed in [session for session in self._sessions if session.closed]:
+            self._sessions.remove(closed)
+            self._seconds += closed.device_seconds
+        session = TensorRtSession(
+            self._library,
+            self._cuda,
+            self._log,
+            self._logger,
+            *self._plan(bundle, graph, precision),
+            bundle.graph(graph, precision).spec,
+            constants=_constants(bundle),
+            fetched=fetched,
+            slots=slots,
+            warn=self.warnings.append,
+        )
+        self._sessions.append(session)
+        return session
+
+    def counters(self) -> dict[str, float]:
+        """Seconds that graphs ran on the device, and bytes over the bus, since it was opened."""
+        return {
+            "device_seconds": sum((s.device_seconds for s in self._sessions), self._seconds),
+            "bytes_to_device": float(self._cuda.bytes_in),
+            "bytes_to_host": float(self._cuda.bytes_out),
+        }
+
+    def close(self) -> None:
+        """Close what is still open, and give the device back."""
+        for session in reversed(self._sessions):
+            session.close()
+        self._sessions.clear()
+        self._cuda.close()
+
+    def _plan(self, bundle: Bundle, graph: str, precision: str) -> tuple[Path, Sidecar]:
+        """The plan of a graph, checked once: its hash takes a while."""
+        key = graph, precision
+        if key not in self._plans:
+            self._plans[key] = find_plan(
+                bundle,
+                graph,
+                precision,
+                backend=self.name,
+                version=self._library.version,
+                capability=self._cuda.capability,
+            )
+        return self._plans[key]
+
+
+def _constants(bundle: Bundle) -> dict[str, Shape]:
+    """Values of what ONNX Runtime takes as inputs of `masks`, where an engine has them built in."""
+    rule = bundle.manifest.preprocess
+    return {
+        "picture_size": rule.network_size,
+        "frame_size": rule.source_size or rule.network_size,
+    }

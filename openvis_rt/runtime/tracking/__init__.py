@@ -1,0 +1,1 @@
+"""Association and scores, in numpy."""

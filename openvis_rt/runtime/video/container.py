@@ -1,0 +1,223 @@
+"""Reading the pictures of one container, stream or device (PyAV), and seeing where it was cut."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any
+
+import av
+import numpy as np
+import numpy.typing as npt
+from av.stream import Disposition, Stream
+
+from openvis_rt.errors import VideoError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from av.container import InputContainer
+    from av.packet import Packet
+    from av.video.frame import VideoFrame
+    from av.video.stream import VideoStream
+
+__all__ = ["DEFAULT_FPS", "ContainerReader", "DamagedError"]
+
+DEFAULT_FPS = Fraction(25)  # of folders of images, and of streams that declare no rate
+# containers whose header tells how much should follow; others guess it from what is there
+_DECLARING_FORMATS = frozenset({"avi", "flv", "matroska", "mov"})
+_LATE_END = 0.5  # seconds: headers round, and tracks end apart by a packet of sound or two
+
+
+class DamagedError(VideoError):
+    """The data end or break before their declared end; what came before is good."""
+
+
+class ContainerReader:
+    """The first video track of whatever FFmpeg can open; sound and subtitles are passed over.
+
+    Args:
+        name: of the source, for messages.
+        url: for FFmpeg.
+        device_format: FFmpeg's name of a kind of device, or None.
+        timeout: seconds without data after which a stream counts as broken; None for a file.
+        live: the source is known to have no end.
+
+    Raises:
+        VideoError: it cannot be opened, or has no pictures.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        url: str,
+        device_format: str | None = None,
+        *,
+        timeout: float | None = None,
+        live: bool = False,
+    ) -> None:
+        self.name = name
+        try:
+            self._container = av.open(url, format=device_format, timeout=timeout)
+        except (av.FFmpegError, OSError, ValueError) as exc:
+            raise VideoError(
+                f"{name} cannot be opened as a video: {_reason(exc)}. Give a file or stream that "
+                "FFmpeg can decode; an mp4 whose writing or copying was cut off lacks its index "
+                "and must be written or copied again."
+            ) from exc
+        try:
+            self._stream = _video_stream(self._container, name)
+        except VideoError:
+            self._container.close()
+            raise
+        self._stream.thread_type = "AUTO"
+        self.fps = self._stream.average_rate or self._stream.guessed_rate or DEFAULT_FPS
+        self.frame_count = self._stream.frames or None
+        self.live = live or (timeout is not None and self._container.duration is None)
+        self._extent = _Extent(self._container, self._stream)
+
+    def frames(self) -> Iterator[tuple[float | None, npt.NDArray[np.uint8]]]:
+        """Time and image of every frame, as :class:`.reading.Frame` has them.
+
+        Raises:
+            DamagedError: the data end or break early.
+        """
+        started, start, matrix = False, None, None
+        for packet in self._packets():
+            for picture in self._pictures(packet, started=started):
+                if not started:
+                    # The matrix is the track's. Asking each picture would keep it in memory until
+                    # the next garbage collection: PyAV's side data and pictures refer to each other
+                    start, matrix = picture.time, _matrix_of(picture)
+                    started = True
+                time = None if picture.time is None or start is None else picture.time - start
+                yield time, _upright(picture, matrix)
+        self._extent.check()
+
+    def close(self) -> None:
+        """Release the file, stream or device."""
+        self._container.close()
+
+    def _packets(self) -> Iterator[Packet[Stream]]:
+        """The packets of the video track, and an empty one at the end to flush the decoder."""
+        try:
+            for packet in self._container.demux(*self._extent.streams):
+                self._extent.add(packet)
+                if packet.stream is self._stream:
+                    yield packet
+        except (av.FFmpegError, OSError) as exc:
+            raise DamagedError(f"reading fails ({_reason(exc)})") from exc
+
+    def _pictures(self, packet: Packet[Stream], *, started: bool) -> list[VideoFrame]:
+        try:
+            return self._stream.decode(packet)
+        except av.FFmpegError as exc:
+            # A recording may begin between key frames, and a live stream may lose packets: the
+            # decoder refuses those and goes on at the next key frame.
+            if isinstance(exc, av.InvalidDataError) and (self.live or not started):
+                return []
+            raise DamagedError(f"decoding fails ({_reason(exc)})") from exc
+
+
+class _Extent:
+    """How far the data reach by the container's header, and how far they came.
+
+    A cut file mostly looks like a short one to FFmpeg, so its end is compared with what the header
+    tells, in seconds, by the most exact rule that the format allows:
+
+    ======================  ================================================  ====================
+    mp4, mov with an index  the video track's duration (edit lists applied)   1.5 frames
+    avi                     frames / rate (dropped frames have no packets)    0.5 s + 2 frames
+    mkv, webm, flv, mp4     the longest track's end: the header has no other  0.5 s + 2 frames
+    in fragments
+    others, live            nothing is declared, so a cut cannot be seen      -
+    ======================  ================================================  ====================
+
+    The last column is the tolerance: the last picture of an edit may lie beyond its end; the other
+    headers round, some packets have no duration, and AVI counts one frame more than it holds.
+    A file with an index is whole if every packet of the index came, whatever the durations say.
+    """
+
+    def __init__(self, container: InputContainer, stream: VideoStream) -> None:
+        formats = set(container.format.name.split(","))
+        frame = float(1 / (stream.average_rate or DEFAULT_FPS))
+        self.streams: tuple[Stream, ...] = (stream,)  # tracks to read: those that count
+        self._stream = stream
+        self._indexed = "mov" in formats and bool(stream.frames)
+        self._tolerance = _LATE_END + 2 * frame
+        self._declared: float | None = None  # seconds
+        if self._indexed and stream.duration and stream.time_base:
+            self._declared = float(stream.duration * stream.time_base)
+            self._tolerance = 1.5 * frame
+        elif "avi" in formats and stream.frames:
+            self._declared = stream.frames * frame
+        elif formats & _DECLARING_FORMATS and container.duration:
+            self._declared = container.duration / 1e6  # FFmpeg counts microseconds here
+            self.streams = tuple(container.streams)
+        self._reached = 0.0  # seconds
+        self._packets = 0
+        self._cut_packet = False
+
+    def add(self, packet: Packet[Stream]) -> None:
+        """Take note of a packet that was read."""
+        if packet.dts is None and packet.pts is None:  # the empty packet at the end, for one
+            return
+        begin = packet.pts if packet.pts is not None else packet.dts
+        if begin is not None and packet.time_base is not None:
+            end = float((begin + (packet.duration or 0)) * packet.time_base)
+            self._reached = max(self._reached, end)
+        if packet.stream is self._stream:
+            self._packets += 1
+            self._cut_packet = packet.is_corrupt  # FFmpeg marks a packet that the file ends in
+
+    def check(self) -> None:
+        """Raise ``DamagedError`` if the data ended before their declared end."""
+        if self._declared is None:
+            return
+        if self._cut_packet:
+            raise DamagedError("the file ends within a frame")
+        whole = self._indexed and self._packets >= self._stream.frames
+        if not whole and self._reached < self._declared - self._tolerance:
+            raise DamagedError(
+                f"the file declares {self._declared:.2f} s and ends after {self._reached:.2f} s"
+            )
+
+
+def _video_stream(container: InputContainer, name: str) -> VideoStream:
+    """The first video track that is no cover picture."""
+    for stream in container.streams.video:
+        if not stream.disposition & Disposition.attached_pic:
+            return stream
+    found = ", ".join(sorted({stream.type for stream in container.streams})) or "nothing"
+    raise VideoError(f"{name} has no video track; found {found}. Give a file with pictures.")
+
+
+def _matrix_of(picture: VideoFrame) -> tuple[int, int, int, int] | None:
+    """The display matrix of a picture, less its shift: a, b, c, d.
+
+    ``[[a, b, u], [c, d, v], [x, y, w]]`` of int32 takes a stored point (p, q) to
+    (a p + c q, b p + d q), up to a shift: phones write multiples of a quarter turn, and mirrors.
+    """
+    side_data: Any = picture.side_data  # PyAV's stubs know one kind only
+    matrix = side_data.get("DISPLAYMATRIX")
+    if matrix is None:
+        return None
+    a, b, _, c, d = (int(value) for value in np.frombuffer(matrix, "<i4")[:5])
+    return a, b, c, d
+
+
+def _upright(
+    picture: VideoFrame, matrix: tuple[int, int, int, int] | None
+) -> npt.NDArray[np.uint8]:
+    """The picture as RGB, turned and mirrored to the nearest quarter turn of its matrix."""
+    image = np.asarray(picture.to_ndarray(format="rgb24"), np.uint8)
+    if matrix is not None:
+        a, b, c, d = matrix
+        if abs(b) > abs(a):
+            image = image.transpose(1, 0, 2)
+            a, d = c, b
+        image = image[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]
+    return np.ascontiguousarray(image)
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error)

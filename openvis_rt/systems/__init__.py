@@ -1,0 +1,1 @@
+"""What is known of each system, with the standard library alone."""
