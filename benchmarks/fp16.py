@@ -4,7 +4,7 @@
     python benchmarks/fp16.py --variant clip-vis-r50 --size 192x320 --weights demo --keeps
     python benchmarks/fp16.py --list
 
-The graphs run in ONNX Runtime on the CPU, as their rounded twins
+The graphs run in ONNX Runtime on the CPU, as their FP16 emulations
 (openvis_rt.export.fp16.emulation), over frames of the generated video, beside PyTorch eager FP32 on
 the same frames. Tables go to stdout as Markdown, progress to stderr. Nothing is timed.
 
@@ -44,7 +44,7 @@ from openvis_rt.errors import InputError
 from openvis_rt.export.bundle import _sized_graphs
 from openvis_rt.export.demo_weights import fit_demo_model
 from openvis_rt.export.fp16.convert import Fp16Graph, fp16_from_fp32
-from openvis_rt.export.fp16.emulation import rounded_twin
+from openvis_rt.export.fp16.emulation import fp16_emulation
 from openvis_rt.export.fp16.keeps import KEEPS
 from openvis_rt.export.onnx_export import onnx_from_module
 from openvis_rt.export.wrappers import Classify, Propose, Text
@@ -85,14 +85,14 @@ def resized(picture: Array, size: tuple[int, int]) -> Array:
 
 
 class Twin:
-    """An FP16 graph in ONNX Runtime, as its rounded twin."""
+    """An FP16 graph in ONNX Runtime, as its FP16 emulation."""
 
     def __init__(self, graph: Fp16Graph, threads: int) -> None:
         self.spec = graph.spec
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads, options.log_severity_level = threads, 3
         self._session = onnxruntime.InferenceSession(
-            rounded_twin(graph.model).SerializeToString(),
+            fp16_emulation(graph.model).SerializeToString(),
             options,
             providers=["CPUExecutionProvider"],
         )

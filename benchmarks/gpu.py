@@ -9,17 +9,17 @@ graph, and engines are built, into the work directory, once. What is not install
 is a line that says so. Each backend then runs the same generated frames through the same pipeline
 (stream mode, 10 instances a frame at the most):
 
-    latency   of a frame, or of a clip for models that take clips: from uint8 frames in host memory
-              to their instances with run-length masks; the host waits for each before the next.
+    latency   of a frame, or of a window for models that take windows: from uint8 frames in host
+              memory to their instances with run-length masks; the host waits for each before the next.
               p50 and p99.
-    FPS       frames a second of `stream`: the same work with as many frames or clips in flight as
+    FPS       frames a second of `stream`: the same work with as many frames or windows in flight as
               the backend allows.
     ratio     of FPS to PyTorch eager FP32 in this run.
     busy      share of the wall time in which the device ran graphs, by its own events.
     host      share of the wall time in placing, association, scores and run lengths.
     bytes     over the bus for each frame, both directions.
-    parity    against PyTorch eager FP32, median over frames, or over clips of every length: SQNR of
-              mask logits, queries and class scores in dB, and mean IoU of masks of logits > 0.
+    parity    against PyTorch eager FP32, median over frames, or over windows of every length: SQNR
+              of mask logits, queries and class scores in dB, and mean IoU of masks of logits > 0.
 
 Decoding and drawing are in no figure. Frames before the first ``--warm-up`` are not counted.
 ``--steady N`` then runs N more frames on each TensorRT and notes host and device memory on the way.
@@ -117,15 +117,15 @@ def rows_of(variant: str, options: argparse.Namespace, frames: list[np.ndarray])
     bundle = exported(model, options)
     for mode in ("fp32", "fp16+compile"):
         BACKENDS[f"torch {mode}"] = lambda *_, mode=mode: TorchBackend(model, mode)
-    clips = clips_of(frames[: options.parity_frames], bundle.manifest.clip_length)
-    wanted = outputs_of("torch fp32", "fp32", bundle, clips)
+    windows = windows_of(frames[: options.parity_frames], bundle.manifest.window_length)
+    wanted = outputs_of("torch fp32", "fp32", bundle, windows)
     rows = []
     for backend, precision in combinations(options):
         row = Row(variant, backend, precision)
         say(f"{variant} on {backend} in {precision}")
         try:
             build(bundle, row, options)
-            found = outputs_of(backend, precision, bundle, clips)
+            found = outputs_of(backend, precision, bundle, windows)
             row.figures |= parity(wanted, found)
             row.figures |= speed(bundle, row, options, frames)
             if options.steady and backend.startswith("tensorrt"):
@@ -172,25 +172,25 @@ def build(bundle: Bundle, row: Row, options: argparse.Namespace) -> None:
     build_engines(bundle, backend=row.backend, targets=targets, precisions=[row.precision])
 
 
-def clips_of(frames: list[np.ndarray], length: int) -> list[np.ndarray]:
-    """Clips uint8 [T, H, W, 3]: all frames in whole clips, then the first ones in shorter ones."""
+def windows_of(frames: list[np.ndarray], length: int) -> list[np.ndarray]:
+    """Windows uint8 [T, H, W, 3]: all frames in whole ones, then the first ones in shorter ones."""
     whole = [frames[start : start + length] for start in range(0, len(frames), length)]
-    return [np.stack(clip) for clip in [*whole, *(frames[:t] for t in range(1, length))]]
+    return [np.stack(window) for window in [*whole, *(frames[:t] for t in range(1, length))]]
 
 
 def outputs_of(
-    backend: str, precision: str, bundle: Bundle, clips: list[np.ndarray]
+    backend: str, precision: str, bundle: Bundle, windows: list[np.ndarray]
 ) -> list[dict[str, np.ndarray]]:
     """What `propose`, `embed` and `classify` give for each clip."""
     factory = session_factory(backend, "auto", bundle, precision)
     try:
-        return list(run_graphs(factory, bundle, precision, clips))
+        return list(run_graphs(factory, bundle, precision, windows))
     finally:
         factory.close()
 
 
-def run_graphs(factory: SessionFactory, bundle: Bundle, precision: str, clips: list[np.ndarray]):
-    """Outputs clip by clip, of sessions that are bound as the pipeline binds them."""
+def run_graphs(factory: SessionFactory, bundle: Bundle, precision: str, windows: list[np.ndarray]):
+    """Outputs window by window, of sessions that are bound as the pipeline binds them."""
     graphs = {
         graph: [t.name for t in bundle.graph(graph, precision).spec.outputs if t.name in COMPARED]
         for graph in ("propose", "embed", "classify")
@@ -205,8 +205,8 @@ def run_graphs(factory: SessionFactory, bundle: Bundle, precision: str, clips: l
         embeddings = np.random.default_rng(0).standard_normal((20, width), np.float32)
         embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True)
         sessions["classify"].write("text_embeddings", embeddings)
-    for clip in clips:
-        sessions["propose"].write("frames", clip)
+    for window in windows:
+        sessions["propose"].write("frames", window)
         for session in sessions.values():
             session.run()
         yield {name: sessions[g].fetch(name) for g, names in graphs.items() for name in names}
@@ -221,7 +221,7 @@ def width_of(bundle: Bundle) -> int:
 
 
 def parity(wanted: list[dict], found: list[dict]) -> dict[str, float]:
-    """Medians over clips: SQNR in dB of each output, and the mean IoU of the masks."""
+    """Medians over windows: SQNR in dB of each output, and the mean IoU of the masks."""
     figures = {}
     for name in wanted[0]:
         ratios = [sqnr(w[name], f[name]) for w, f in zip(wanted, found, strict=True)]
@@ -247,15 +247,15 @@ def iou(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def speed(bundle: Bundle, row: Row, options: argparse.Namespace, frames) -> dict[str, float]:
-    """Latency of single frames or clips, then the stream."""
-    length = bundle.manifest.clip_length
+    """Latency of single frames or windows, then the stream."""
+    length = bundle.manifest.window_length
     with opened(bundle, row) as pipeline:
         source = cycle(frames)
         latencies = []
         while len(latencies) * length < options.warm_up + options.frames:
-            clip = list(islice(source, length))
+            window = list(islice(source, length))
             begin = time.perf_counter()
-            for _ in pipeline.stream(clip, in_flight=1):
+            for _ in pipeline.stream(window, in_flight=1):
                 pass
             latencies.append(time.perf_counter() - begin)
         latencies = latencies[-(-options.warm_up // length) :]

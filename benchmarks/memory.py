@@ -1,4 +1,4 @@
-"""Memory of a whole run, frame by frame, in both modes; of models of clips also the delay.
+"""Memory of a whole run, frame by frame, in both modes; of models of windows also the delay.
 
     python benchmarks/memory.py BUNDLE [--lengths 100 1000] [--pace FPS]
 
@@ -8,21 +8,21 @@ peak says nothing of growth: the figures are the resident memory after each of t
 slope from the first to the last. Streaming must be flat; in video mode the slope is what a frame
 costs.
 
-A model that looks at clips of T frames gives a frame's result when the clip's last frame is there.
-Of these models, in the same run in streaming mode:
+A model that looks at windows of T frames gives a frame's result when the window's last frame is
+there. Of these models, in the same run in streaming mode:
 
     frames     that were taken from the source after a frame, when its result has come and is drawn
-    a clip     seconds from the taking of a clip's last frame to its first result: the graphs,
+    a window     seconds from the taking of a window's last frame to its first result: the graphs,
                association and masks, with no decoding, drawing or encoding
 
-A backend that keeps two clips in flight gives a file's results a clip later, and both tell so.
+A backend that keeps two windows in flight gives a file's results a window later, and both tell so.
 
 And in a third process a source that gives its first 200 frames at ``--pace`` frames a second, as a
-camera does, straight to `Pipeline.stream` with one clip in flight; decoded before, and nothing is
+camera does, straight to `Pipeline.stream` with one window in flight; decoded before, and nothing is
 drawn or written. Inside the timed region of a frame: from the moment at which it is due, whether
 or not the pipeline is free to take it, to its result; in intervals of the source. Without
-computing it would be T - 1 of them for a clip's first frame and 0 for its last. Where a clip takes
-longer than T intervals, the wait would grow without end: then that is said in its place.
+computing it would be T - 1 of them for a window's first frame and 0 for its last. Where a window
+takes longer than T intervals, the wait would grow without end: then that is said in its place.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ def measure(
     """Run a video.
 
     Returns:
-        resident memory in MB after each of the lengths; and of a model of clips what its results
+        resident memory in MB after each of the lengths; and of a model of windows what its results
         waited for.
     """
     found: dict[int, float] = {}
@@ -119,18 +119,18 @@ def measure(
         opened(bundle, mode) as pipeline,
     ):
         run_video(pipeline, str(video), Path(work) / "out", RunOptions(), note)
-        length = pipeline.clip_length
-        clips = [
+        length = pipeline.window_length
+        windows = [
             pipeline.given[start] - pipeline.taken[min(start + length, len(waited)) - 1]
             for start in range(0, len(waited), length)
         ]
     if length == 1:
         return found, {}
     return found, {
-        "clip_length": length,
+        "window_length": length,
         "frames_largest": max(waited),
         "frames_mean": mean(waited),
-        "clip_seconds": median(clips),
+        "window_seconds": median(windows),
     }
 
 
@@ -148,7 +148,7 @@ def measure_paced(bundle: Path, frames: int, pace: float) -> dict[str, Any]:
             yield image
 
     with opened(bundle, "stream") as pipeline:
-        length = pipeline.clip_length
+        length = pipeline.window_length
         for _ in pipeline.stream(islice(cycle(distinct), 2 * length), in_flight=1):
             pass  # warm
         pipeline.reset()
@@ -170,23 +170,24 @@ def in_process(function: Any, *arguments: Any) -> Any:
 
 
 def report_delay(bundle: Path, delay: dict[str, Any], frames: int, pace: float) -> None:
-    """Print what a model of clips lets its results wait for, and add the paced source's to it."""
-    length, seconds = delay["clip_length"], delay["clip_seconds"]
+    """Print what a model of windows lets its results wait for, and add the paced source's to it."""
+    length, seconds = delay["window_length"], delay["window_seconds"]
     print(
-        f"delay   clips of {length}: {delay['frames_largest']} frames at most, "
-        f"{delay['frames_mean']:.2f} in the mean; a clip takes {seconds:.3f} s",
+        f"delay   windows of {length}: {delay['frames_largest']} frames at most, "
+        f"{delay['frames_mean']:.2f} in the mean; a window takes {seconds:.3f} s",
         flush=True,
     )
     if seconds * pace > length:
         print(
-            f"paced   not run: at {pace:g} frames a second a clip comes every {length / pace:.3f} s"
+            f"paced   not run: at {pace:g} frames a second a window comes every "
+            f"{length / pace:.3f} s"
         )
         return
     delay["paced"] = paced = in_process(measure_paced, bundle, frames, pace)
     places = " ".join(f"{value:.2f}" for value in paced["intervals_by_place"])
     print(
         f"paced   {frames} frames at {pace:g} a second: {paced['intervals_largest']:.2f} intervals "
-        f"at most, {paced['intervals_mean']:.2f} in the mean; by place in the clip {places}",
+        f"at most, {paced['intervals_mean']:.2f} in the mean; by place in the window {places}",
         flush=True,
     )
 
@@ -197,7 +198,7 @@ def main() -> None:
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--lengths", type=int, nargs="+", default=[100, 1000], metavar="FRAMES")
     parser.add_argument(
-        "--pace", type=float, default=FPS, metavar="FPS", help="of models of clips; default: 10"
+        "--pace", type=float, default=FPS, metavar="FPS", help="of models of windows; default: 10"
     )
     options = parser.parse_args()
     first, last = min(options.lengths), max(options.lengths)

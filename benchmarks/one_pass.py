@@ -79,7 +79,7 @@ from openvis_rt.runtime.selection import Selection
 from openvis_rt.runtime.tracking.rollout import Cell, Rollout
 from openvis_rt.runtime.video.generated import sample_frames
 from openvis_rt.runtime.video.reading import Frame
-from openvis_rt.runtime.window_pipeline import STAGES, ClipPipeline
+from openvis_rt.runtime.window_pipeline import STAGES, WindowPipeline
 from openvis_rt.systems.graphs import INSTFORMER_GRAPHS, MINVIS_CLIP_GRAPHS, GraphSpec, TensorSpec
 
 SYSTEMS = ("one pass", "full mask", "N crops", "CLIP alone")
@@ -363,7 +363,7 @@ def whole_frames(model: InstFormer, options: argparse.Namespace) -> dict[str, di
 
 def opened(
     model: InstFormer, folder: Path, options: argparse.Namespace
-) -> Iterator[tuple[str, ClipPipeline]]:
+) -> Iterator[tuple[str, WindowPipeline]]:
     """Both systems' pipelines over the same proposals and CLIP."""
     texts = inputs_of(1, options)["text_embeddings"]
     names = tuple(f"class {i}" for i in range(options.classes))
@@ -380,7 +380,7 @@ def opened(
         if options.backend.startswith("tensorrt"):
             build_engines(result.bundle, backend=options.backend, precisions=[options.precision])
         family = family_of(result.bundle) if network is None else rollout()
-        pipeline = ClipPipeline(
+        pipeline = WindowPipeline(
             result.bundle,
             family,
             session_factory(options.backend, options.device, result.bundle, options.precision),

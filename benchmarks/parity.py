@@ -44,7 +44,7 @@ from openvis_rt.runtime.tracking.association import TemporalTopK
 from openvis_rt.runtime.tracking.scoring import VideoScores, merge_synonyms
 from openvis_rt.runtime.video.reading import Frame
 from openvis_rt.runtime.video.results import VideoInstance, decode_mask
-from openvis_rt.runtime.window_pipeline import ClipPipeline
+from openvis_rt.runtime.window_pipeline import WindowPipeline
 
 
 def torch_rows(ref: Reference, model: clip_vis.ClipVis) -> Iterator[Row]:
@@ -198,7 +198,7 @@ def _run_pipeline(ref: Reference, bundle: Bundle) -> dict[tuple[int, int], Video
     """As many detections as the public run reports, by track and class."""
     factory = OnnxRuntime("cpu")
     family = ClipVis(_tracker(ref))
-    pipeline = ClipPipeline(bundle, family, factory, "fp32", Selection(), keep_video=True)
+    pipeline = WindowPipeline(bundle, family, factory, "fp32", Selection(), keep_video=True)
     rows = ref.rows_of_class
     names = tuple(f"class {index}" for index in range(len(rows)))
     pipeline.set_classifier(Classifier(names, rows, ref.arrays["text/classifier"]))

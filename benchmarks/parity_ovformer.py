@@ -1,7 +1,7 @@
 """Parity of VideoOVFormer and MinVIS with the public implementations; see `parity.py`.
 
-Stages are fed with the reference's own inputs; `clip 1` and `clip 2` are the reference's windows of
-5 and 2 frames. The reference's classifier is the checkpoint's buffer as it stands, not normalised.
+Stages are fed with the reference's own inputs; `window 1` and `window 2` are the reference's windows
+of 5 and 2 frames. The reference's classifier is the checkpoint's buffer as it stands, not normalised.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ from openvis_rt.runtime.tracking.mean_logits import (
 )
 from openvis_rt.runtime.video.reading import Frame
 from openvis_rt.runtime.video.results import VideoResult
-from openvis_rt.runtime.window_pipeline import ClipPipeline
+from openvis_rt.runtime.window_pipeline import WindowPipeline
 from openvis_rt.systems.variants import CLIP_MEAN, CLIP_STD
 
-CLIPS = ((0, 5), (5, 7))
+WINDOWS = ((0, 5), (5, 7))
 _CLASSIFIER = "sem_seg_head.predictor.class_embed.zs_weight"
 
 
@@ -64,20 +64,22 @@ def stage_rows(ref: Reference, model: OVFormer) -> Iterator[Row]:
     for index, (found, level) in enumerate(zip(memory, levels, strict=True)):
         yield row(f"pixel decoder memory {index}", found, level[:1])
     yield from _decoder_rows(ref, model, wanted, levels)
-    for clip in range(len(CLIPS)):
+    for window in range(len(WINDOWS)):
         _, logits = model.classify(
-            ref[f"win{clip}/pred_embds"][0], text_rows(ref), ref[f"win{clip}/features_clip"][:, 0]
+            ref[f"win{window}/pred_embds"][0],
+            text_rows(ref),
+            ref[f"win{window}/features_clip"][:, 0],
         )
-        yield row(f"clip {clip + 1} class logits", logits, ref[f"win{clip}/pred_logits"][0])
-        objects = network.predictor.object_embed(ref[f"win{clip}/pred_embds"][0])
-        wanted = ref[f"win{clip}/pred_object_logits"][0]
-        yield row(f"clip {clip + 1} object logits", objects, wanted)
+        yield row(f"window {window + 1} class logits", logits, ref[f"win{window}/pred_logits"][0])
+        objects = network.predictor.object_embed(ref[f"win{window}/pred_embds"][0])
+        wanted = ref[f"win{window}/pred_object_logits"][0]
+        yield row(f"window {window + 1} object logits", objects, wanted)
 
 
 def _decoder_rows(
     ref: Reference, model: OVFormer, mask_features: torch.Tensor, levels: list[torch.Tensor]
 ) -> Iterator[Row]:
-    """The second clip through the decoder, from the reference's memory."""
+    """The second window through the decoder, from the reference's memory."""
     decoder = model.network.predictor
     query = decoder.first_queries(mask_features)
     for index in range(decoder.layers):
@@ -85,22 +87,22 @@ def _decoder_rows(
             normed = decoder.decoder_norm(query)[0]
             _, logits = model.classify(normed, text_rows(ref), ref["win1/features_clip"][:, 0])
             wanted = ref[f"win1/aux{index}/pred_logits"][0]
-            yield row(f"clip 2 class logits after {index} layers", logits, wanted)
+            yield row(f"window 2 class logits after {index} layers", logits, wanted)
             objects = decoder.object_embed(normed)
             wanted = ref[f"win1/aux{index}/pred_object_logits"][0]
-            yield row(f"clip 2 object logits after {index} layers", objects, wanted)
+            yield row(f"window 2 object logits after {index} layers", objects, wanted)
         masks = decoder.mask_logits(query, mask_features)
         query = decoder.layer(index, query, levels[index % 3], masks)
-    yield row("clip 2 queries", decoder.decoder_norm(query), ref["win1/pred_embds"])
+    yield row("window 2 queries", decoder.decoder_norm(query), ref["win1/pred_embds"])
     masks = decoder.mask_logits(query, mask_features)
-    yield row("clip 2 mask logits", masks, ref["win1/pred_masks"])
+    yield row("window 2 mask logits", masks, ref["win1/pred_masks"])
 
 
 def end_to_end_rows(ref: Reference, model: OVFormer) -> Iterator[Row]:
     """PyTorch from frames, clip by clip."""
-    for clip, (begin, end) in enumerate(CLIPS):
+    for window, (begin, end) in enumerate(WINDOWS):
         found = model.propose(torch.from_numpy(ref.frames[begin:end]))
-        key, title = f"win{clip}", f"clip {clip + 1} end to end"
+        key, title = f"win{window}", f"window {window + 1} end to end"
         yield row(f"{title} queries", found.queries, ref[f"{key}/pred_embds"][0], FLIPS)
         wanted = ref[f"{key}/pred_object_logits"][0]
         yield row(f"{title} object logits", found.object_logits, wanted, FLIPS)
@@ -110,20 +112,20 @@ def end_to_end_rows(ref: Reference, model: OVFormer) -> Iterator[Row]:
 
 
 def video_rows(ref: Reference) -> Iterator[Row]:
-    """Association and video scores in numpy, on the reference's own clip outputs."""
+    """Association and video scores in numpy, on the reference's own window outputs."""
     tracker, tracks = Momentum(), ref.arrays["win0/pred_embds"].shape[1]
     classes = ref.arrays["win0/pred_logits"].shape[-1] - 1
     sums = MeanLogits(
         tracks, [1] * classes, each_class_and_objectness, visible_only=False, keep=True
     )
-    for clip, (begin, end) in enumerate(CLIPS):
-        order = tracker.step(ref.arrays[f"win{clip}/pred_embds"][0])
-        if clip:
-            wrong = (order != ref.arrays["tracked/indices_from_second"][clip - 1]).sum()
+    for window, (begin, end) in enumerate(WINDOWS):
+        order = tracker.step(ref.arrays[f"win{window}/pred_embds"][0])
+        if window:
+            wrong = (order != ref.arrays["tracked/indices_from_second"][window - 1]).sum()
             yield Row("association (wrong indices)", float(wrong), 0.0)
         output = {
-            "class_scores": ref.arrays[f"win{clip}/pred_logits"][0][:, :-1],
-            "object_logits": ref.arrays[f"win{clip}/pred_object_logits"][0],
+            "class_scores": ref.arrays[f"win{window}/pred_logits"][0][:, :-1],
+            "object_logits": ref.arrays[f"win{window}/pred_object_logits"][0],
             "mask_area": np.ones((tracks, end - begin), np.float32),
         }
         sums.add_output(output, order)
@@ -160,7 +162,7 @@ def _run(
     outputs = bundle.graph("classify").spec.outputs
     scores = next(t for t in outputs if t.name == "class_scores")
     classes = int(scores.shape[1]) - 1 if texts is None else len(texts)
-    pipeline = ClipPipeline(
+    pipeline = WindowPipeline(
         bundle,
         family_of(bundle),
         OnnxRuntime("cpu"),
@@ -172,9 +174,9 @@ def _run(
     )
     names = tuple(f"class {index}" for index in range(classes))
     pipeline.set_classifier(Classifier(names, [1] * classes, texts))
-    for begin in range(0, len(frames), pipeline.clip_length):
-        clip = frames[begin : begin + pipeline.clip_length]
-        pipeline.submit([Frame(begin + i, None, image) for i, image in enumerate(clip)])
+    for begin in range(0, len(frames), pipeline.window_length):
+        window = frames[begin : begin + pipeline.window_length]
+        pipeline.submit([Frame(begin + i, None, image) for i, image in enumerate(window)])
         pipeline.collect()
     video = pipeline.finish()
     pipeline.close()

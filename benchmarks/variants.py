@@ -27,7 +27,7 @@ What is counted, in the ONNX graphs of the first precision:
     parameters      numbers in initializers, so with constants that depend on the size (position
                     tables, the masks of Swin's windows); of PyTorch's model they are in the JSON.
     multiply-adds   of every Conv, Gemm and MatMul (one_pass.py), of one call with T = the frames of
-                    a clip, 40 class rows and 14 prompts; "a frame" is that of `propose`, `embed`
+                    a window, 40 class rows and 14 prompts; "a frame" is that of `propose`, `embed`
                     and `classify` over T. Sampling in deformable attention is not among them.
     SQNR            of `mask_logits` of `propose` in FP16 against PyTorch FP32 on a random picture,
                     with every number rounded to FP16; of all outputs in the JSON.
@@ -248,7 +248,7 @@ def export(name: str, path: Path, options: argparse.Namespace) -> Figures:
         "steps": {phase: e - s for (phase, s), e in zip(steps, ends, strict=True)},
         "peak_mb": peak,
         "size": list(manifest.preprocess.network_size),
-        "clip_length": manifest.clip_length,
+        "window_length": manifest.window_length,
         "model_parameters": sum(p.numel() for p in model.parameters()),
         "differences": [d.to_json() for d in result.differences],
         "onnx_bytes": {file: facts["bytes"] for file, facts in manifest.files.items()},
@@ -263,10 +263,10 @@ def counts(bundle: Any, precision: str) -> dict[str, Figures]:
 
     import onnx
 
-    from openvis_rt.systems.graphs import masks_a_run
+    from openvis_rt.systems.graphs import masks_per_run
 
-    length = bundle.manifest.clip_length
-    sizes = {"T": length, "K": CLASSES, "B": PROMPTS, "n": masks_a_run(length)}
+    length = bundle.manifest.window_length
+    sizes = {"T": length, "K": CLASSES, "B": PROMPTS, "n": masks_per_run(length)}
     found = {}
     for name in bundle.graphs:
         say(f"{bundle.manifest.variant}: counting {name}")
@@ -416,10 +416,10 @@ def row(entry: Figures) -> str:
 
 
 def export_cells(found: Figures) -> list[str]:
-    """Size, clip, graphs, parameters, multiply-adds, a frame's, seconds, SQNR."""
+    """Size, window, graphs, parameters, multiply-adds, a frame's, seconds, SQNR."""
     if "failed" in found:
         return [f"not exported: {found['failed'][:300]}", *[""] * 7]
-    graphs, length = found["graphs"], found["clip_length"]
+    graphs, length = found["graphs"], found["window_length"]
     work = {name: graph["multiply_adds"] for name, graph in graphs.items()}
     a_frame = sum(work.get(name, 0) for name in ("propose", "embed", "classify")) / length
     ratios = {(d["graph"], d["precision"], d["output"]): d for d in found["differences"]}

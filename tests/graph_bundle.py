@@ -134,8 +134,8 @@ def masks_model(frames=1):
     )
 
 
-def clip_propose_model():
-    """A clip's masks, by the brightness of its pixels; "T" frames."""
+def window_propose_model():
+    """A window's masks, by the brightness of its pixels; "T" frames."""
     make = helper.make_node
     levels = np.linspace(20.1, 230.1, 10, dtype=np.float32).reshape(10, 1, 1, 1)  # no pixel is one
     return model_of(
@@ -164,8 +164,8 @@ def clip_propose_model():
     )
 
 
-def clip_classify_model():
-    """A clip's queries against K text rows, and how bright each frame of it is in each mask."""
+def window_classify_model():
+    """A window's queries against K text rows, and how bright each frame of it is in each mask."""
     make = helper.make_node
     return model_of(
         [
@@ -190,7 +190,7 @@ def clip_classify_model():
     )
 
 
-def clip_embed_model():
+def window_embed_model():
     """The mean colour of each picture of a clip."""
     make = helper.make_node
     return model_of(
@@ -204,12 +204,12 @@ def clip_embed_model():
     )
 
 
-def clip_models():
-    """Graphs of a bundle for clips, without `text`."""
+def window_models():
+    """Graphs of a bundle for windows, without `text`."""
     return {
-        "propose": clip_propose_model(),
-        "embed": clip_embed_model(),
-        "classify": clip_classify_model(),
+        "propose": window_propose_model(),
+        "embed": window_embed_model(),
+        "classify": window_classify_model(),
         "masks": masks_model("T"),
     }
 
@@ -222,7 +222,7 @@ MODELS = {
 }
 
 
-def write_bundle(path, half=None, source_size=None, clip_length=1, **models):
+def write_bundle(path, half=None, source_size=None, window_length=1, **models):
     """A bundle with these graphs; ``half`` are some of them in FP16."""
     path = Path(path)
     path.mkdir(exist_ok=True)
@@ -238,7 +238,7 @@ def write_bundle(path, half=None, source_size=None, clip_length=1, **models):
         graphs=graphs,
         preprocess=rule,
         tracker=Tracker("none", {}),
-        clip_length=clip_length,
+        window_length=window_length,
         detections=10,
         prompts=("{}",),
         text_sha256="0" * 64,

@@ -23,7 +23,7 @@ from openvis_rt.models.minvis import MinVis
 from openvis_rt.models.ovformer import OVFormer
 from openvis_rt.models.resnet import ResNet
 from openvis_rt.models.swin import Swin
-from openvis_rt.models.zero_shot import ZeroShotClipDecoder, ZeroShotDecoder
+from openvis_rt.models.zero_shot import ZeroShotDecoder, ZeroShotWindowDecoder
 from openvis_rt.models.zoo import Model
 from openvis_rt.systems.variants import VARIANTS, Variant
 
@@ -65,7 +65,7 @@ def tiny_ovformer(
 ) -> OVFormer:
     """An OVFormer or OV2Seg with random weights, the same for the same arguments."""
     variant = tiny_variant(name)
-    decoder = ZeroShotDecoder if variant.clip_length == 1 else ZeroShotClipDecoder
+    decoder = ZeroShotDecoder if variant.window_length == 1 else ZeroShotWindowDecoder
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         predictor = decoder(

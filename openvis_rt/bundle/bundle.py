@@ -67,7 +67,7 @@ class Tracker:
         name: ``temporal-top-k`` (CLIP-VIS), with ``frames`` T and ``top_k`` K; or ``rollout``
             (InstFormer), with ``normalise_parts`` and ``video_score``, its recurrence in
             ``tracker.safetensors`` if it has one; or ``previous-frame`` (MinVIS); or
-            ``previous-clip`` (VideoOVFormer); or ``momentum`` (OV2Seg, OVFormerVideo), with
+            ``previous-window`` (VideoOVFormer); or ``momentum`` (OV2Seg, OVFormerVideo), with
             ``alpha``, the weight of the newest frame.
         parameters: its own.
     """
@@ -110,7 +110,7 @@ class Manifest:
         family, variant: the system and the model, as in :mod:`openvis_rt.systems.variants`.
         graphs: for each precision, every graph by name.
         preprocess, tracker: see their classes.
-        clip_length: most frames of one call: the largest T of graphs that take clips, 1 for models
+        window_length: most frames of one call: the largest T of graphs that take clips, 1 for models
             that work frame by frame.
         detections: instances reported for one video.
         prompts: templates of the text classifier, ``{}`` stands for the name.
@@ -127,7 +127,7 @@ class Manifest:
     graphs: dict[str, dict[str, GraphFile]]
     preprocess: Preprocess
     tracker: Tracker
-    clip_length: int
+    window_length: int
     detections: int
     prompts: tuple[str, ...]
     text_sha256: str

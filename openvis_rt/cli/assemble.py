@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from openvis_rt.cli.export import require_export
-from openvis_rt.cli.ui import TALK, Bar, print_json, progress_bar
+from openvis_rt.cli.ui import CONSOLE, Bar, print_json, progress_bar
 from openvis_rt.errors import BundleError, CheckpointError, InputError
 from openvis_rt.files import output_file, refuse_existing, sha256_of
 from openvis_rt.systems.instformer import (
@@ -162,7 +162,7 @@ def assemble(
     if as_json:
         print_json({"checkpoint": output, "bytes": output.stat().st_size, **describe_parts(parts)})
         return
-    TALK.print(f"wrote {output}", markup=False)
+    CONSOLE.print(f"wrote {output}", markup=False)
 
 
 def _parts(

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from openvis_rt.bundle.bundle import Bundle
-from openvis_rt.cli.ui import TALK, parse_size, print_json, progress_bar, warn
+from openvis_rt.cli.ui import CONSOLE, parse_size, print_json, progress_bar, warn
 from openvis_rt.engines.build.engines import (
     DEFAULT_TARGETS,
     LARGEST_FRAME,
@@ -110,7 +110,7 @@ def build(
     """
     if backend is None:
         backend = default_backend()
-        TALK.print(f"building with {backend} (--backend chooses)", markup=False)
+        CONSOLE.print(f"building with {backend} (--backend chooses)", markup=False)
     largest = parse_size(max_frame, "--max-frame")
     with progress_bar() as bar:
         bar("checking the bundle", 0, None)

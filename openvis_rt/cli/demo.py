@@ -12,7 +12,7 @@ from rich.markup import escape
 
 from openvis_rt.cli.export import export, require_export
 from openvis_rt.cli.run import run
-from openvis_rt.cli.ui import TALK, print_json, progress_bar
+from openvis_rt.cli.ui import CONSOLE, print_json, progress_bar
 from openvis_rt.errors import OutputError
 
 _MODEL = "clip-vis-r50"
@@ -48,9 +48,9 @@ def demo(
     if output.exists():
         raise OutputError(f"{output} exists already; remove it or give another --output")
     width, height, fps = 640, 360, 10
-    TALK.print(f"[bold]1/4[/] generating {escape(str(video))}")
+    CONSOLE.print(f"[bold]1/4[/] generating {escape(str(video))}")
     write_sample_video(video, width=width, height=height, fps=fps, seconds=seconds)
-    TALK.print(
+    CONSOLE.print(
         f"[bold]2/4[/] solving weights for it, as {escape(str(checkpoint))} in the official format"
     )
     with progress_bar() as bar:
@@ -63,7 +63,7 @@ def demo(
             _MODEL, frames, masks, SAMPLE_CLASSES, objects, network_size=(180, 320)
         )
         save_checkpoint(model, checkpoint)
-    TALK.print(
+    CONSOLE.print(
         f"[bold]3/4[/] openvis export {_MODEL} --checkpoint {escape(str(checkpoint))} "
         f"--size 180x320 -o {escape(str(bundle))}"
     )
@@ -71,11 +71,11 @@ def demo(
         export(_MODEL, bundle, checkpoint=checkpoint, size="180x320")
     words = " ".join(f"-c {name}" for name in SAMPLE_CLASSES)
     command = f"openvis run {bundle} {video} {words} -o {results}"
-    TALK.print(f"[bold]4/4[/] {escape(command)}")
+    CONSOLE.print(f"[bold]4/4[/] {escape(command)}")
     run(bundle, str(video), results, classes=list(SAMPLE_CLASSES))
     if as_json:
         print_json({"video": video, "checkpoint": checkpoint, "bundle": bundle, "results": results})
-    TALK.print(
+    CONSOLE.print(
         "These weights know this one video. With a checkpoint of your own:\n"
         f"  openvis export {_MODEL} --checkpoint FILE -o bundle"
     )

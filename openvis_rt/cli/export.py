@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from openvis_rt.cli.ui import TALK, parse_size, print_json, progress_bar, warn
+from openvis_rt.cli.ui import CONSOLE, parse_size, print_json, progress_bar, warn
 from openvis_rt.errors import DependencyError, InputError
 from openvis_rt.files import refuse_existing
 from openvis_rt.systems.graphs import PRECISIONS
@@ -60,12 +60,12 @@ def export(
             show_default=False,
         ),
     ] = None,
-    clip_length: Annotated[
+    window_length: Annotated[
         int | None,
         typer.Option(
             min=1,
-            help="Most frames of a clip, up to 64, for ovformer-video; any shorter clip runs as "
-            "well. Default: 5, as released.",
+            help="Most frames of a window, up to 64, for ovformer-video; any shorter window runs "
+            "as well. Default: 5, as released.",
         ),
     ] = None,
     precision: Annotated[
@@ -102,9 +102,9 @@ def export(
     variant = variant_named(model)
     require_export()
     from openvis_rt.export.bundle import (
-        checked_clip_length,
         checked_precisions,
         checked_size,
+        checked_window_length,
         export_bundle,
     )
     from openvis_rt.export.source import doubt_about, model_from_source
@@ -112,7 +112,7 @@ def export(
     wanted = [name.strip() for text in precision or PRECISIONS for name in text.split(",")]
     precisions = checked_precisions(wanted)
     checked_size(variant, network, source)
-    checked_clip_length(variant, clip_length)
+    checked_window_length(variant, window_length)
     doubt = ""
     with progress_bar() as bar:
         bar("loading the weights", 0, None)
@@ -126,7 +126,7 @@ def export(
             output,
             network_size=network,
             source_size=source,
-            clip_length=clip_length,
+            window_length=window_length,
             precisions=precisions,
             checkpoint=origin,
             overwrite=overwrite,
@@ -154,7 +154,7 @@ def export(
                 *(f"{d.largest:.1e}", f"{d.relative:.1e}", f"{d.sqnr:.0f}"),
             )
         Console().print(table)
-    TALK.print(f"wrote {output}", markup=False)
+    CONSOLE.print(f"wrote {output}", markup=False)
 
 
 def require_export() -> None:

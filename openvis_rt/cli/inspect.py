@@ -37,9 +37,9 @@ def inspect(
     console = Console(highlight=False, markup=False)
     rule = manifest.preprocess
     console.print(f"{manifest.variant} ({manifest.family}), weights: {manifest.checkpoint}")
-    clips = f" in clips of up to {manifest.clip_length}" if manifest.clip_length > 1 else ""
+    windows = f" in windows of up to {manifest.window_length}" if manifest.window_length > 1 else ""
     console.print(
-        f"frames {rule.network_size[0]}x{rule.network_size[1]}{clips}, "
+        f"frames {rule.network_size[0]}x{rule.network_size[1]}{windows}, "
         f"tracker {manifest.tracker.name} "
         f"{manifest.tracker.parameters}, "
         f"{manifest.detections} detections a video"

@@ -17,7 +17,7 @@ from openvis_rt.cli.export import export
 from openvis_rt.cli.inspect import inspect
 from openvis_rt.cli.models import models
 from openvis_rt.cli.run import run
-from openvis_rt.cli.ui import TALK
+from openvis_rt.cli.ui import CONSOLE
 from openvis_rt.errors import OpenVISError
 
 __all__ = ["app", "main"]
@@ -59,11 +59,11 @@ def main() -> None:
     try:
         app()
     except OpenVISError as exc:
-        TALK.print(f"[bold red]error:[/] {escape(str(exc))}")
+        CONSOLE.print(f"[bold red]error:[/] {escape(str(exc))}")
         sys.exit(exc.exit_code)
     except SystemExit as exc:  # typer has turned Ctrl-C into its exit code
         if exc.code == _INTERRUPTED:
-            TALK.print("interrupted; nothing half-written was left")
+            CONSOLE.print("interrupted; nothing half-written was left")
         raise
 
 

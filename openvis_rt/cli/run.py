@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from openvis_rt.bundle.bundle import Bundle
-from openvis_rt.cli.ui import TALK, print_json, progress_bar, warn
+from openvis_rt.cli.ui import CONSOLE, print_json, progress_bar, warn
 from openvis_rt.errors import InputError
 from openvis_rt.files import refuse_existing
 from openvis_rt.runtime.selection import Selection
@@ -98,12 +98,12 @@ def run(
         int | None,
         typer.Option(help="CLIP-VIS: K, frames that match together (5; paper: 3)."),
     ] = None,
-    clip_length: Annotated[
+    window_length: Annotated[
         int | None,
         typer.Option(
             min=1,
-            help="Frames that a model of clips looks at together, up to the exported ones. A "
-            "result waits for the clip's last frame.",
+            help="Frames that a model of windows looks at together, up to the exported ones. A "
+            "result waits for the window's last frame.",
         ),
     ] = None,
     detections: Annotated[
@@ -157,7 +157,7 @@ def run(
             selection=selection,
             tracker_frames=tracker_frames,
             tracker_top_k=tracker_top_k,
-            clip_length=clip_length,
+            window_length=window_length,
             detections=detections,
             cuda=cuda,
             progress=lambda done, total: bar("embedding class names", done, total),
@@ -168,17 +168,17 @@ def run(
     if as_json:
         print_json(report.to_json())
         return
-    TALK.print(
+    CONSOLE.print(
         f"{report.frames} frames, {report.tracks} tracks, {report.frames_per_second:.2f} frames/s "
         f"on {report.backend}, {report.mode} mode"
     )
     if report.delay_frames:
-        TALK.print(
+        CONSOLE.print(
             f"a frame's result waited for up to {report.delay_frames} more frames, "
             f"{report.delay_seconds:.2f} s of the video"
         )
     for kind, path in report.outputs.items():
-        TALK.print(f"  {kind}: {path}", markup=False)
+        CONSOLE.print(f"  {kind}: {path}", markup=False)
 
 
 def _words(classes: list[str] | None, file: Path | None) -> Vocabulary:

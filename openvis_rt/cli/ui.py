@@ -20,9 +20,9 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-__all__ = ["TALK", "Bar", "parse_size", "print_json", "progress_bar", "warn"]
+__all__ = ["CONSOLE", "Bar", "parse_size", "print_json", "progress_bar", "warn"]
 
-TALK = Console(stderr=True, highlight=False, soft_wrap=True)
+CONSOLE = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 _EVERY = 10.0  # seconds between lines where there is no terminal to draw a bar on
@@ -41,7 +41,7 @@ class Bar:
         self._progress.update(self._task, description=phase, completed=done, total=total)
         if self._progress.disable and time.monotonic() - self._last > _EVERY:
             self._last = time.monotonic()
-            TALK.print(f"{phase}: {done} of {total or 'unknown'}", markup=False)
+            CONSOLE.print(f"{phase}: {done} of {total or 'unknown'}", markup=False)
 
 
 @contextmanager
@@ -55,14 +55,14 @@ def progress_bar() -> Iterator[Bar]:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    quiet = not TALK.is_terminal
-    with Progress(*columns, console=TALK, transient=True, disable=quiet) as progress:
+    quiet = not CONSOLE.is_terminal
+    with Progress(*columns, console=CONSOLE, transient=True, disable=quiet) as progress:
         yield Bar(progress)
 
 
 def warn(message: str) -> None:
     """A warning on stderr."""
-    TALK.print(f"[yellow]warning:[/] {escape(message)}")
+    CONSOLE.print(f"[yellow]warning:[/] {escape(message)}")
 
 
 def print_json(value: Any) -> None:

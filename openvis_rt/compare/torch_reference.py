@@ -6,7 +6,7 @@ such rounding, and then queries differ by 1e-3, or by far more with random weigh
 public code differ so too). A flip happens for one picture in a few, a defect shows in every one: so
 a graph that misses its gates is tried on further inputs, and fails if it misses them on all.
 
-An FP16 graph is held against the same FP32 numbers of PyTorch, as its rounded twin
+An FP16 graph is held against the same FP32 numbers of PyTorch, as its FP16 emulation
 (:mod:`openvis_rt.export.fp16.emulation`). A number rounded to FP16 once has 76 dB on average;
 layers add their roundings, and some attention-mask bits flip in almost every picture.
 """
@@ -135,7 +135,7 @@ def compare_with_torch(
     """Run a graph in ONNX Runtime on what PyTorch FP32 has answered.
 
     Args:
-        graph: the ONNX file, or a serialised model: of an FP16 graph its rounded twin.
+        graph: the ONNX file, or a serialised model: of an FP16 graph its FP16 emulation.
         spec: its inputs and outputs, with the types that they have in it.
         reference: PyTorch's side.
         precision: of the graph; it decides the gates.

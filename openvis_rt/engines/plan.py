@@ -56,19 +56,19 @@ AMPERE_PLUS = "ampere+"
 
 
 class Profile(NamedTuple):
-    """Sizes of one dynamic axis: the plan takes least..largest and is tuned for the usual."""
+    """Sizes of one dynamic axis: the engine takes min to max and is tuned for opt."""
 
-    least: int
-    usual: int
-    largest: int
+    min: int
+    opt: int
+    max: int
 
 
 class ShapeValues(NamedTuple):
     """Values of an input that holds sizes, such as height and width; as :class:`Profile`."""
 
-    least: tuple[int, ...]
-    usual: tuple[int, ...]
-    largest: tuple[int, ...]
+    min: tuple[int, ...]
+    opt: tuple[int, ...]
+    max: tuple[int, ...]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -35,7 +35,7 @@ from openvis_rt.export.families import (
     tracker_weights,
 )
 from openvis_rt.export.fp16.convert import fp16_from_fp32
-from openvis_rt.export.fp16.emulation import rounded_twin
+from openvis_rt.export.fp16.emulation import fp16_emulation
 from openvis_rt.export.masks import Masks, masks_graph
 from openvis_rt.export.onnx_export import OPSET, add_metadata, onnx_from_module
 from openvis_rt.export.tokenizer import write_tokenizer
@@ -47,16 +47,16 @@ from openvis_rt.systems.variants import Variant
 
 __all__ = [
     "ExportResult",
-    "checked_clip_length",
     "checked_precisions",
     "checked_size",
+    "checked_window_length",
     "export_bundle",
     "graph_modules",
     "tool_versions",
 ]
 
 _WIDE = frozenset({"masks"})  # nothing in it may be narrowed
-_LONGEST = 64  # frames of a clip
+_LONGEST = 64  # frames of a window
 
 _LARGEST = 8192  # pixels a side; an 8K frame
 _STRETCH = 1.02  # of a picture's shape, by rounding to whole pixels
@@ -79,7 +79,7 @@ def export_bundle(
     *,
     network_size: tuple[int, int] | None = None,
     source_size: tuple[int, int] | None = None,
-    clip_length: int | None = None,
+    window_length: int | None = None,
     precisions: Sequence[str] = PRECISIONS,
     checkpoint: dict[str, Any],
     overwrite: bool = False,
@@ -96,7 +96,7 @@ def export_bundle(
             on a 16:9 video. The graph pads it to the family's divisor.
         source_size: (Hs, Ws) of the source video: then `propose` takes frames of this size and
             resizes them itself, and `masks` makes masks of this size. None: the host resizes.
-        clip_length: most frames of a clip, for models that take clips; None for the released one.
+        window_length: most frames of a window, for models that take windows; None for the released one.
         precisions: of :data:`PRECISIONS`, at least one. Every graph is traced once; its FP16
             version is made from the FP32 one in memory.
         checkpoint: where the weights came from, for the manifest.
@@ -112,7 +112,7 @@ def export_bundle(
     """
     variant = model.variant
     size = checked_size(variant, network_size, source_size)
-    clips = checked_clip_length(variant, clip_length)
+    clips = checked_window_length(variant, window_length)
     precisions = checked_precisions(precisions)
     specs, padded = _sized_graphs(model, size, source_size)
     modules = graph_modules(model, padded, size, source_size)
@@ -183,7 +183,7 @@ class _Export:
         for precision in self.graphs:
             self.graphs[precision][spec.name] = wide
         if "fp16" in self.graphs and not alone:
-            self.step(f"narrowing {spec.name} to fp16")
+            self.step(f"converting {spec.name} to FP16")
             half = fp16_from_fp32(model, spec)
             narrow = GraphFile(f"{spec.name}.fp16.onnx", "fp16", half.spec)
             self._save(half.model, narrow, reference, {"kept_in_fp32": half.kept})
@@ -203,7 +203,7 @@ class _Export:
         if self._verify:
             self.step(f"holding {file.file} against PyTorch")
             narrow = file.precision == "fp16"
-            graph = rounded_twin(model).SerializeToString() if narrow else path
+            graph = fp16_emulation(model).SerializeToString() if narrow else path
             self.differences += compare_with_torch(graph, file.spec, reference, file.precision)
 
 
@@ -268,18 +268,18 @@ def checked_size(
     return size
 
 
-def checked_clip_length(variant: Variant, wanted: int | None) -> int:
+def checked_window_length(variant: Variant, wanted: int | None) -> int:
     """Most frames of a clip: the wanted ones, or the released number.
 
     Raises:
-        InputError: the model takes no clips, or none of that length.
+        InputError: the model takes no windows, or none of that length.
     """
     if wanted is None:
-        return variant.clip_length
-    if variant.clip_length == 1 and wanted != 1:
-        raise InputError(f"{variant.name} works frame by frame, and takes no --clip-length")
+        return variant.window_length
+    if variant.window_length == 1 and wanted != 1:
+        raise InputError(f"{variant.name} works frame by frame, and takes no --window-length")
     if not 1 <= wanted <= _LONGEST:
-        raise InputError(f"clips have 1 to {_LONGEST} frames; got --clip-length {wanted}")
+        raise InputError(f"windows have 1 to {_LONGEST} frames; got --window-length {wanted}")
     return wanted
 
 
@@ -323,7 +323,7 @@ def _sized_graphs(
         "Hc": source[0] if source else clip_side(model),
         "Wc": source[1] if source else clip_side(model),
     }
-    if variant.clip_length == 1:
+    if variant.window_length == 1:
         sizes["T"] = 1
     graphs = graphs_of(model)
     return {name: spec.with_sizes(sizes) for name, spec in graphs.items()}, (height, width)
@@ -347,7 +347,7 @@ def _manifest(
     model: Model,
     graphs: dict[str, dict[str, GraphFile]],
     preprocess: Preprocess,
-    clip_length: int,
+    window_length: int,
     checkpoint: dict[str, Any],
     tools: dict[str, str],
 ) -> Manifest:
@@ -358,7 +358,7 @@ def _manifest(
         graphs=graphs,
         preprocess=preprocess,
         tracker=tracker_of(model),
-        clip_length=clip_length,
+        window_length=window_length,
         detections=variant.detections,
         prompts=variant.prompts,
         text_sha256=_text_digest(model),

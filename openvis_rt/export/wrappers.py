@@ -148,13 +148,13 @@ class MinVisClipClassify(_OnFrames[MinVisClip]):
 
 
 class OVFormerPropose(_OnFrames[OVFormer]):
-    """OV2Seg and OVFormer: a frame or a clip to instances."""
+    """OV2Seg and OVFormer: a frame or a window to instances."""
 
     def forward(self, frames: Tensor) -> tuple[Tensor, ...]:
         """Frames uint8 [T, H, W, 3] to the outputs of `propose`, in order."""
         found = self.model.propose(self.resize(frames))
         area, mass = mask_quality(found.mask_logits)  # [N, T] each
-        sums = (area,) if self.model.variant.clip_length > 1 else (area[:, 0], mass[:, 0])
+        sums = (area,) if self.model.variant.window_length > 1 else (area[:, 0], mass[:, 0])
         return found.mask_logits, found.queries, found.object_logits, *sums
 
 

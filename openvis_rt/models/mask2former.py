@@ -86,7 +86,7 @@ class Trunk(nn.Module, Generic[P]):
 
         Returns:
             as the query decoder: embeddings after ``decoder_norm``, float32 [B, N, C], and mask
-            logits [B, N, h, w] at stride 4; of a clip [1, N, C] and [1, N, B, h, w].
+            logits [B, N, h, w] at stride 4; of a window [1, N, C] and [1, N, B, h, w].
         """
         mask_features, memory = self.sem_seg_head.pixel_decoder(self.backbone(images))
         queries, mask_logits = self.predictor(mask_features, memory)

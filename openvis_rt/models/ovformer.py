@@ -5,7 +5,7 @@
     classify:  queries, image embeddings, text embeddings -> tokens, class logits
 
 One network in three forms, which the variant tells: OV2Seg has no image embeddings; OVFormerVideo
-has them, a frame a call; VideoOVFormer has queries of a whole clip of 1 to ``clip_length`` frames.
+has them, a frame a call; VideoOVFormer has queries of a whole window of 1 to ``window_length`` frames.
 Public code: `ovformer_model_video.py`, `video_ovformer_model.py`; OV2Seg, whose heads these share.
 """
 
@@ -21,7 +21,7 @@ from openvis_rt.models.images import Normalise
 from openvis_rt.models.mask2former import Backbone, Trunk
 from openvis_rt.models.resnet import ResNet
 from openvis_rt.models.swin import Swin
-from openvis_rt.models.zero_shot import ZeroShotClipDecoder, ZeroShotDecoder
+from openvis_rt.models.zero_shot import ZeroShotDecoder, ZeroShotWindowDecoder
 from openvis_rt.systems.variants import CLIP_MEAN, CLIP_STD, VARIANTS, Variant
 
 __all__ = [
@@ -38,7 +38,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class OVFormerProposal:
-    """What a clip, or a frame, shows.
+    """What a window, or a frame, shows.
 
     Attributes:
         mask_logits: float32 [N, T, h, w] at stride 4 of the padded frames.
@@ -72,9 +72,9 @@ class OVFormer(nn.Module):
         self.normalise_picture = Normalise(CLIP_MEAN, CLIP_STD)
 
     def propose(self, frames: Tensor) -> OVFormerProposal:
-        """Instances of a clip, uint8 [T, H, W, 3]; T is 1 but for VideoOVFormer."""
+        """Instances of a window, uint8 [T, H, W, 3]; T is 1 but for VideoOVFormer."""
         queries, mask_logits = self.network.decode(self.normalise(frames))
-        masks = mask_logits[0] if self.variant.clip_length > 1 else mask_logits.transpose(0, 1)
+        masks = mask_logits[0] if self.variant.window_length > 1 else mask_logits.transpose(0, 1)
         return OVFormerProposal(masks, queries[0], self.network.predictor.object_embed(queries[0]))
 
     def embed(self, pictures: Tensor) -> Tensor:
@@ -123,7 +123,7 @@ def _build(
     quick_gelu: bool = True,
 ) -> OVFormer:
     variant = VARIANTS[name]
-    decoder = ZeroShotDecoder if variant.clip_length == 1 else ZeroShotClipDecoder
+    decoder = ZeroShotDecoder if variant.window_length == 1 else ZeroShotWindowDecoder
     predictor = decoder(
         layers=decoder_layers,
         queries=queries,

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-__all__ = ["clip_positions", "sine_positions"]
+__all__ = ["sine_positions", "window_positions"]
 
 
 def sine_positions(height: int, width: int, channels: int = 256) -> Tensor:
@@ -29,8 +29,8 @@ def sine_positions(height: int, width: int, channels: int = 256) -> Tensor:
     return torch.cat((rows, columns))
 
 
-def clip_positions(frames: int, channels: int = 256) -> Tensor:
-    """Positions of a clip's frames, which depend on the clip's length.
+def window_positions(frames: int, channels: int = 256) -> Tensor:
+    """Positions of a window's frames, which depend on the window's length.
 
     The same formula with m = channels, size = T and i = t (``PositionEmbeddingSine3D``); a cell's
     position in frame t is the sum of both.

@@ -8,7 +8,7 @@ layer's level:
     blocked = bilinear(mask_logits) < 0        (the public code: sigmoid(.) < 0.5)
 
 and a query that would see nothing sees everything. Queries belong to one frame, or, in
-:class:`ClipQueryDecoder`, to a whole clip, whose frames' cells they attend to all at once.
+:class:`WindowQueryDecoder`, to a whole window, whose frames' cells they attend to all at once.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from openvis_rt.models.attention import Attention, blocked_bias
-from openvis_rt.models.positions import clip_positions, sine_positions
+from openvis_rt.models.positions import sine_positions, window_positions
 
-__all__ = ["MLP", "ClipQueryDecoder", "QueryDecoder"]
+__all__ = ["MLP", "QueryDecoder", "WindowQueryDecoder"]
 
 
 class MLP(nn.Module):
@@ -179,15 +179,15 @@ class QueryDecoder(nn.Module):
         return self.decoder_norm(query), self.mask_logits(query, mask_features)
 
 
-class ClipQueryDecoder(QueryDecoder):
-    """Queries of a clip (`video_mask2former_transformer_decoder.py`).
+class WindowQueryDecoder(QueryDecoder):
+    """Queries of a window (`video_mask2former_transformer_decoder.py`).
 
     In place of a batch of frames there is one clip: memory and mask features are [T, C, ., .],
     queries [1, N, C], mask logits [1, N, T, h, w]. A query attends to the cells of every frame, in
     the frames' order, and a cell's position has its frame's added.
     """
 
-    def first_queries(self, mask_features: Tensor) -> Tensor:  # noqa: ARG002 - one clip
+    def first_queries(self, mask_features: Tensor) -> Tensor:  # noqa: ARG002 - one window
         """The learned queries, float32 [1, N, C]."""
         return self.query_feat.weight[None]
 
@@ -197,7 +197,7 @@ class ClipQueryDecoder(QueryDecoder):
 
     def positions(self, level: Tensor) -> Tensor:
         """Of these cells: float32 [T h' w', C]."""
-        frames = clip_positions(level.shape[0], level.shape[1])
+        frames = window_positions(level.shape[0], level.shape[1])
         return (super().positions(level) + frames[:, None]).flatten(0, 1)
 
     def attention_bias(self, mask_logits: Tensor, level: Tensor) -> Tensor:

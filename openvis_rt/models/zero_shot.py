@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from openvis_rt.models.attention import Attention
-from openvis_rt.models.query_decoder import MLP, ClipQueryDecoder, QueryDecoder
+from openvis_rt.models.query_decoder import MLP, QueryDecoder, WindowQueryDecoder
 
-__all__ = ["TEMPERATURE", "ZeroShotClipDecoder", "ZeroShotDecoder", "ZeroShotHead"]
+__all__ = ["TEMPERATURE", "ZeroShotDecoder", "ZeroShotHead", "ZeroShotWindowDecoder"]
 
 TEMPERATURE = 50.0
 """Of the cosine."""
@@ -87,5 +87,5 @@ class ZeroShotDecoder(QueryDecoder):
         self.object_embed = MLP(width, width, 2, 2)
 
 
-class ZeroShotClipDecoder(ZeroShotDecoder, ClipQueryDecoder):
+class ZeroShotWindowDecoder(ZeroShotDecoder, WindowQueryDecoder):
     """The same for the queries of a clip."""

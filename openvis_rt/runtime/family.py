@@ -23,9 +23,9 @@ class Scores(Protocol):
     """Sums of one video, for N tracks and C classes."""
 
     def add_output(self, output: Mapping[str, Floats], order: Ints) -> None:
-        """Add a frame or clip; ``output`` is in the queries' order, track j is ``order[j]``."""
+        """Add a frame or window; ``output`` is in the queries' order, track j is ``order[j]``."""
 
-    def now(self) -> tuple[Ints, Floats64, Bools]:
+    def running_scores(self) -> tuple[Ints, Floats64, Bools]:
         """Best class [N], its score so far [N], and whether that lets the track be shown [N]."""
 
     def detections(self, count: int) -> list[Detection]:

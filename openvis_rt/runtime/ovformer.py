@@ -18,7 +18,7 @@ Ints = npt.NDArray[np.int64]
 
 
 class OvFormerVideo(Family):
-    """VideoOVFormer; see :class:`Family`. Logits are averaged over clips, long or short."""
+    """VideoOVFormer; see :class:`Family`. Logits are averaged over windows, long or short."""
 
     fetched: Mapping[str, tuple[str, ...]] = {
         "propose": ("queries", "object_logits", "mask_area"),

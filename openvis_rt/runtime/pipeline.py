@@ -24,12 +24,12 @@ from openvis_rt.runtime.backends.tensorrt.cuda import CudaChoice
 from openvis_rt.runtime.classifier import Classifier, classifier_from_rows, closed_classifier
 from openvis_rt.runtime.families import family_of
 from openvis_rt.runtime.matrices import Matrix, matrix_from
-from openvis_rt.runtime.preprocessing import Placement
+from openvis_rt.runtime.preprocessing import Letterbox
 from openvis_rt.runtime.selection import Selection
 from openvis_rt.runtime.text import TextEmbedder
 from openvis_rt.runtime.video.reading import Frame
 from openvis_rt.runtime.video.results import FrameResult, VideoResult
-from openvis_rt.runtime.window_pipeline import ClipPipeline
+from openvis_rt.runtime.window_pipeline import WindowPipeline
 from openvis_rt.vocabulary import Vocabulary
 
 __all__ = ["Mode", "Pipeline"]
@@ -46,7 +46,7 @@ class Pipeline:
     """
 
     def __init__(
-        self, bundle: Bundle, factory: SessionFactory, inner: ClipPipeline, precision: str
+        self, bundle: Bundle, factory: SessionFactory, inner: WindowPipeline, precision: str
     ) -> None:
         self.bundle = bundle
         self._factory = factory
@@ -77,7 +77,7 @@ class Pipeline:
         selection: Selection | None = None,
         tracker_frames: int | None = None,
         tracker_top_k: int | None = None,
-        clip_length: int | None = None,
+        window_length: int | None = None,
         detections: int | None = None,
         cuda: CudaChoice = "auto",
         progress: Callable[[int, int], None] = lambda *_: None,
@@ -100,7 +100,7 @@ class Pipeline:
                 ``stream`` keeps memory flat over any length.
             selection: what a frame's result shows.
             tracker_frames, tracker_top_k: T and K of the association; None for the bundle's.
-            clip_length: frames of a clip, at most the bundle's; None for the bundle's.
+            window_length: frames of a window, at most the bundle's; None for the bundle's.
             detections: most instances that a video's result reports; None for the bundle's.
             cuda: the CUDA binding of the TensorRT backends: ``cuda-python`` (it has CUDA graphs),
                 ``pycuda``, or ``auto``, the first of them that is installed.
@@ -121,13 +121,13 @@ class Pipeline:
         with ExitStack() as stack:
             factory = session_factory(backend, device, bundle, precision, cuda)
             stack.callback(factory.close)
-            frames = ClipPipeline(
+            frames = WindowPipeline(
                 bundle,
                 family,
                 factory,
                 precision,
                 selection or Selection(),
-                clip_length=_clip_length(bundle, clip_length),
+                window_length=_window_length(bundle, window_length),
                 detections=detections,
                 image_embeddings=given,
                 keep_video=mode == "video",
@@ -145,7 +145,7 @@ class Pipeline:
         *,
         classifier: Matrix | None = None,
     ) -> None:
-        """Look for other classes from the next clip or frame on; nothing is rebuilt.
+        """Look for other classes from the next window or frame on; nothing is rebuilt.
 
         Embeddings of phrases that were seen before come from the bundle's cache.
 
@@ -188,13 +188,13 @@ class Pipeline:
         return [*self._factory.warnings, *(self._embedder.warnings if self._embedder else ())]
 
     @property
-    def clip_length(self) -> int:
+    def window_length(self) -> int:
         """Frames that the model looks at together; results come when the last of them is there."""
-        return self._inner.clip_length
+        return self._inner.window_length
 
     def delay(self, in_flight: int | None = None) -> int:
         """How many further frames a frame's result may wait for; see :meth:`stream`."""
-        return self.clip_length * self._most_in_flight(in_flight) - 1
+        return self.window_length * self._most_in_flight(in_flight) - 1
 
     def _most_in_flight(self, wanted: int | None) -> int:
         if wanted is not None and wanted < 1:
@@ -210,7 +210,7 @@ class Pipeline:
         """Seconds and bytes since it was opened.
 
         ``place_seconds``, ``submit_seconds``, ``wait_seconds``, ``associate_seconds`` and
-        ``masks_seconds`` are the host's, as :class:`ClipPipeline` says. What the backend counts
+        ``masks_seconds`` are the host's, as :class:`WindowPipeline` says. What the backend counts
         comes beside them: ``device_seconds`` and bytes over the bus.
         """
         host = {f"{stage}_seconds": seconds for stage, seconds in self._inner.seconds.items()}
@@ -226,7 +226,7 @@ class Pipeline:
         """What a frame's result shows."""
         return self._inner.selection
 
-    def placement(self, height: int, width: int) -> Placement:
+    def placement(self, height: int, width: int) -> Letterbox:
         """Where a source frame of this size (pixels) lies in the network's frame."""
         return self._inner.placement(height, width)
 
@@ -235,18 +235,18 @@ class Pipeline:
     ) -> Iterator[FrameResult]:
         """Results frame by frame, causal: each says what is known with the frames up to it.
 
-        A model that works on clips gives a clip's results as soon as its last frame is there: a
-        frame waits for up to ``clip_length - 1`` others. The last clip of ``frames`` may be
+        A model that works on windows gives a window's results as soon as its last frame is there: a
+        frame waits for up to ``window_length - 1`` others. The last window of ``frames`` may be
         shorter; it counts like a whole one, so give a video in one call.
 
-        Where the backend allows, the device works on the next clip while the host works on this
+        Where the backend allows, the device works on the next window while the host works on this
         one. Then a result comes when the next clip is there: with a live source and ``in_flight`` 1
         it comes at once. If the caller stops early, what was taken ahead becomes no part of the
-        video; but a clip whose first result was given is part of it as a whole.
+        video; but a window whose first result was given is part of it as a whole.
 
         Args:
             frames: frames of a video, or uint8 [H, W, 3] arrays in RGB; taken one at a time.
-            in_flight: clips that the device may have at once; None for all that it can.
+            in_flight: windows that the device may have at once; None for all that it can.
 
         Raises:
             InputError: a frame is not uint8 [H, W, 3], or of another size than the first; or
@@ -258,34 +258,34 @@ class Pipeline:
         self._refuse_open_stream()
         failure: Exception | None = None
         ended = False
-        clip: list[Frame] = []
+        window: list[Frame] = []
         try:
             while not ended:
                 try:
-                    while len(clip) < inner.clip_length and not ended:
-                        ended = not self._take(source, clip)
+                    while len(window) < inner.window_length and not ended:
+                        ended = not self._take(source, window)
                 except Exception as exc:  # first the results of the frames before it
                     failure, ended = exc, True
                 try:
-                    if clip:
-                        inner.submit(clip)
-                        clip = []
+                    if window:
+                        inner.submit(window)
+                        window = []
                 except Exception as exc:
                     failure, ended = failure or exc, True
                 while inner.in_flight == most or (ended and inner.in_flight):
                     yield from inner.collect()
         finally:
-            self._frames -= inner.discard() + len(clip)
+            self._frames -= inner.discard() + len(window)
         if failure is not None:
             raise failure
 
-    def _take(self, source: Iterator[Frame | npt.NDArray[np.uint8]], clip: list[Frame]) -> bool:
-        """Add the next frame to a clip; false if there is none."""
+    def _take(self, source: Iterator[Frame | npt.NDArray[np.uint8]], window: list[Frame]) -> bool:
+        """Add the next frame to a window; false if there is none."""
         try:
             frame = next(source)
         except StopIteration:
             return False
-        clip.append(self._checked(frame))
+        window.append(self._checked(frame))
         return True
 
     def _refuse_open_stream(self) -> None:
@@ -297,13 +297,13 @@ class Pipeline:
 
         Raises:
             InputError: the frame is not uint8 [H, W, 3], or of another size than the first; or a
-                stream has frames in flight; or the model works on clips of several frames.
+                stream has frames in flight; or the model works on windows of several frames.
             BackendError: a graph failed, or gave NaN or infinity.
         """
-        if self.clip_length > 1:
+        if self.window_length > 1:
             raise InputError(
-                f"{self.bundle.manifest.variant} looks at {self.clip_length} frames together; use "
-                "stream(), or open it with clip_length=1"
+                f"{self.bundle.manifest.variant} looks at {self.window_length} frames together; use "
+                "stream(), or open it with window_length=1"
             )
         self._refuse_open_stream()
         checked = self._checked(frame)
@@ -374,16 +374,16 @@ def _any(bundle: Bundle) -> str:
     return next(iter(bundle.manifest.graphs))
 
 
-def _clip_length(bundle: Bundle, wanted: int | None) -> int | None:
-    most = bundle.manifest.clip_length
+def _window_length(bundle: Bundle, wanted: int | None) -> int | None:
+    most = bundle.manifest.window_length
     if wanted is not None and not 1 <= wanted <= most:
         frames = bundle.graph("propose", _any(bundle)).spec.inputs[0]
         if frames.shape[0] == 1:
             raise InputError(
-                f"{bundle.manifest.variant} works frame by frame, not on clips of {wanted}"
+                f"{bundle.manifest.variant} works frame by frame, not on windows of {wanted}"
             )
         raise InputError(
-            f"{bundle.path} takes clips of 1 to {most} frames, got {wanted}; export it again with "
-            "a larger --clip-length for longer ones"
+            f"{bundle.path} takes windows of 1 to {most} frames, got {wanted}; export it again with "
+            "a larger --window-length for longer ones"
         )
     return wanted

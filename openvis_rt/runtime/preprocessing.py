@@ -11,13 +11,13 @@ from PIL import Image
 from openvis_rt.bundle.bundle import Preprocess
 from openvis_rt.geometry import centre_crop, resized_size
 
-__all__ = ["Placement", "clip_picture", "place_frame", "placement_for"]
+__all__ = ["Letterbox", "clip_picture", "letterbox_for", "place_frame"]
 
 Image8 = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
-class Placement:
+class Letterbox:
     """Where a source frame lies in the graph's frame, and where its masks are cut out.
 
     Attributes:
@@ -35,7 +35,7 @@ class Placement:
     official: tuple[int, int]
 
 
-def placement_for(height: int, width: int, rule: Preprocess) -> Placement:
+def letterbox_for(height: int, width: int, rule: Preprocess) -> Letterbox:
     """Fit a source of that size (pixels) into the graph's frame, keeping its shape."""
     frame = rule.source_size or rule.network_size  # the graph may resize by itself
     official = resized_size(height, width, rule.short_side, rule.max_side)
@@ -44,7 +44,7 @@ def placement_for(height: int, width: int, rule: Preprocess) -> Placement:
     if rule.source_size is None and official == frame:
         picture = frame  # the rule rounds each side, so their scales may differ
     inner = (rule.network_size[0] / frame[0], rule.network_size[1] / frame[1])
-    return Placement(
+    return Letterbox(
         picture,
         _scaled(picture, inner, rule.network_size),
         (height, width),
@@ -64,7 +64,7 @@ def _scaled(
 
 
 def place_frame(
-    image: Image8, placement: Placement, out: Image8, fill: tuple[float, float, float]
+    image: Image8, placement: Letterbox, out: Image8, fill: tuple[float, float, float]
 ) -> None:
     """Resize a frame into the network's frame: Pillow's bilinear.
 

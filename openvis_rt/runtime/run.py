@@ -69,7 +69,7 @@ class RunReport:
 
     ``seconds`` is the wall time of the pass that segments: reading and the pipeline, and in stream
     mode drawing and writing. ``delay_frames`` is how many further frames a frame's result may have
-    to wait for in stream mode: the rest of its clip, and the clips that the device has ahead.
+    to wait for in stream mode: the rest of its window, and the windows that the device has ahead.
     ``delay_seconds`` is that in the video's time.
     """
 
@@ -152,7 +152,7 @@ def run_video(
         pipeline.reset()
         stack.callback(pipeline.reset)
         report = RunReport(mode, pipeline.backend)
-        _explain_placement(pipeline, video, report)
+        _explain_letterbox(pipeline, video, report)
         if mode == "stream":
             report.delay_frames = pipeline.delay(_in_flight(video))
             report.delay_seconds = float(report.delay_frames / video.fps)
@@ -165,7 +165,7 @@ def run_video(
 
 
 def _in_flight(video: VideoSource) -> int | None:
-    """A live frame's result is wanted now, not when the next clip has come."""
+    """A live frame's result is wanted now, not when the next window has come."""
     return 1 if video.live else None
 
 
@@ -309,7 +309,7 @@ def _stop_on_interrupt(*, enabled: bool) -> Iterator[threading.Event]:
         signal.signal(signal.SIGINT, before)
 
 
-def _explain_placement(pipeline: Pipeline, video: VideoSource, report: RunReport) -> None:
+def _explain_letterbox(pipeline: Pipeline, video: VideoSource, report: RunReport) -> None:
     placement = pipeline.placement(video.height, video.width)
     rule = pipeline.bundle.manifest.preprocess
     network = rule.source_size or rule.network_size

@@ -1,4 +1,4 @@
-"""A video clip by clip: networks on the device, association and sums on the host.
+"""A video window by window: networks on the device, association and sums on the host.
 
     frames --place--> propose --queries, mask, features or frames stay there--> classify
        |                 |                                                         |
@@ -9,10 +9,10 @@
                                                 |
                                selected queries --masks--> bit masks --> run lengths
 
-Most systems work frame by frame: their clips have one frame. What a system does in its own way,
+Most systems work frame by frame: their windows have one frame. What a system does in its own way,
 matching and scoring, is its :class:`~openvis_rt.runtime.family.Family`.
 
-A clip is submitted and collected. Where the backend keeps two clips in flight, the device works on
+A window is submitted and collected. Where the backend keeps two clips in flight, the device works on
 the next one while the host associates this one; each has a slot of buffers of its own.
 
 In video mode the masks of every query that has any are kept as run lengths, because only the end of
@@ -37,7 +37,7 @@ from openvis_rt.errors import BackendError, InputError
 from openvis_rt.runtime.backends.session import Session, SessionFactory
 from openvis_rt.runtime.classifier import Classifier
 from openvis_rt.runtime.family import Family, Scores
-from openvis_rt.runtime.preprocessing import Placement, clip_picture, place_frame, placement_for
+from openvis_rt.runtime.preprocessing import Letterbox, clip_picture, letterbox_for, place_frame
 from openvis_rt.runtime.selection import Selection
 from openvis_rt.runtime.video.reading import Frame
 from openvis_rt.runtime.video.results import (
@@ -50,9 +50,9 @@ from openvis_rt.runtime.video.results import (
     empty_rle,
     encode_masks,
 )
-from openvis_rt.systems.graphs import masks_a_run
+from openvis_rt.systems.graphs import masks_per_run
 
-__all__ = ["STAGES", "ClipPipeline"]
+__all__ = ["STAGES", "WindowPipeline"]
 
 Floats = npt.NDArray[np.float32]
 Floats64 = npt.NDArray[np.float64]
@@ -61,7 +61,7 @@ Bools = npt.NDArray[np.bool_]
 Image8 = npt.NDArray[np.uint8]
 
 STAGES = ("place", "submit", "wait", "associate", "masks")
-"""What the host does with a frame, in order; see ``seconds`` of :class:`ClipPipeline`."""
+"""What the host does with a frame, in order; see ``seconds`` of :class:`WindowPipeline`."""
 
 _BLAS = ThreadpoolController().select(user_api="blas")
 """Products of 100x100x256 take a millisecond on one thread. On several they wait for each other
@@ -70,13 +70,13 @@ wherever decoding or another process has a core: 280 ms were seen on two busy co
 
 @dataclass(frozen=True)
 class _Submitted:
-    """A clip that the device has and the host has not seen the outputs of."""
+    """A window that the device has and the host has not seen the outputs of."""
 
     frames: tuple[tuple[int, float | None], ...]  # number and time of each
     slot: int
 
 
-class ClipPipeline:
+class WindowPipeline:
     """Sessions, tracker and sums of one model on one backend.
 
     Args:
@@ -85,7 +85,7 @@ class ClipPipeline:
         factory: the backend.
         precision: which of the bundle's graphs.
         selection: what is shown of a frame.
-        clip_length: frames of a clip, at most the bundle's; the video's last one may be shorter.
+        window_length: frames of a window, at most the bundle's; the video's last one may be shorter.
             None for the bundle's.
         detections: most instances that a video's result reports; None for the bundle's.
         image_embeddings: of every frame of the video, float32 [frames, D], in place of what the
@@ -106,14 +106,14 @@ class ClipPipeline:
         precision: str,
         selection: Selection,
         *,
-        clip_length: int | None = None,
+        window_length: int | None = None,
         detections: int | None = None,
         image_embeddings: Floats | None = None,
         keep_video: bool,
     ) -> None:
         self._bundle, self.selection, self.keep_video = bundle, selection, keep_video
         self._family = family
-        self.clip_length = clip_length or bundle.manifest.clip_length
+        self.window_length = window_length or bundle.manifest.window_length
         self._detections = detections or bundle.manifest.detections
         self._slots = factory.slots
         self._fetched = {"embed": (), **family.fetched, "masks": ("masks",)}
@@ -134,14 +134,16 @@ class ClipPipeline:
                 self._classify.bind(name, sources[graph], name)
         self._masks.bind("mask_logits", self._propose, "mask_logits")
         self._queries = int(_shape(self._propose, "queries")[0])
-        self._frames = np.zeros((self.clip_length, *_shape(self._propose, "frames")[1:]), np.uint8)
+        self._frames = np.zeros(
+            (self.window_length, *_shape(self._propose, "frames")[1:]), np.uint8
+        )
         self._pictures: Image8 | None = None
         if self._embed is not None and bundle.manifest.preprocess.source_size is not None:
             self._embed.bind("pictures", self._propose, "frames")  # it resizes by itself
         elif self._embed is not None:
             shape = _shape(self._embed, "pictures")[1:]
-            self._pictures = np.zeros((self.clip_length, *shape), np.uint8)
-        self._placement: Placement | None = None
+            self._pictures = np.zeros((self.window_length, *shape), np.uint8)
+        self._letterbox: Letterbox | None = None
         self._classifier: Classifier | None = None
         self._scores: Scores | None = None
         self._torn = False
@@ -182,9 +184,9 @@ class ClipPipeline:
         self._classifier = classifier
         self._restart_scores()
         if classifier.embeddings is not None and self._submitted:
-            torn, self._torn = self._torn, True  # until every clip in flight has the new classes
-            for clip in self._submitted:
-                self._classify.run(clip.slot)
+            torn, self._torn = self._torn, True  # until every window in flight has the new classes
+            for window in self._submitted:
+                self._classify.run(window.slot)
             self._torn = torn
 
     def check_classifier_may_change(self) -> None:
@@ -200,21 +202,21 @@ class ClipPipeline:
         self.discard()
         self._family.reset()
         self._torn = False
-        self._placement = None
+        self._letterbox = None
         self._placed = 0
         self._kept.clear()
         self._restart_scores()
 
-    def placement(self, height: int, width: int) -> Placement:
+    def placement(self, height: int, width: int) -> Letterbox:
         """Where a source frame of this size lies in the network's frame."""
-        return placement_for(height, width, self._bundle.manifest.preprocess)
+        return letterbox_for(height, width, self._bundle.manifest.preprocess)
 
     def check_frame(self, image: Image8) -> None:
         """Refuse what cannot be the video's next frame.
 
         Raises:
             InputError: the image is not RGB of 8 bits, or of another size than the first; or an
-                earlier clip failed.
+                earlier window failed.
         """
         self._refuse_torn()
         if not isinstance(image, np.ndarray):
@@ -223,40 +225,40 @@ class ClipPipeline:
             raise InputError(
                 f"a frame is uint8 [H, W, 3] in RGB; got {image.dtype} {list(image.shape)}"
             )
-        if self._placement is None:
+        if self._letterbox is None:
             placement = self.placement(*image.shape[:2])
             self._masks.write("picture_size", np.array(placement.cut, np.int64))
             self._masks.write("frame_size", np.array(placement.source, np.int64))
-            self._placement = placement  # a size that the backend refuses stays refused
-        if image.shape[:2] != self._placement.source:
+            self._letterbox = placement  # a size that the backend refuses stays refused
+        if image.shape[:2] != self._letterbox.source:
             raise InputError(
                 f"a frame of {image.shape[1]}x{image.shape[0]} came after frames of "
-                f"{self._placement.source[1]}x{self._placement.source[0]}; "
+                f"{self._letterbox.source[1]}x{self._letterbox.source[0]}; "
                 "call reset() before a video of another size"
             )
 
-    def submit(self, clip: Sequence[Frame]) -> None:
-        """Give the device the next clip; returns before it is done where the backend can.
+    def submit(self, window: Sequence[Frame]) -> None:
+        """Give the device the next window; returns before it is done where the backend can.
 
         Args:
-            clip: 1 to ``clip_length`` frames whose images are uint8 [Hs, Ws, 3], RGB, of one size
+            window: 1 to ``window_length`` frames whose images are uint8 [Hs, Ws, 3], RGB, of one size
                 through the video; read only. Their numbers and times go into the results.
 
         Raises:
-            InputError: as :meth:`check_frame`; the clip is empty or longer; too many clips are in
+            InputError: as :meth:`check_frame`; the window is empty or longer; too many clips are in
                 flight; or the image embeddings that were given end.
             BackendError: a graph failed.
         """
-        if not 1 <= len(clip) <= self.clip_length:
-            raise InputError(f"a clip has 1 to {self.clip_length} frames; got {len(clip)}")
-        for frame in clip:
+        if not 1 <= len(window) <= self.window_length:
+            raise InputError(f"a window has 1 to {self.window_length} frames; got {len(window)}")
+        for frame in window:
             self.check_frame(frame.image)
         if len(self._submitted) == self._slots:
-            raise InputError(f"{self._slots} clips are in flight already; collect one first")
-        slot, count = self._next_slot, len(clip)
+            raise InputError(f"{self._slots} windows are in flight already; collect one first")
+        slot, count = self._next_slot, len(window)
         embeddings = self._next_embeddings(count)
         with self._timed("place"):
-            self._place([frame.image for frame in clip])
+            self._place([frame.image for frame in window])
         with self._timed("submit"):
             self._propose.write("frames", self._frames[:count], slot)
             self._propose.run(slot)
@@ -268,26 +270,26 @@ class ClipPipeline:
                 self._classify.write("image_embeddings", embeddings, slot)
             self._classify.run(slot)
         self._placed += count
-        self._submitted.append(_Submitted(tuple((f.index, f.time) for f in clip), slot))
+        self._submitted.append(_Submitted(tuple((f.index, f.time) for f in window), slot))
         self._next_slot = (slot + 1) % self._slots
 
     def collect(self) -> list[FrameResult]:
-        """The oldest clip in flight, associated with what came before it.
+        """The oldest window in flight, associated with what came before it.
 
         Returns:
             for each of its frames the instances that are known now.
 
         Raises:
-            InputError: no clip is in flight, or an earlier one failed.
+            InputError: no window is in flight, or an earlier one failed.
             BackendError: a graph failed, or gave NaN or infinity.
         """
         if not self._submitted:
             raise InputError("no frame was submitted")
         self._refuse_torn()
-        clip = self._submitted.popleft()
-        self._torn = True  # until tracker, sums and masks all have this clip
+        window = self._submitted.popleft()
+        self._torn = True  # until tracker, sums and masks all have this window
         with self._timed("wait"):
-            output = self._fetch_outputs(clip)
+            output = self._fetch_outputs(window)
         with self._timed("associate"), _BLAS.limit(limits=1):
             order = self._family.match(output)
             visible = output["mask_area"].reshape(self._queries, -1)[order] > 0  # [N, T]
@@ -295,19 +297,21 @@ class ClipPipeline:
             wanted = self._choose(visible)
         shown = np.array(sorted(set().union(*wanted)), np.int64)
         tracks = np.flatnonzero(visible.any(1)) if self.keep_video else shown
-        masks = self._make_masks(order[tracks], clip.slot)
+        masks = self._make_masks(order[tracks], window.slot)
         found = dict(zip(tracks.tolist(), masks, strict=True))
         if self.keep_video:
-            self._keep(found, len(clip.frames))
+            self._keep(found, len(window.frames))
         self._torn = False
         return [
-            self._result(clip.frames[t], wanted[t], {track: found[track][t] for track in wanted[t]})
-            for t in range(len(clip.frames))
+            self._result(
+                window.frames[t], wanted[t], {track: found[track][t] for track in wanted[t]}
+            )
+            for t in range(len(window.frames))
         ]
 
     def discard(self) -> int:
-        """Forget the clips in flight, which become no part of the video; how many frames."""
-        count = sum(len(clip.frames) for clip in self._submitted)
+        """Forget the windows in flight, which become no part of the video; how many frames."""
+        count = sum(len(window.frames) for window in self._submitted)
         self._submitted.clear()
         self._placed -= count
         return count
@@ -323,9 +327,9 @@ class ClipPipeline:
         self._refuse_torn()
         if self._submitted:
             raise InputError("a stream is still open: take it to its end, or close it, first")
-        if self._placement is None or self._scores is None or self._classifier is None:
+        if self._letterbox is None or self._scores is None or self._classifier is None:
             raise InputError("no frame was given, so there is no video to report")
-        height, width = self._placement.source
+        height, width = self._letterbox.source
         empty = empty_rle(height, width)
         instances = [
             VideoInstance(
@@ -373,23 +377,23 @@ class ClipPipeline:
         return given
 
     def _place(self, images: Sequence[Image8]) -> None:
-        assert self._placement is not None
+        assert self._letterbox is not None
         mean = self._bundle.manifest.preprocess.pixel_mean
         for index, image in enumerate(images):
-            place_frame(image, self._placement, self._frames[index], mean)
+            place_frame(image, self._letterbox, self._frames[index], mean)
             if self._pictures is not None:
                 self._pictures[index] = clip_picture(image, self._pictures.shape[1])
 
-    def _fetch_outputs(self, clip: _Submitted) -> dict[str, Floats]:
-        """What the host needs of a clip, by output name; float32, in the order of the queries."""
+    def _fetch_outputs(self, window: _Submitted) -> dict[str, Floats]:
+        """What the host needs of a window, by output name; float32, in the order of the queries."""
         out: dict[str, Floats] = {}
         for session in (self._propose, self._classify):
             for name in self._fetched[session.spec.name]:
-                out[name] = np.asarray(session.fetch(name, clip.slot), np.float32)
+                out[name] = np.asarray(session.fetch(name, window.slot), np.float32)
                 if not np.isfinite(out[name]).all():
                     raise BackendError(
                         f"graph {session.spec.name!r} gave NaN or infinity in {name!r} at frame "
-                        f"{clip.frames[0][0]}: the weights, the precision or the backend do not "
+                        f"{window.frames[0][0]}: the weights, the precision or the backend do not "
                         "work; try --backend onnxruntime --precision fp32"
                     )
         return out
@@ -410,7 +414,7 @@ class ClipPipeline:
     def _choose(self, visible: Bools) -> list[dict[int, tuple[int, float]]]:
         """For each frame the tracks to show, best first: their class and their score so far."""
         assert self._scores is not None
-        categories, scores, shown = self._scores.now()
+        categories, scores, shown = self._scores.running_scores()
         return [self._best(categories, np.where(seen & shown, scores, 0.0)) for seen in visible.T]
 
     def _best(self, categories: Ints, scores: Floats64) -> dict[int, tuple[int, float]]:
@@ -422,8 +426,8 @@ class ClipPipeline:
         }
 
     def _keep(self, found: dict[int, list[RLE]], frames: int) -> None:
-        assert self._placement is not None
-        none = [empty_rle(*self._placement.source)] * frames
+        assert self._letterbox is not None
+        none = [empty_rle(*self._letterbox.source)] * frames
         tracks = [found.get(track, none) for track in range(self._queries)]
         self._kept += [[masks[t] for masks in tracks] for t in range(frames)]
 
@@ -433,7 +437,7 @@ class ClipPipeline:
         wanted: dict[int, tuple[int, float]],
         masks: dict[int, RLE],
     ) -> FrameResult:
-        assert self._placement is not None
+        assert self._letterbox is not None
         assert self._classifier is not None
         names = self._classifier.names
         instances = [
@@ -441,12 +445,12 @@ class ClipPipeline:
             for track, (category, score) in wanted.items()
             if (box := box_of(masks[track]))[2] > 0
         ]
-        return FrameResult(*frame, *self._placement.source, tuple(instances))
+        return FrameResult(*frame, *self._letterbox.source, tuple(instances))
 
     def _make_masks(self, queries: Ints, slot: int) -> list[list[RLE]]:
         """For some queries the run lengths of their masks at the source's size, frame by frame."""
         out: list[list[RLE]] = []
-        step = masks_a_run(self._bundle.manifest.clip_length)
+        step = masks_per_run(self._bundle.manifest.window_length)
         for start in range(0, len(queries), step):
             chosen = queries[start : start + step].astype(np.int64)
             with self._timed("submit"):
@@ -455,7 +459,7 @@ class ClipPipeline:
             with self._timed("wait"):
                 masks = np.asarray(self._masks.fetch("masks", slot), np.uint8)  # [n, T, Hs, Ws]
             with self._timed("masks"):
-                out += [encode_masks(clip) for clip in masks]
+                out += [encode_masks(window) for window in masks]
         return out
 
 

@@ -5,7 +5,7 @@ used by export, engines, runtime and tests. Sizes are symbols; a bundle's manife
 its numbers.
 
     N       queries
-    T       frames of one call: 1 for per-frame models, dynamic for clips, 1 to `clip_length`
+    T       frames of one call: 1 for per-frame models, dynamic for windows, 1 to `window_length`
     H, W    network size, pixels; the graph pads it, right and bottom, to multiples of 32: H' x W'
     h, w    stride-4 grid, H'/4 x W'/4
     hp, wp  stride-32 grid, H'/32 x W'/32;  P  hp * wp
@@ -29,7 +29,7 @@ __all__ = [
     "DYNAMIC_AXES",
     "GRAPHS_OF_FAMILY",
     "INSTFORMER_GRAPHS",
-    "MASKS_A_RUN",
+    "MASKS_PER_RUN",
     "MINVIS_CLIP_GRAPHS",
     "MINVIS_GRAPHS",
     "OV2SEG_GRAPHS",
@@ -38,7 +38,7 @@ __all__ = [
     "PRECISIONS",
     "GraphSpec",
     "TensorSpec",
-    "masks_a_run",
+    "masks_per_run",
 ]
 
 DYNAMIC_AXES = frozenset({"K", "B", "n", "T", "Hs", "Ws"})
@@ -47,14 +47,14 @@ DYNAMIC_AXES = frozenset({"K", "B", "n", "T", "Hs", "Ws"})
 PRECISIONS = ("fp32", "fp16")
 """In which graphs can be exported."""
 
-MASKS_A_RUN = 8
-"""The most masks of one run of `masks`, n times T, but for clips of more frames, where a run is one
+MASKS_PER_RUN = 8
+"""The most masks of one run of `masks`, n times T, but for windows of more frames, where a run is one
 query's; more are more runs, so buffers stay small."""
 
 
-def masks_a_run(clip_length: int) -> int:
-    """The largest n, for clips of up to so many frames; one query's masks at the least."""
-    return max(1, MASKS_A_RUN // clip_length)
+def masks_per_run(window_length: int) -> int:
+    """The largest n, for windows of up to so many frames; one query's masks at the least."""
+    return max(1, MASKS_PER_RUN // window_length)
 
 
 @dataclass(frozen=True)
@@ -304,7 +304,7 @@ OVFORMER_VIDEO_GRAPHS = _by_name(
     _TEXT,
     _MASKS,
 )
-"""VideoOVFormer: queries of a whole clip, aligned with CLIP's embeddings of its frames."""
+"""VideoOVFormer: queries of a whole window, aligned with CLIP's embeddings of its frames."""
 
 OVFORMER_FRAME_GRAPHS = _by_name(
     GraphSpec(

@@ -24,7 +24,7 @@ _TRACKERS = {
     "temporal-top-k": "temporal top-K, T = {v.tracker_frames}, K = {v.tracker_top_k}",
     "rollout": "rollout of tracking tokens",
     "previous-frame": "the previous frame",
-    "previous-clip": "the previous clip",
+    "previous-window": "the previous window",
     "momentum": "momentum memory, {v.tracker_alpha}",
 }
 
@@ -49,6 +49,8 @@ def _row(variant: Variant) -> tuple[str, ...]:
         _TRACKERS[variant.tracker].format(v=variant),
         ", ".join(GRAPHS_OF_FAMILY[variant.family]),
         *("yes" if precision in PRECISIONS else "not yet" for precision in ("fp16", "int8")),
-        "a frame" if variant.clip_length == 1 else f"a clip of up to {variant.clip_length} frames",
+        "a frame"
+        if variant.window_length == 1
+        else f"a window of up to {variant.window_length} frames",
         variant.weights,
     )

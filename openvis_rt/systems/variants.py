@@ -48,7 +48,7 @@ class Variant:
         short_side, max_side: pixels of the resized frame (detectron2's ResizeShortestEdge).
         size_divisor: the resized frame is padded to multiples of it.
         pixel_mean, pixel_std: RGB, for values 0..255.
-        clip_length: frames of a clip; 1 where the model works frame by frame.
+        window_length: frames of a window; 1 where the model works frame by frame.
         prompts: templates of the text classifier.
         tracker_frames, tracker_top_k: T and K of the temporal top-K association, as released.
         tracker_alpha: weight of the newest frame in the momentum memory (`ov2seg_model_video.py`).
@@ -72,7 +72,7 @@ class Variant:
     size_divisor: int = 32
     pixel_mean: tuple[float, float, float] = CLIP_MEAN
     pixel_std: tuple[float, float, float] = CLIP_STD
-    clip_length: int = 1
+    window_length: int = 1
     prompts: tuple[str, ...] = VILD_PROMPTS
     tracker_frames: int = 9
     tracker_top_k: int = 5
@@ -98,7 +98,7 @@ _INSTFORMER = Variant(
 _OVFORMER = Variant(  # configs/{lvvis,youtubevis_2019}/*ovformer_{R50,SwinB}_bs8.yaml
     name="ovformer-video-r50",
     family="ovformer-video",
-    tracker="previous-clip",
+    tracker="previous-window",
     backbone="ResNet-50 (ImageNet-21k), CLIP ViT-B/32 (OpenAI) on whole frames",
     clip="ViT-B-32",
     takes_clip=True,
@@ -107,7 +107,7 @@ _OVFORMER = Variant(  # configs/{lvvis,youtubevis_2019}/*ovformer_{R50,SwinB}_bs
     feature_channels=(256, 512, 1024, 2048),
     weights="public checkpoint, and CLIP beside it",
     short_side=360,
-    clip_length=5,
+    window_length=5,
     prompts=("A photo of {}",),
     pixel_mean=_IMAGENET_MEAN,
     pixel_std=_IMAGENET_STD,
@@ -119,7 +119,7 @@ _OV2SEG = replace(  # scripts/eval_video.sh
     tracker="momentum",
     backbone="ResNet-50 (ImageNet-21k)",
     short_side=480,
-    clip_length=1,
+    window_length=1,
     prompts=VILD_PROMPTS,
 )
 
@@ -139,7 +139,7 @@ _OVFORMER_FRAME = replace(
     name="ovformer-frame-r50",
     family="ovformer-frame",
     tracker="momentum",
-    clip_length=1,
+    window_length=1,
     detections=10,  # of YouTube-VIS; 20 of OVIS, 50 of BURST and LV-VIS
 )
 

@@ -55,25 +55,25 @@ def test_propose_gives_onnx_runtimes_numbers(backend, bundle_copy, precision):
     compare_propose(bundle, backend, precision, [frames()[0][None]])
 
 
-def test_one_engine_gives_onnx_runtimes_numbers_for_clips_of_every_length(
+def test_one_engine_gives_onnx_runtimes_numbers_for_windows_of_every_length(
     backend, tmp_path, tmp_path_factory
 ):
     """A batch above 1 has been silently wrong in TensorRT releases."""
     shared = shared_bundle("ovformer-video-r50", tmp_path_factory)
     bundle = Bundle.open(shutil.copytree(shared.path, tmp_path / "bundle"))
     build(bundle, backend, "fp32")
-    clips = [np.stack(frames()[:length]) for length in (5, 1, 2, 3, 4, 5)]
-    compare_propose(bundle, backend, "fp32", clips)
+    windows = [np.stack(frames()[:length]) for length in (5, 1, 2, 3, 4, 5)]
+    compare_propose(bundle, backend, "fp32", windows)
 
 
-def compare_propose(bundle, backend, precision, clips) -> None:
+def compare_propose(bundle, backend, precision, windows) -> None:
     found = {}
     for name, used in ((backend, precision), ("onnxruntime", "fp32")):
         factory = session_factory(name, "auto", bundle, used)
         session = factory.open(bundle, "propose", used, fetched=("queries", "mask_logits"))
         found[name] = []
-        for clip in clips:
-            session.write("frames", clip)
+        for window in windows:
+            session.write("frames", window)
             session.run()
             found[name] += [session.fetch(n).astype(float) for n in ("queries", "mask_logits")]
         session.close()

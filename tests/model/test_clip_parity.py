@@ -1,10 +1,10 @@
-"""ONNX Runtime against PyTorch for clips of 1 to 5 frames from one export, FP32 and FP16.
+"""ONNX Runtime against PyTorch for windows of 1 to 5 frames from one export, FP32 and FP16.
 
 Backbones of full width, Swin-B with two blocks a stage, and a decoder of two layers, so that it
 takes a minute (at full depth: docs/parity.md). Weights are seeded, and frames are none that was
 traced or checked at export. An attention-mask bit that flips on rounding moves queries by 1e-3 and
 more, so `propose` is gated by its signal-to-noise ratio, on the better of two clips in FP32; FP16
-graphs run as their rounded twin (see openvis_rt/export/fp16_rounding.py).
+graphs run as their FP16 emulation (see openvis_rt/export/fp16_rounding.py).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from test_onnx_parity import difference
 
 from openvis_rt.export.bundle import export_bundle
 from openvis_rt.export.families import network_modules
-from openvis_rt.export.fp16.emulation import rounded_twin
+from openvis_rt.export.fp16.emulation import fp16_emulation
 from openvis_rt.models.swin import Swin
 from openvis_rt.models.zoo import MODELS
 from openvis_rt.runtime.preprocessing import clip_picture
@@ -53,7 +53,7 @@ def exported(request, tmp_path_factory):
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
-def test_one_export_runs_clips_of_every_length(exported, precision):
+def test_one_export_runs_windows_of_every_length(exported, precision):
     model, bundle = exported
     names = [name for name in ("propose", "embed", "classify") if name in bundle.graphs]
     sessions = {name: session(bundle, name, precision) for name in names}
@@ -93,9 +93,9 @@ def test_one_export_runs_clips_of_every_length(exported, precision):
 
 
 def session(bundle, graph: str, precision: str) -> onnxruntime.InferenceSession:
-    """The graph, or in FP16 its rounded twin."""
+    """The graph, or in FP16 its FP16 emulation."""
     model = onnx.load(bundle.graph_path(graph, precision))
-    model = rounded_twin(model) if precision == "fp16" else model
+    model = fp16_emulation(model) if precision == "fp16" else model
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     return onnxruntime.InferenceSession(

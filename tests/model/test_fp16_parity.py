@@ -1,4 +1,4 @@
-"""A full-size model in FP16, as its rounded twin, against PyTorch FP32 on frames of a video.
+"""A full-size model in FP16, as its FP16 emulation, against PyTorch FP32 on frames of a video.
 
 End to end, so an attention-mask bit that FP16 flips moves queries; docs/fp16.md has the figures of
 40 frames. The gates are a few dB below the worst of these frames.
@@ -19,7 +19,7 @@ from openvis_rt.bundle.bundle import Bundle
 from openvis_rt.checkpoints.load import model_from_seed
 from openvis_rt.export.bundle import export_bundle
 from openvis_rt.export.families import network_modules
-from openvis_rt.export.fp16.emulation import rounded_twin
+from openvis_rt.export.fp16.emulation import fp16_emulation
 from openvis_rt.export.fp16.keeps import KEEPS, GraphView, narrowed
 from openvis_rt.runtime.video.generated import sample_frames
 
@@ -49,7 +49,7 @@ def exported(request, tmp_path_factory):
 def session_of(bundle: Bundle, graph: str) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    twin = rounded_twin(onnx.load(bundle.graph_path(graph, "fp16")))
+    twin = fp16_emulation(onnx.load(bundle.graph_path(graph, "fp16")))
     return onnxruntime.InferenceSession(
         twin.SerializeToString(), options, providers=["CPUExecutionProvider"]
     )

@@ -95,11 +95,20 @@ def one_line(text: str) -> str:
             "clip-vis-r50 is 480x853",
         ),
         (
-            ("export", MODEL, "-o", "new", "--checkpoint", "none.pth", "--clip-length", 3),
+            ("export", MODEL, "-o", "new", "--checkpoint", "none.pth", "--window-length", 3),
             "frame by",
         ),
         (
-            ("export", "ovformer-video-r50", "-o", "x", "--random-weights", 0, "--clip-length", 65),
+            (
+                "export",
+                "ovformer-video-r50",
+                "-o",
+                "x",
+                "--random-weights",
+                0,
+                "--window-length",
+                65,
+            ),
             "1 to 64 frames",
         ),
         (("export", MODEL, "-o", "new", "--random-weights", 0, "--no-quick-gelu"), "give --clip"),

@@ -38,7 +38,7 @@ from openvis_rt.runtime.minvis_clip import MinVisClip as Family  # noqa: E402
 from openvis_rt.runtime.selection import Selection  # noqa: E402
 from openvis_rt.runtime.tracking.association import Momentum  # noqa: E402
 from openvis_rt.runtime.video.reading import Frame  # noqa: E402
-from openvis_rt.runtime.window_pipeline import ClipPipeline  # noqa: E402
+from openvis_rt.runtime.window_pipeline import WindowPipeline  # noqa: E402
 from openvis_rt.systems.graphs import MINVIS_CLIP_GRAPHS  # noqa: E402
 from openvis_rt.systems.variants import Variant  # noqa: E402
 
@@ -294,7 +294,7 @@ def test_a_bundle_runs_through_the_same_runtime(bundle):
     family = family_of(bundle)
     assert isinstance(family, Family)
     assert bundle.manifest.tracker.name == "previous-frame"
-    pipeline = ClipPipeline(
+    pipeline = WindowPipeline(
         bundle, family, OnnxRuntime("cpu"), "fp32", Selection(threshold=0.0), keep_video=True
     )
     pipeline.set_classifier(Classifier(("disc", "box"), [1, 1], texts(2).numpy()))

@@ -421,9 +421,9 @@ def test_limits_are_kept_and_other_limits_are_another_build(tmp_path):
         build_rtx(bundle, max_classes=0)
 
 
-def test_clips_of_any_length_up_to_the_bundle_s_are_one_plan(tmp_path):
+def test_windows_of_any_length_up_to_the_bundle_s_are_one_plan(tmp_path):
     models = {"propose": propose_model("T"), "masks": masks_model("T"), "text": text_model()}
-    propose, masks, text = build_rtx(write_bundle(tmp_path, clip_length=5, **models))
+    propose, masks, text = build_rtx(write_bundle(tmp_path, window_length=5, **models))
     assert propose.sidecar.inputs == (TensorSpec("frames", "uint8", ("T", 12, 16, 3)),)
     assert propose.sidecar.profiles == {"T": Profile(1, 5, 5)}
     assert propose.sidecar.replaced_grid_samples == 1
@@ -433,8 +433,8 @@ def test_clips_of_any_length_up_to_the_bundle_s_are_one_plan(tmp_path):
     # at most eight masks a run
     assert masks.sidecar.profiles == {"T": Profile(1, 5, 5), "n": Profile(1, 1, 1)}
     assert text.sidecar.profiles == {"B": DEFAULT_PROFILES["B"]}
-    # only what takes clips is built again for longer ones
-    longer = build_rtx(write_bundle(tmp_path, clip_length=7, **models))
+    # only what takes windows is built again for longer ones
+    longer = build_rtx(write_bundle(tmp_path, window_length=7, **models))
     assert [result.skipped for result in longer] == [False, False, True]
     assert longer[0].sidecar.profiles == {"T": Profile(1, 7, 7)}
 

@@ -23,7 +23,7 @@ from openvis_rt.compare.torch_reference import TorchReference, compare_with_torc
 from openvis_rt.errors import InputError, ParityError
 from openvis_rt.export import bundle as bundle_export
 from openvis_rt.export.fp16.convert import HALF_TENSORS, fp16_from_fp32, fp16_spec
-from openvis_rt.export.fp16.emulation import rounded_twin
+from openvis_rt.export.fp16.emulation import fp16_emulation
 from openvis_rt.export.fp16.keeps import KEEPS, GraphView, narrowed
 from openvis_rt.export.wrappers import Propose
 from openvis_rt.models.zoo import MODELS
@@ -33,7 +33,7 @@ NARROWED = ("propose", "classify", "text")
 NAMES = [keep.name for keep in KEEPS]
 ELSEWHERE = {
     "crops": "of MinVIS-CLIP: test_crop_clip.py",
-    "clip positions": "of VideoOVFormer: test_ovformer_pipeline.py",
+    "window positions": "of VideoOVFormer: test_ovformer_pipeline.py",
 }
 HERE = [name for name in NAMES if name not in ELSEWHERE]
 
@@ -96,14 +96,16 @@ def test_leaving_out_an_entry_is_noticed(wide, name):
 
 @pytest.mark.parametrize(
     ("graph", "name"),
-    [("propose", "clip positions"), ("propose", "picture"), ("embed", "picture")],
+    [("propose", "window positions"), ("propose", "picture"), ("embed", "picture")],
 )
 def test_what_clips_have_of_their_own_is_fp32(tmp_path_factory, graph, name):
     bundle = shared_bundle("ovformer-video-r50", tmp_path_factory)
     model, spec = onnx.load(bundle.graph_path(graph)), bundle.graph(graph).spec
     found = next(keep for keep in KEEPS if keep.name == name).find(GraphView(model.graph))
     kinds = {model.graph.node[i].op_type for i in found}
-    assert kinds >= ({"Sin", "Cos", "Range", "Add"} if name == "clip positions" else {"Div", "Sub"})
+    assert kinds >= (
+        {"Sin", "Cos", "Range", "Add"} if name == "window positions" else {"Div", "Sub"}
+    )
     assert narrowed(fp16_from_fp32(model, spec).model) == {}
     without = [keep for keep in KEEPS if keep.name != name]
     assert name in narrowed(fp16_from_fp32(model, spec, without).model)
@@ -232,7 +234,7 @@ def test_activations_beyond_fp16_are_noticed(wide):
         network.backbone.clip_model.visual.bn1.weight *= 3e5
     reference = TorchReference(spec, Propose(network))
     half = fp16_from_fp32(model, spec)
-    twin = rounded_twin(half.model).SerializeToString()
+    twin = fp16_emulation(half.model).SerializeToString()
     with pytest.raises(ParityError, match="--precision fp32"):
         compare_with_torch(twin, half.spec, reference, "fp16")
 
@@ -315,7 +317,7 @@ def test_the_twin_rounds_after_every_operator():
     That is no promise of theirs, and nothing here relies on it: the twin has its rounding in Casts.
     """
     x = np.array([2048], np.float16)
-    [exact] = run(rounded_twin(additions(3)), {"x": x})
+    [exact] = run(fp16_emulation(additions(3)), {"x": x})
     assert exact.dtype == np.float16
     assert exact == x + np.float16(1) + np.float16(1) + np.float16(1) == 2048
 
@@ -335,13 +337,13 @@ def test_the_twin_is_numpys_fp16(half):
     graph = helper.make_graph(nodes, "g", [info["x"], info["y"]], [info["d"]])
     graph.value_info.extend(info[n] for n in "abc")
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
-    [found] = run(rounded_twin(model), {"x": x, "y": y})
+    [found] = run(fp16_emulation(model), {"x": x, "y": y})
     np.testing.assert_array_equal(found, (x * y + x - y) / x)
 
 
 def test_the_twin_computes_in_fp32_and_looks_like_the_graph(half):
     for model in half.values():
-        twin = rounded_twin(model)
+        twin = fp16_emulation(model)
         onnx.checker.check_model(twin, full_check=True)
         assert list(twin.graph.input) == list(model.graph.input)
         assert list(twin.graph.output) == list(model.graph.output)

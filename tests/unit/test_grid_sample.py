@@ -290,7 +290,7 @@ def test_gathers_compile_in_tensorrt_rtx(model, dtype, tmp_path):
     assert len(built.plan) > 1000
 
 
-# a batch that is a symbol: frames of a clip times heads
+# a batch that is a symbol: frames of a window times heads
 
 HEADS, WIDTH, HEIGHT = 2, 16, 12
 
@@ -340,13 +340,13 @@ def clip_model(half=False):
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
 
 
-def clip(length, seed=0):
+def window(length, seed=0):
     shape = (length, HEIGHT, WIDTH, 3)
     return np.random.default_rng([seed, length]).integers(0, 256, shape, np.uint8)
 
 
 @pytest.mark.parametrize("half", [False, True], ids=["fp32", "fp16"])
-def test_any_clip_length_is_sampled_by_one_graph(half):
+def test_any_window_length_is_sampled_by_one_graph(half):
     model = clip_model(half)
     (site,) = find_grid_samples(model)
     assert site.shape == (None, 4, HEIGHT, WIDTH)
@@ -356,15 +356,15 @@ def test_any_clip_length_is_sampled_by_one_graph(half):
     # an FP16 result may fall to the other side of a rounding
     eps = np.finfo(np.float16 if half else np.float32).eps
     for length in (1, 2, 5, 3):
-        wanted = run(model, frames=clip(length))
-        got = run(replaced, frames=clip(length))
+        wanted = run(model, frames=window(length))
+        got = run(replaced, frames=window(length))
         atol = (eps if half else 16 * eps * WIDTH) * np.abs(wanted).max()
         np.testing.assert_allclose(got, wanted, rtol=0, atol=atol)
         assert np.ptp(wanted) > 5  # the points lie in the image
 
 
 def test_frames_of_a_clip_are_sampled_apart():
-    replaced, frames = replace_grid_sample(clip_model()), clip(4)
+    replaced, frames = replace_grid_sample(clip_model()), window(4)
     alone = [run(replaced, frames=frames[t : t + 1]) for t in range(4)]
     np.testing.assert_allclose(run(replaced, frames=frames), np.concatenate(alone), atol=1e-5)
 
@@ -374,7 +374,7 @@ def test_a_known_batch_keeps_its_constant():
     assert not {"Shape", "Range"} & {node.op_type for node in nodes}
 
 
-def test_the_check_runs_clips_of_several_lengths(monkeypatch):
+def test_the_check_runs_windows_of_several_lengths(monkeypatch):
     from openvis_rt.engines.rewrites import grid_sample
 
     model = clip_model()
@@ -390,7 +390,7 @@ def test_the_check_runs_clips_of_several_lengths(monkeypatch):
 
 
 @pytest.mark.parametrize("half", [False, True], ids=["fp32", "fp16"])
-def test_gathers_of_any_clip_length_compile_in_tensorrt_rtx(half, tmp_path):
+def test_gathers_of_any_window_length_compile_in_tensorrt_rtx(half, tmp_path):
     pytest.importorskip("tensorrt_rtx", reason="tensorrt_rtx is not installed")
     from openvis_rt.engines.build.builder import BuildRequest, build_plan
     from openvis_rt.engines.library import tensorrt_library

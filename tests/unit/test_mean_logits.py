@@ -66,7 +66,7 @@ def test_the_formula(objectness):
     for found in best:
         shown = [o["mask_area"][order[found.track]] > 0 for o, order in frames]
         np.testing.assert_array_equal(found.shown, shown)
-    categories, scores, _ = sums.now()
+    categories, scores, _ = sums.running_scores()
     np.testing.assert_allclose(scores, expected.max(1), atol=1e-6)
     assert categories.shape == (TRACKS,)
 
@@ -88,27 +88,27 @@ def test_streaming_keeps_nothing():
 
 
 def test_clips_count_once_however_long_and_every_frame_has_its_bit():
-    """VideoOVFormer's score: unweighted means over clips, a sigmoid for each class."""
+    """VideoOVFormer's score: unweighted means over windows, a sigmoid for each class."""
     rng = np.random.default_rng(1)
     sums = MeanLogits(TRACKS, ROWS, each_class_and_objectness, visible_only=False, keep=True)
-    clips = [(dict(output), order) for output, order in video(1)]
+    windows = [(dict(output), order) for output, order in video(1)]
     lengths = [5, 5, 5, 2]
-    for (output, order), length in zip(clips, lengths, strict=False):
+    for (output, order), length in zip(windows, lengths, strict=False):
         output["mask_area"] = rng.integers(0, 3, (TRACKS, length)).astype(np.float32)
         sums.add_output(output, order)
-    clips = clips[: len(lengths)]
+    windows = windows[: len(lengths)]
     parts = np.cumsum(ROWS)[:-1]
     z = np.mean(
         [
             np.stack([p.max(1) for p in np.split(o["class_scores"], parts, axis=1)], 1)[order]
-            for o, order in clips
+            for o, order in windows
         ],
         axis=0,
     )
-    objects = softmax(np.mean([o["object_logits"][order] for o, order in clips], axis=0), axis=1)
+    objects = softmax(np.mean([o["object_logits"][order] for o, order in windows], axis=0), axis=1)
     expected = np.sqrt(objects[:, :1] / (1 + np.exp(-z)))
     np.testing.assert_allclose(sums.scores(), expected, atol=1e-6)  # float32 logits
-    seen = np.concatenate([o["mask_area"][order] > 0 for o, order in clips], axis=1)
+    seen = np.concatenate([o["mask_area"][order] > 0 for o, order in windows], axis=1)
     for found in sums.detections(3):
         assert found.shown.shape == (sum(lengths),)
         np.testing.assert_array_equal(found.shown, seen[found.track])

@@ -216,7 +216,7 @@ def test_scores_and_dropped_frames_are_those_of_the_public_ov2seg(reference):
 
 
 def test_scores_are_those_of_the_public_clip_model(reference):
-    """The file's instances are of its first 20 queries alone, as one clip of three frames."""
+    """The file's instances are of its first 20 queries alone, as one window of three frames."""
     with np.load(reference / "association-ovformer-video.npz") as file:
         data = dict(file)
     queries, classes = data["logits"].shape[1], data["logits"].shape[2] - 1

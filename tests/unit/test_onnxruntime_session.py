@@ -1,4 +1,4 @@
-"""Sessions of ONNX Runtime on the CPU that read each other's buffers, for clips of any length."""
+"""Sessions of ONNX Runtime on the CPU that read each other's buffers, for windows of any length."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from graph_bundle import NETWORK_SIZE, clip_models, write_bundle
+from graph_bundle import NETWORK_SIZE, window_models, write_bundle
 
 from openvis_rt.errors import BackendError, InputError
 from openvis_rt.runtime.backends.onnxruntime import OnnxRuntime
@@ -17,7 +17,7 @@ SELECTED = np.array([7, 2, 3])
 PIXELS = NETWORK_SIZE[0] * NETWORK_SIZE[1]
 
 
-def clip(length, seed=0):
+def window(length, seed=0):
     random = np.random.default_rng([seed, length])
     return random.integers(0, 256, (length, *NETWORK_SIZE, 3), np.uint8)
 
@@ -28,7 +28,7 @@ def rows(count):
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory):
-    return write_bundle(tmp_path_factory.mktemp("clips"), clip_length=5, **clip_models())
+    return write_bundle(tmp_path_factory.mktemp("windows"), window_length=5, **window_models())
 
 
 @pytest.fixture
@@ -85,10 +85,10 @@ def address(session, name):
     return session._values[name].data_ptr()
 
 
-def test_clips_of_any_length_go_through_bound_sessions(sessions):
+def test_windows_of_any_length_go_through_bound_sessions(sessions):
     for length in LENGTHS:
         for seed in range(2):
-            frames = clip(length, seed)
+            frames = window(length, seed)
             sessions[0].write("frames", frames)
             check(sessions, frames, rows(3))
 
@@ -96,8 +96,8 @@ def test_clips_of_any_length_go_through_bound_sessions(sessions):
 def test_the_reader_reads_the_very_same_memory(sessions):
     propose, classify, masks = sessions
     for length in LENGTHS:
-        propose.write("frames", clip(length))
-        check(sessions, clip(length), rows(3))
+        propose.write("frames", window(length))
+        check(sessions, window(length), rows(3))
         for reader, names in (
             (classify, ("frames", "mask_logits", "queries")),
             (masks, ["mask_logits"]),
@@ -111,12 +111,12 @@ def test_the_reader_reads_the_very_same_memory(sessions):
         np.testing.assert_allclose(classify.fetch("brightness"), 2 * before, rtol=1e-6)
 
 
-def test_buffers_stay_while_the_clip_length_stays(sessions):
+def test_buffers_stay_while_the_window_length_stays(sessions):
     propose, classify, _ = sessions
     places = []
     for length in (5, 5, 2, 2, 2):
-        propose.write("frames", clip(length))
-        check(sessions, clip(length), rows(3))
+        propose.write("frames", window(length))
+        check(sessions, window(length), rows(3))
         places.append(
             [propose._values[n] for n in ("frames", "mask_logits", "mask_area", "queries")]
             + [classify._values[n] for n in ("class_scores", "brightness")]
@@ -130,18 +130,18 @@ def test_a_buffer_of_fixed_size_keeps_its_address_from_the_beginning(sessions):
     propose = sessions[0]
     first = address(propose, "queries")
     for length in LENGTHS:
-        propose.write("frames", clip(length))
+        propose.write("frames", window(length))
         propose.run()
         assert address(propose, "queries") == first
 
 
 def test_other_rows_of_text_change_their_own_buffers_only(sessions):
     propose, classify, _ = sessions
-    propose.write("frames", clip(2))
+    propose.write("frames", window(2))
     kept = None
     for count in (3, 40, 1):
         classify.write("text_embeddings", rows(count))
-        check(sessions, clip(2), rows(count))
+        check(sessions, window(2), rows(count))
         assert kept in (None, address(classify, "brightness"))
         kept = address(classify, "brightness")
 
@@ -149,7 +149,7 @@ def test_other_rows_of_text_change_their_own_buffers_only(sessions):
 def test_memory_of_other_lengths_is_given_back(sessions):
     propose = sessions[0]
     for length in (5, 2):
-        propose.write("frames", clip(length))
+        propose.write("frames", window(length))
         for session in sessions:
             session.run()
         if length == 5:
@@ -159,20 +159,20 @@ def test_memory_of_other_lengths_is_given_back(sessions):
 
 def test_what_was_made_stays_until_the_next_run(sessions):
     propose, _, masks = sessions
-    propose.write("frames", clip(5))
+    propose.write("frames", window(5))
     propose.run()
-    propose.write("frames", clip(2))
+    propose.write("frames", window(2))
     masks.run()
-    wanted = expected(clip(5), rows(3))["masks"]
+    wanted = expected(window(5), rows(3))["masks"]
     np.testing.assert_array_equal(masks.fetch("masks"), wanted)
     assert propose.fetch("mask_area").shape == (10, 5)
 
 
 def test_one_axis_of_two_sizes_is_refused(sessions):
     propose, classify, _ = sessions
-    propose.write("frames", clip(5))
+    propose.write("frames", window(5))
     propose.run()
-    propose.write("frames", clip(2))
+    propose.write("frames", window(2))
     with pytest.raises(InputError, match=r"'mask_logits'.*\[10, 5, 24, 32\], and axis T is 2"):
         classify.run()
 
@@ -182,9 +182,9 @@ def test_an_input_is_read_before_the_session_that_owns_it_runs(bundle, sessions)
     embed = OnnxRuntime("cpu").open(bundle, "embed")
     embed.bind("pictures", propose, "frames")
     for length in LENGTHS:
-        propose.write("frames", clip(length))
+        propose.write("frames", window(length))
         embed.run()
-        wanted = clip(length).mean((1, 2))
+        wanted = window(length).mean((1, 2))
         np.testing.assert_allclose(embed.fetch("image_embeddings"), wanted, rtol=1e-5)
 
 
@@ -195,16 +195,16 @@ def test_an_input_of_another_session_is_read_through_a_third(bundle, sessions):
         other.bind(name, classify, name)
     other.write("text_embeddings", rows(2))
     for length in LENGTHS:
-        propose.write("frames", clip(length))
+        propose.write("frames", window(length))
         propose.run()
         other.run()
-        wanted = expected(clip(length), rows(2))["class_scores"]
+        wanted = expected(window(length), rows(2))["class_scores"]
         np.testing.assert_allclose(other.fetch("class_scores"), wanted, rtol=0, atol=1e-2)
 
 
 def test_a_value_written_later_takes_the_place_of_what_was_bound(sessions):
     propose, _, masks = sessions
-    propose.write("frames", clip(5))
+    propose.write("frames", window(5))
     propose.run()
     masks.write("mask_logits", np.full((10, 2, *NETWORK_SIZE), -1, np.float32))
     masks.run()
@@ -212,7 +212,7 @@ def test_a_value_written_later_takes_the_place_of_what_was_bound(sessions):
     assert not masks.fetch("masks").any()
     masks.bind("mask_logits", propose, "mask_logits")
     masks.run()
-    np.testing.assert_array_equal(masks.fetch("masks"), expected(clip(5), rows(3))["masks"])
+    np.testing.assert_array_equal(masks.fetch("masks"), expected(window(5), rows(3))["masks"])
 
 
 def test_nothing_is_read_that_was_never_made(sessions):
@@ -221,12 +221,12 @@ def test_nothing_is_read_that_was_never_made(sessions):
         propose.run()
     with pytest.raises(InputError, match=r"'mask_logits' of graph 'propose' .*never run"):
         masks.run()
-    propose.write("frames", clip(2))
+    propose.write("frames", window(2))
     with pytest.raises(InputError, match=r"'mask_logits' of graph 'propose' .*never run"):
         classify.run()
     with pytest.raises(InputError, match="never run, to fetch 'class_scores'"):
         classify.fetch("class_scores")
-    check(sessions, clip(2), rows(3))
+    check(sessions, window(2), rows(3))
     propose.close()
     with pytest.raises(InputError, match="closed"):
         masks.run()
@@ -242,7 +242,7 @@ def test_a_size_that_follows_from_no_input_cannot_be_bound(sessions):
 
 def test_sizes_that_follow_from_no_input_change_from_run_to_run(sessions):
     propose, _, masks = sessions
-    propose.write("frames", clip(2))
+    propose.write("frames", window(2))
     propose.run()
     for selected, size in (([1], (20, 30)), ([0, 9, 4], (7, 50)), ([1], (20, 30))):
         masks.write("selected", np.array(selected))
@@ -253,7 +253,7 @@ def test_sizes_that_follow_from_no_input_change_from_run_to_run(sessions):
 
 def test_a_graph_that_fails_is_a_backend_error(sessions):
     propose, _, masks = sessions
-    propose.write("frames", clip(2))
+    propose.write("frames", window(2))
     propose.run()
     masks.write("selected", np.array([10]))  # of 10
     with pytest.raises(BackendError, match="failed in graph 'masks'"):

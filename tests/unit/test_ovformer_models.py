@@ -15,8 +15,8 @@ from torch import nn  # noqa: E402
 
 from openvis_rt.models.attention import BLOCKED  # noqa: E402
 from openvis_rt.models.ovformer import build_ov2seg_r50, build_ovformer_video_r50  # noqa: E402
-from openvis_rt.models.positions import clip_positions, sine_positions  # noqa: E402
-from openvis_rt.models.query_decoder import ClipQueryDecoder, QueryDecoder  # noqa: E402
+from openvis_rt.models.positions import sine_positions, window_positions  # noqa: E402
+from openvis_rt.models.query_decoder import QueryDecoder, WindowQueryDecoder  # noqa: E402
 from openvis_rt.models.zero_shot import ZeroShotHead  # noqa: E402
 from openvis_rt.systems.variants import CLIP_MEAN, CLIP_STD  # noqa: E402
 
@@ -25,7 +25,7 @@ LEVELS = [(2, 3), (4, 6), (8, 12)]
 GRID = (16, 24)
 
 
-def decoder(kind=ClipQueryDecoder, *, layers=4, seed=0):
+def decoder(kind=WindowQueryDecoder, *, layers=4, seed=0):
     """A decoder whose every weight is random (biases and norms start as 0 and 1), and strong."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -42,7 +42,7 @@ def decoder(kind=ClipQueryDecoder, *, layers=4, seed=0):
 
 
 def features(frames, seed=0):
-    """Mask features and memory of a clip; a strong common part leaves some queries no cell."""
+    """Mask features and memory of a window; a strong common part leaves some queries no cell."""
     generator = torch.Generator().manual_seed(seed)
 
     def normal(*shape):
@@ -90,7 +90,7 @@ def shrunk(logits, size):
 
 
 class ByHand:
-    """The clip decoder, a query and a key at a time where it matters."""
+    """The window decoder, a query and a key at a time where it matters."""
 
     def __init__(self, module):
         self._w = {k: v.double().numpy() for k, v in module.state_dict().items()}
@@ -136,7 +136,7 @@ class ByHand:
     def _seen(self, masks, size):
         """Which of the T h w cells, frame after frame, each query sees."""
         seen = np.array(
-            [np.concatenate([(shrunk(m, size) >= 0).ravel() for m in clip]) for clip in masks]
+            [np.concatenate([(shrunk(m, size) >= 0).ravel() for m in window]) for window in masks]
         )
         for row in seen:
             self.partly += bool(row.any() and not row.all())
@@ -196,7 +196,7 @@ def test_a_clips_positions_are_those_of_the_definition():
 
 
 def test_the_position_of_a_frame_depends_on_the_clips_length():
-    tables = [clip_positions(frames, WIDTH) for frames in range(1, 7)]
+    tables = [window_positions(frames, WIDTH) for frames in range(1, 7)]
     for frames, table in enumerate(tables, 1):
         wanted = [[wave(t, frames, j, WIDTH) for j in range(WIDTH)] for t in range(frames)]
         np.testing.assert_allclose(table, wanted, atol=1e-6)
@@ -230,13 +230,13 @@ def test_a_row_is_opened_only_if_it_sees_no_cell_of_any_frame():
 
 def test_a_clip_of_one_frame_is_a_frame():
     """Their positions differ by the frame's, which moves all keys alike."""
-    clip, frame = decoder(ClipQueryDecoder), decoder(QueryDecoder)
+    clip, frame = decoder(WindowQueryDecoder), decoder(QueryDecoder)
     frame.load_state_dict(clip.state_dict())
     mask_features, memory = features(1)
     for level in memory:
         term = clip.positions(level) - frame.positions(level)
         torch.testing.assert_close(
-            term, clip_positions(1, WIDTH).expand_as(term), atol=1e-6, rtol=0
+            term, window_positions(1, WIDTH).expand_as(term), atol=1e-6, rtol=0
         )
         assert term.abs().max() > 0.9
     queries, masks = clip(mask_features, memory)
@@ -336,7 +336,7 @@ def frames_of(count, seed=0):
 @pytest.mark.parametrize("name", OPEN)
 def test_every_variant_proposes_and_classifies(name):
     model = tiny_ovformer(name, with_clip=False)
-    count = 3 if model.variant.clip_length > 1 else 1
+    count = 3 if model.variant.window_length > 1 else 1
     found = model.propose(frames_of(count))
     assert found.mask_logits.shape == (QUERIES, count, 16, 24)  # of the padded 64x96
     assert found.queries.shape == (QUERIES, 256)

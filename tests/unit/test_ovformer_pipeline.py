@@ -1,6 +1,6 @@
 """OVFormer, OV2Seg and MinVIS as videos, in small, against their formulas in plain numpy.
 
-The networks run in ONNX Runtime straight from the bundle's files; clips, association, scores and
+The networks run in ONNX Runtime straight from the bundle's files; windows, association, scores and
 masks are written here anew.
 """
 
@@ -96,8 +96,8 @@ def whole(pipeline, frames):
 
 
 @dataclass
-class Clip:
-    """What the networks say of a clip, in the queries' order."""
+class Window:
+    """What the networks say of a window, in the queries' order."""
 
     masks: np.ndarray  # logits [N, T, h, w]
     queries: np.ndarray
@@ -131,7 +131,7 @@ class Network:
     def embed(self, frames) -> np.ndarray:
         return self.run("embed", pictures=pictures_of(frames))["image_embeddings"]
 
-    def clip(self, frames, rows=None, embeddings=None) -> Clip:
+    def window(self, frames, rows=None, embeddings=None) -> Window:
         found = self.run("propose", frames=resized(frames))
         inputs = {"queries": found["queries"]}
         wanted = {i.name for i in self._sessions["classify"].get_inputs()}
@@ -140,7 +140,7 @@ class Network:
         if "image_embeddings" in wanted:
             inputs["image_embeddings"] = self.embed(frames) if embeddings is None else embeddings
         logits = self.run("classify", **inputs)["class_scores"]
-        return Clip(found["mask_logits"], found["queries"], found.get("object_logits"), logits)
+        return Window(found["mask_logits"], found["queries"], found.get("object_logits"), logits)
 
 
 def resized(frames) -> np.ndarray:
@@ -171,39 +171,39 @@ def unit(x) -> np.ndarray:
     return x / np.linalg.norm(x, axis=-1, keepdims=True)
 
 
-def aligned(clips: list[Clip], alpha: float) -> list[Clip]:
-    """The clips in the tracks' order."""
+def aligned(windows: list[Window], alpha: float) -> list[Window]:
+    """The windows in the tracks' order."""
     memory, out = None, []
-    for clip in clips:
-        order = np.arange(len(clip.queries))
+    for window in windows:
+        order = np.arange(len(window.queries))
         if memory is not None:
-            order = linear_sum_assignment((1 - unit(clip.queries) @ unit(memory).T).T)[1]
-        new = clip.queries[order].astype(np.float64)
+            order = linear_sum_assignment((1 - unit(window.queries) @ unit(memory).T).T)[1]
+        new = window.queries[order].astype(np.float64)
         memory = new if memory is None else alpha * new + (1 - alpha) * memory
-        objects = None if clip.objects is None else clip.objects[order]
-        out.append(Clip(clip.masks[order], new, objects, clip.logits[order]))
+        objects = None if window.objects is None else window.objects[order]
+        out.append(Window(window.masks[order], new, objects, window.logits[order]))
     return out
 
 
-def presence(clips: list[Clip]) -> np.ndarray:
-    return softmax(np.mean([c.objects for c in clips], 0, dtype=np.float64), axis=1)[:, :1]
+def presence(windows: list[Window]) -> np.ndarray:
+    return softmax(np.mean([c.objects for c in windows], 0, dtype=np.float64), axis=1)[:, :1]
 
 
-def mean_logits(clips: list[Clip]) -> np.ndarray:
-    return np.mean([c.logits for c in clips], 0, dtype=np.float64)
+def mean_logits(windows: list[Window]) -> np.ndarray:
+    return np.mean([c.logits for c in windows], 0, dtype=np.float64)
 
 
-def sigmoid_score(clips: list[Clip]) -> np.ndarray:
+def sigmoid_score(windows: list[Window]) -> np.ndarray:
     """S [N, C] of OVFormer and OV2Seg."""
-    return np.sqrt(expit(mean_logits(clips)) * presence(clips))
+    return np.sqrt(expit(mean_logits(windows)) * presence(windows))
 
 
-def official_frame_scores(clips: list[Clip]) -> tuple[np.ndarray, np.ndarray]:
+def official_frame_scores(windows: list[Window]) -> tuple[np.ndarray, np.ndarray]:
     """OV2Seg's final scores [N, C], and which frames are kept [N, C, T]."""
-    scores = sigmoid_score(clips)
-    of_frame = np.stack([sigmoid_score([clip]) for clip in clips], axis=2)
+    scores = sigmoid_score(windows)
+    of_frame = np.stack([sigmoid_score([window]) for window in windows], axis=2)
     kept = of_frame >= 0.1 * scores[..., None]
-    masks = np.concatenate([c.masks for c in clips], axis=1).astype(np.float64)
+    masks = np.concatenate([c.masks for c in windows], axis=1).astype(np.float64)
     inside = masks > 0
     area = (kept * inside.sum((2, 3))[:, None]).sum(2)
     mass = (kept * (expit(masks) * inside).sum((2, 3))[:, None]).sum(2)
@@ -230,7 +230,7 @@ def assert_video(video, scores, masks, count, names, kept=None, by=None):
     assert (video.height, video.width) == SOURCE
 
 
-def clips_of(frames, length):
+def windows_of(frames, length):
     return [frames[start : start + length] for start in range(0, len(frames), length)]
 
 
@@ -239,8 +239,8 @@ def clips_of(frames, length):
 
 def test_the_bundle_says_what_it_is(video_bundle):
     manifest = video_bundle.manifest
-    assert (manifest.family, manifest.clip_length) == ("ovformer-video", 5)
-    assert manifest.tracker.name == "previous-clip"
+    assert (manifest.family, manifest.window_length) == ("ovformer-video", 5)
+    assert manifest.tracker.name == "previous-window"
     assert set(video_bundle.graphs) == {"propose", "embed", "classify", "text", "masks"}
     shapes = {t.name: t.shape for t in video_bundle.graph("propose").spec.outputs}
     assert shapes["mask_logits"] == (QUERIES, "T", 16, 24)
@@ -261,7 +261,7 @@ def test_results_come_in_order_and_as_soon_as_their_clip_is_complete(opened, fra
             yield frame
 
     with opened() as pipeline:
-        assert pipeline.clip_length == 5
+        assert pipeline.window_length == 5
         for count in (1, 4, 5, 6, 11):
             for index, result in enumerate(pipeline.stream(source(count))):
                 assert result.index == index
@@ -274,14 +274,16 @@ def test_results_come_in_order_and_as_soon_as_their_clip_is_complete(opened, fra
 @pytest.mark.parametrize(("length", "count"), [(5, 1), (5, 6), (5, 11), (2, 11), (1, 4)])
 def test_a_video_is_what_the_formulas_give(opened, video_bundle, frames, rows, length, count):
     network = network_of(video_bundle.path)
-    clips = aligned([network.clip(c, rows) for c in clips_of(frames[:count], length)], alpha=1.0)
-    masks = masks_of(np.concatenate([clip.masks for clip in clips], axis=1))
-    scores = sigmoid_score(clips)
-    with opened(clip_length=length, detections=12) as pipeline:
+    windows = aligned(
+        [network.window(c, rows) for c in windows_of(frames[:count], length)], alpha=1.0
+    )
+    masks = masks_of(np.concatenate([w.masks for w in windows], axis=1))
+    scores = sigmoid_score(windows)
+    with opened(window_length=length, detections=12) as pipeline:
         results, video = whole(pipeline, frames[:count])
     assert_video(video, scores, masks, 12, WORDS)
-    for number in range(len(clips)):  # a frame's result knows the clips up to its own
-        so_far = sigmoid_score(clips[: number + 1])
+    for number in range(len(windows)):  # a frame's result knows the windows up to its own
+        so_far = sigmoid_score(windows[: number + 1])
         for result in results[number * length : (number + 1) * length]:
             shown = {i.track_id: i for i in result.instances}
             assert set(shown) == set(np.flatnonzero(masks[:, result.index].any((1, 2))))
@@ -302,29 +304,29 @@ def test_the_pairs_beyond_the_bundles_number_are_left_out(opened, frames, video_
     assert few.instances == video.instances[:3]
 
 
-def test_clips_of_another_length_give_other_masks(opened, frames):
-    with opened() as five, opened(clip_length=2) as two:
-        assert (five.clip_length, two.clip_length) == (5, 2)
+def test_windows_of_another_length_give_other_masks(opened, frames):
+    with opened() as five, opened(window_length=2) as two:
+        assert (five.window_length, two.window_length) == (5, 2)
         assert whole(five, frames[:4])[1] != whole(two, frames[:4])[1]
 
 
 @pytest.mark.parametrize("length", [0, -1, 6])
-def test_a_clip_length_that_was_not_exported_is_refused(opened, length):
+def test_a_window_length_that_was_not_exported_is_refused(opened, length):
     with pytest.raises(
-        InputError, match=rf"1 to 5 frames, got {length}\b.*--clip-length"
+        InputError, match=rf"1 to 5 frames, got {length}\b.*--window-length"
     ) as caught:
-        opened(clip_length=length)
+        opened(window_length=length)
     assert caught.value.exit_code == 2
 
 
-def test_stepping_needs_clips_of_one_frame(opened, frames):
+def test_stepping_needs_windows_of_one_frame(opened, frames):
     with opened() as pipeline:
         with pytest.raises(InputError, match="5 frames together") as caught:
             pipeline.step(frames[0])
-        assert "clip_length=1" in str(caught.value)
+        assert "window_length=1" in str(caught.value)
         results, _ = whole(pipeline, frames[:2])  # nothing of it is left behind
         assert [r.index for r in results] == [0, 1]
-    with opened(clip_length=1) as stepped, opened(clip_length=1) as streamed:
+    with opened(window_length=1) as stepped, opened(window_length=1) as streamed:
         assert [stepped.step(f) for f in frames[:4]] == list(streamed.stream(frames[:4]))
 
 
@@ -373,13 +375,13 @@ def sessions_of(pipeline):
 def test_each_clip_looks_at_its_own_rows_of_given_embeddings(opened, video_bundle, frames, rows):
     given = np.random.default_rng(2).standard_normal((11, EMBED)).astype(np.float32)
     network = network_of(video_bundle.path)
-    pairs = zip(clips_of(frames, 2), clips_of(given, 2), strict=True)
-    clips = aligned([network.clip(c, rows, e) for c, e in pairs], alpha=1.0)
-    with opened(image_embeddings=given, clip_length=2) as pipeline:
+    pairs = zip(windows_of(frames, 2), windows_of(given, 2), strict=True)
+    windows = aligned([network.window(c, rows, e) for c, e in pairs], alpha=1.0)
+    with opened(image_embeddings=given, window_length=2) as pipeline:
         for _ in range(2):  # and a second video begins with the first row again
             _, video = whole(pipeline, frames)
-            masks = masks_of(np.concatenate([clip.masks for clip in clips], axis=1))
-            assert_video(video, sigmoid_score(clips), masks, 40, WORDS)
+            masks = masks_of(np.concatenate([w.masks for w in windows], axis=1))
+            assert_video(video, sigmoid_score(windows), masks, 40, WORDS)
     with opened() as pipeline:
         assert whole(pipeline, frames)[1].instances[0].score != video.instances[0].score
 
@@ -391,7 +393,7 @@ def test_too_few_embeddings_end_the_video_with_an_error(opened, frames):
         with pytest.raises(InputError, match=r"for 7 frames.*one for each frame") as caught:
             seen.extend(pipeline.stream(frames))
         assert caught.value.exit_code == 2
-        assert [r.index for r in seen] == list(range(5))  # the clips before it
+        assert [r.index for r in seen] == list(range(5))  # the windows before it
         pipeline.reset()
         assert len(whole(pipeline, frames[:7])[0]) == 7
 
@@ -457,7 +459,7 @@ def test_stopping_early_leaves_nothing_for_the_next_video(opened, frames):
 
 
 def test_stopping_within_a_clip_keeps_the_frames_that_were_associated(opened, frames):
-    """Frames of a clip are one step: those whose results were not taken are part of the video."""
+    """Frames of a window are one step: those whose results were not taken are part of the video."""
     with opened() as pipeline, opened() as fresh:
         stream = pipeline.stream(frames)
         next(stream)
@@ -496,7 +498,7 @@ def test_a_stream_changes_its_classes_between_clips_and_keeps_its_tracks(opened,
             if len(found) == 2:
                 pipeline.set_vocabulary(("a", "b"), classifier=other[:2])
     names = [{i.name for i in r.instances} for r in found]
-    assert all(n <= set(WORDS) for n in names[:5])  # of the clip that was done already
+    assert all(n <= set(WORDS) for n in names[:5])  # of the window that was done already
     assert all(n <= {"a", "b"} for n in names[5:])
     assert any(names[:5])
     assert any(names[5:])
@@ -507,14 +509,14 @@ def test_a_stream_changes_its_classes_between_clips_and_keeps_its_tracks(opened,
 
 def test_class_averages_start_anew_with_other_classes(opened, video_bundle, frames, rows):
     network = network_of(video_bundle.path)
-    clips = aligned([network.clip(c, rows[:2]) for c in clips_of(frames, 5)], alpha=1.0)
+    windows = aligned([network.window(c, rows[:2]) for c in windows_of(frames, 5)], alpha=1.0)
     with opened(mode="stream") as pipeline:
         stream = pipeline.stream(frames)
         for _ in range(5):
             next(stream)
         pipeline.set_vocabulary(WORDS[:2], classifier=rows[:2])
         later = list(stream)
-    scores = sigmoid_score(clips[1:2])
+    scores = sigmoid_score(windows[1:2])
     for instance in later[0].instances:
         assert instance.score == pytest.approx(scores[instance.track_id].max(), abs=1e-5)
 
@@ -540,16 +542,16 @@ def test_names_are_read_in_the_prompt_of_the_paper(opened, video_bundle, frames)
     )
     rows = unit(encode_text(tiny_ovformer().clip_model, tokens).detach().numpy())
     network = network_of(video_bundle.path)
-    clips = aligned([network.clip(c, rows) for c in clips_of(frames, 5)], alpha=1.0)
-    for clip in clips:
-        clip.logits = np.stack([clip.logits[:, 0], clip.logits[:, 1:].max(1)], axis=1)
+    windows = aligned([network.window(c, rows) for c in windows_of(frames, 5)], alpha=1.0)
+    for window in windows:
+        window.logits = np.stack([window.logits[:, 0], window.logits[:, 1:].max(1)], axis=1)
     with opened(vocabulary=words, classifier=None) as pipeline:
         _, video = whole(pipeline, frames)
-    masks = masks_of(np.concatenate([clip.masks for clip in clips], axis=1))
-    assert_video(video, sigmoid_score(clips), masks, 20, words)
+    masks = masks_of(np.concatenate([w.masks for w in windows], axis=1))
+    assert_video(video, sigmoid_score(windows), masks, 20, words)
 
 
-# two clips in flight, as on a backend that computes beside the host
+# two windows in flight, as on a backend that computes beside the host
 
 
 class TwoSlots:
@@ -622,13 +624,13 @@ def test_two_clips_in_flight_change_no_result(opened, frames, two_slots):
         assert ahead.finish() == video
         stream = ahead.stream(source())
         next(stream)
-        stream.close()  # the second clip was taken ahead, and is no part of the video
+        stream.close()  # the second window was taken ahead, and is no part of the video
         later = list(ahead.stream(frames[5:]))
         assert [r.index for r in later] == list(range(5, 11))
         assert ahead.finish() == video
 
 
-def test_a_clip_in_flight_is_classified_again(opened, frames, rows, two_slots):
+def test_a_window_in_flight_is_classified_again(opened, frames, rows, two_slots):
     with opened(mode="stream") as pipeline:
         found = []
         for result in pipeline.stream(frames):
@@ -642,7 +644,7 @@ def test_a_clip_in_flight_is_classified_again(opened, frames, rows, two_slots):
 
 def test_given_embeddings_follow_their_clips_through_two_slots(opened, frames, two_slots):
     given = np.random.default_rng(2).standard_normal((11, EMBED)).astype(np.float32)
-    with opened(image_embeddings=given, clip_length=3) as pipeline:
+    with opened(image_embeddings=given, window_length=3) as pipeline:
         wanted = list(pipeline.stream(frames, in_flight=1))
         video = pipeline.finish()
         stream = pipeline.stream(frames)
@@ -660,15 +662,15 @@ def test_a_per_frame_model_is_what_its_formulas_give(opened, frame_bundle, frame
     words, closed = (OWN, True) if family == "minvis" else (WORDS, False)
     network = network_of(frame_bundle.path)
     alpha = 1.0 if closed else 0.7
-    clips = aligned([network.clip([frame], rows) for frame in frames], alpha)
-    masks = masks_of(np.concatenate([clip.masks for clip in clips], axis=1))
+    windows = aligned([network.window([frame], rows) for frame in frames], alpha)
+    masks = masks_of(np.concatenate([w.masks for w in windows], axis=1))
     detections = {"minvis": 10, "ovformer-frame": 10, "ov2seg": 50}[family]
     assert frame_bundle.manifest.detections == detections
     if closed:
-        scores, kept, by = softmax(mean_logits(clips), axis=1)[:, :-1], None, None
+        scores, kept, by = softmax(mean_logits(windows), axis=1)[:, :-1], None, None
     else:
-        scores, kept = official_frame_scores(clips)
-        by = sigmoid_score(clips)
+        scores, kept = official_frame_scores(windows)
+        by = sigmoid_score(windows)
     given = None if closed else rows
     with opened(frame_bundle, vocabulary=words, classifier=given) as pipeline:
         results, video = whole(pipeline, frames)
@@ -684,10 +686,10 @@ def test_per_frame_models_step_and_take_no_clips(opened, frame_bundle, frames, r
         "mode": "stream",
     }
     with opened(frame_bundle, **options) as a, opened(frame_bundle, **options) as b:
-        assert (a.clip_length, frame_bundle.manifest.clip_length) == (1, 1)
+        assert (a.window_length, frame_bundle.manifest.window_length) == (1, 1)
         assert [a.step(f) for f in frames[:4]] == list(b.stream(frames[:4]))
-    with pytest.raises(InputError, match="frame by frame, not on clips of 2"):
-        opened(frame_bundle, **options, clip_length=2)
+    with pytest.raises(InputError, match="frame by frame, not on windows of 2"):
+        opened(frame_bundle, **options, window_length=2)
     with pytest.raises(InputError, match="no T and no K"):
         opened(frame_bundle, **options, tracker_frames=3)
 
@@ -738,7 +740,7 @@ def test_less_than_one_detection_is_refused(opened, detections):
 def test_the_delay_is_the_rest_of_the_clip(opened):
     with opened() as pipeline:
         assert pipeline.delay() == 4
-    with opened(clip_length=1) as pipeline:
+    with opened(window_length=1) as pipeline:
         assert pipeline.delay() == 0
 
 
@@ -757,7 +759,7 @@ def test_graphs_that_resize_look_at_the_same_pictures(opened, frames, tmp_path):
         found = whole(pipeline, frames[:6])
     with opened(bundle, image_embeddings=given) as pipeline:
         results, video = whole(pipeline, frames[:6])
-    # clips of 5 and 1 were computed, and 6 frames at once given: sums in another order
+    # windows of 5 and 1 were computed, and 6 frames at once given: sums in another order
     scores = [np.array([i.score for i in v.instances]) for v in (found[1], video)]
     np.testing.assert_allclose(*scores, atol=1e-5)
     assert [r.index for r in found[0]] == [r.index for r in results]

@@ -16,8 +16,8 @@ from openvis_rt import Pipeline
 from openvis_rt.bundle.bundle import MANIFEST, Bundle, Manifest, write_manifest
 from openvis_rt.errors import BackendError, BundleError, InputError, VocabularyError
 from openvis_rt.geometry import resized_size
-from openvis_rt.runtime.preprocessing import place_frame, placement_for
-from openvis_rt.runtime.run import RunOptions, RunReport, _explain_placement, run_video
+from openvis_rt.runtime.preprocessing import letterbox_for, place_frame
+from openvis_rt.runtime.run import RunOptions, RunReport, _explain_letterbox, run_video
 from openvis_rt.runtime.selection import Selection
 from openvis_rt.runtime.video.generated import sample_frames
 from openvis_rt.runtime.video.results import decode_mask
@@ -418,7 +418,7 @@ def test_a_rectangle_comes_back_where_it_was_drawn(opened, height, width):
     [(120, 180, True), (60, 90, True), (1080, 1620, True), (120, 184, False), (90, 60, False)],
 )
 def test_a_source_of_the_networks_shape_fills_its_frame(opened_bundle, height, width, fills):
-    placement = placement_for(height, width, opened_bundle.manifest.preprocess)
+    placement = letterbox_for(height, width, opened_bundle.manifest.preprocess)
     assert placement.fills is fills
     if fills:
         assert placement.picture == placement.cut == placement.official == NETWORK
@@ -433,14 +433,14 @@ def test_a_bundle_of_the_official_size_takes_its_video_as_it_is(
     size = resized_size(height, width, short_side, 1333)
     rule = opened_bundle.manifest.preprocess
     rule = replace(rule, network_size=size, short_side=short_side, max_side=1333)
-    placement = placement_for(height, width, rule)
+    placement = letterbox_for(height, width, rule)
     assert placement.picture == placement.cut == placement.official == size
     assert placement.fills
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 500), (500, 1), (7, 3000), (2160, 3840)])
 def test_a_frame_of_any_shape_fits_and_keeps_its_shape(opened_bundle, size):
-    placement = placement_for(*size, opened_bundle.manifest.preprocess)
+    placement = letterbox_for(*size, opened_bundle.manifest.preprocess)
     assert all(1 <= p <= n for p, n in zip(placement.picture, NETWORK, strict=True))
     assert placement.picture[0] == NETWORK[0] or placement.picture[1] == NETWORK[1]
     assert placement.cut == placement.picture
@@ -460,7 +460,7 @@ def test_a_bundle_that_resizes_wants_the_videos_own_size(opened, monkeypatch):
     monkeypatch.setattr(pipeline, "bundle", bundle)
     monkeypatch.setattr(pipeline._inner, "_bundle", bundle)
     report = RunReport("stream", "")
-    _explain_placement(pipeline, SimpleNamespace(height=480, width=640), report)
+    _explain_letterbox(pipeline, SimpleNamespace(height=480, width=640), report)
     [warning] = report.warnings
     assert warning.endswith("export with --source-size 480x640")
 

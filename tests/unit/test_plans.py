@@ -133,7 +133,7 @@ def bundle(tmp_path):
         graphs={"fp32": wide, "fp16": {**wide, "classify": half}},
         preprocess=Preprocess((24, 32), None, 24, 32, 32, (0.0, 0.0, 0.0)),
         tracker=Tracker("none", {}),
-        clip_length=1,
+        window_length=1,
         detections=10,
         prompts=("{}",),
         text_sha256="0" * 64,

@@ -138,7 +138,7 @@ def test_now_says_what_the_frames_so_far_say(keep):
     video = Video(8)
     for end in (1, 5, 8):
         scores = video.play(VideoScores(TRACKS, CLASSES, keep=keep), frames=end)
-        categories, found, shown = scores.now()
+        categories, found, shown = scores.running_scores()
         _, overall = video.official(0, frames=end)
         np.testing.assert_array_equal(categories, overall.argmax(1))
         inside = video.masks[:end] > 0

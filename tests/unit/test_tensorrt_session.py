@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 from doubles.fake_cuda import SCHEDULES
 from doubles.tensorrt_double import VERSIONS, Plan, tensorrt_double
-from graph_bundle import NETWORK_SIZE, clip_models, write_bundle
+from graph_bundle import NETWORK_SIZE, window_models, write_bundle
 from tiny_ovformer import shared_bundle
 
 from openvis_rt import Pipeline
@@ -303,7 +303,7 @@ def test_a_frame_beside_an_open_stream_is_refused(opened, driver, frames):
     assert pipeline.finish().frame_count == len(frames)
 
 
-def test_a_clip_in_flight_that_cannot_be_classified_again_spoils_the_video(
+def test_a_window_in_flight_that_cannot_be_classified_again_spoils_the_video(
     opened, driver, frames, monkeypatch
 ):
     pipeline = opened()
@@ -632,21 +632,21 @@ def test_closing_in_any_order_leaves_nothing(sessions, built, driver, frames):
     factory.close()
 
 
-# clips
+# windows
 
 LENGTHS = (5, 2, 5, 1)
 CLIP_OUTPUTS = {"classify": ("class_scores", "brightness"), "masks": ("masks",)}
 
 
-def clip(length):
+def window(length):
     random = np.random.default_rng(length)
     return random.integers(0, 256, (length, *NETWORK_SIZE, 3), np.uint8)
 
 
 @pytest.fixture(scope="module")
-def clips(tmp_path_factory):
-    """A bundle of graphs that take clips, with plans of every library."""
-    bundle = write_bundle(tmp_path_factory.mktemp("clips"), clip_length=5, **clip_models())
+def windows(tmp_path_factory):
+    """A bundle of graphs that take windows, with plans of every library."""
+    bundle = write_bundle(tmp_path_factory.mktemp("windows"), window_length=5, **window_models())
     for kind in KINDS:
         for graph in bundle.graphs:
             write_plan(bundle, graph, kind)
@@ -680,7 +680,7 @@ def by_onnx_runtime(bundle, lengths):
     propose, readers = open_clips(OnnxRuntime("cpu"), bundle, slots=1)
     found = []
     for length in lengths:
-        propose.write("frames", clip(length))
+        propose.write("frames", window(length))
         propose.run()
         found.append(fetched(propose, readers, 0))
     return found
@@ -697,7 +697,7 @@ def same(found, wanted):
 def clip_bundle(built, tmp_path_factory):
     """A tiny VideoOVFormer with plans of every library; after ``built``, which freezes."""
     shared = shared_bundle("ovformer-video-r50", tmp_path_factory)
-    path = tmp_path_factory.mktemp("clips") / "bundle"
+    path = tmp_path_factory.mktemp("windows") / "bundle"
     shutil.copytree(shared.path, path, copy_function=os.link)
     bundle = Bundle.open(path)
     for kind in KINDS:
@@ -709,7 +709,7 @@ def clip_bundle(built, tmp_path_factory):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_a_video_of_clips_is_that_of_onnx_runtime(opened, clip_bundle, driver, kind, schedule):
-    """Whole clips and a shorter last one, two of them in flight, image embeddings on the device."""
+    """Whole windows and a shorter last one, two of them in flight, image embeddings on the device."""
     driver.schedule(schedule)
     frames = frames_of(11)
     pipeline = opened("video", kind, bundle=clip_bundle)
@@ -722,81 +722,81 @@ def test_a_video_of_clips_is_that_of_onnx_runtime(opened, clip_bundle, driver, k
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("schedule", SCHEDULES)
-def test_clips_of_any_length_in_two_slots(sessions, clips, driver, kind, schedule):
+def test_windows_of_any_length_in_two_slots(sessions, windows, driver, kind, schedule):
     driver.schedule(schedule)
-    propose, readers = open_clips(sessions(kind, clips), clips)
+    propose, readers = open_clips(sessions(kind, windows), windows)
     before = {f: driver.calls(f) for f in ("cuMemAlloc", "cuMemAllocHost", "cuEventCreate")}
     lengths, found = (*LENGTHS, *LENGTHS[::-1], 3, 3, 3, 3), []
     for number, length in enumerate(lengths):
-        propose.write("frames", clip(length), number % 2)
+        propose.write("frames", window(length), number % 2)
         propose.run(number % 2)
-        if number:  # the clip before, in the other slot
+        if number:  # the window before, in the other slot
             found.append(fetched(propose, readers, (number - 1) % 2))
     found.append(fetched(propose, readers, (len(lengths) - 1) % 2))
-    same(found, by_onnx_runtime(clips, lengths))
+    same(found, by_onnx_runtime(windows, lengths))
     assert {f: driver.calls(f) for f in before} == before
     assert driver.calls("cuStreamBeginCapture") == 0  # of graphs with dynamic sizes
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
-def test_an_input_is_read_before_the_session_that_owns_it_runs(sessions, clips, driver, schedule):
+def test_an_input_is_read_before_the_session_that_owns_it_runs(sessions, windows, driver, schedule):
     driver.schedule(schedule)
-    factory = sessions("tensorrt", clips)
-    propose, readers = open_clips(factory, clips)
-    embed = factory.open(clips, "embed", "fp32", fetched=("image_embeddings",), slots=2)
+    factory = sessions("tensorrt", windows)
+    propose, readers = open_clips(factory, windows)
+    embed = factory.open(windows, "embed", "fp32", fetched=("image_embeddings",), slots=2)
     embed.bind("pictures", readers["classify"], "frames")  # which reads it from `propose`
     for number, length in enumerate(LENGTHS * 2):
-        propose.write("frames", clip(length), number % 2)
+        propose.write("frames", window(length), number % 2)
         embed.run(number % 2)
-        propose.write("frames", clip(3), 1 - number % 2)
-        wanted = clip(length).mean((1, 2))
+        propose.write("frames", window(3), 1 - number % 2)
+        wanted = window(length).mean((1, 2))
         found = embed.fetch("image_embeddings", number % 2)
         np.testing.assert_allclose(found, wanted, rtol=1e-5)
 
 
-def test_a_clip_that_is_not_read_yet_is_not_written_over(sessions, clips, driver):
+def test_a_window_that_is_not_read_yet_is_not_written_over(sessions, windows, driver):
     driver.schedule("late")
-    factory = sessions("tensorrt", clips)
-    propose, readers = open_clips(factory, clips)
+    factory = sessions("tensorrt", windows)
+    propose, readers = open_clips(factory, windows)
     for length, next_length in ((5, 2), (1, 5)):
-        propose.write("frames", clip(length))
+        propose.write("frames", window(length))
         propose.run()
         for reader in readers.values():
             reader.run()
-        propose.write("frames", clip(next_length))
+        propose.write("frames", window(next_length))
         propose.run()
         found = {n: readers[g].fetch(n) for g, names in CLIP_OUTPUTS.items() for n in names}
-        (wanted,) = by_onnx_runtime(clips, [length])
+        (wanted,) = by_onnx_runtime(windows, [length])
         del wanted["mask_area"]
         same([found], [wanted])
 
 
-def test_a_clip_longer_than_the_profile_is_refused(sessions, clips):
-    propose, _ = open_clips(sessions("tensorrt", clips), clips)
+def test_a_window_longer_than_the_profile_is_refused(sessions, windows):
+    propose, _ = open_clips(sessions("tensorrt", windows), windows)
     text = r"(?s)'frames'.*up to \[5, 24, 32, 3\], got \[6, 24, 32, 3\].*openvis build"
     with pytest.raises(InputError, match=text):
-        propose.write("frames", clip(6))
+        propose.write("frames", window(6))
 
 
-def test_nothing_is_read_that_was_never_made(sessions, clips):
-    propose, readers = open_clips(sessions("tensorrt", clips), clips)
+def test_nothing_is_read_that_was_never_made(sessions, windows):
+    propose, readers = open_clips(sessions("tensorrt", windows), windows)
     with pytest.raises(InputError, match="'frames' of graph 'propose' was never written"):
         readers["classify"].run(1)
-    propose.write("frames", clip(2), slot=1)
+    propose.write("frames", window(2), slot=1)
     for reader in readers.values():
         with pytest.raises(InputError, match="'propose' was never run, to read 'mask_logits'"):
             reader.run(1)
     propose.run(1)
-    same([fetched(propose, readers, 1)], by_onnx_runtime(clips, [2]))
+    same([fetched(propose, readers, 1)], by_onnx_runtime(windows, [2]))
     with pytest.raises(InputError, match="never run"):  # that slot
         readers["masks"].run(0)
 
 
-def test_one_axis_of_two_sizes_is_refused(sessions, clips):
-    propose, readers = open_clips(sessions("tensorrt", clips), clips)
-    propose.write("frames", clip(5))
+def test_one_axis_of_two_sizes_is_refused(sessions, windows):
+    propose, readers = open_clips(sessions("tensorrt", windows), windows)
+    propose.write("frames", window(5))
     propose.run()
-    propose.write("frames", clip(2))
+    propose.write("frames", window(2))
     with pytest.raises(BackendError, match=r"(?s)fails to run in graph 'classify'.*must be equal"):
         readers["classify"].run()
 
@@ -806,8 +806,8 @@ def test_one_axis_of_two_sizes_is_refused(sessions, clips):
     [("mask_logits", "mask_area"), ("frames", "mask_logits"), ("queries", "mask_area")],
     ids=["rank", "type", "dynamic"],
 )
-def test_clips_that_do_not_fit_together_are_not_bound(sessions, clips, name, output):
-    propose, readers = open_clips(sessions("tensorrt", clips), clips)
+def test_windows_that_do_not_fit_together_are_not_bound(sessions, windows, name, output):
+    propose, readers = open_clips(sessions("tensorrt", windows), windows)
     with pytest.raises(EngineError, match="build both anew"):
         readers["classify"].bind(name, propose, output)
 

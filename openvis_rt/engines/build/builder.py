@@ -21,7 +21,7 @@ from openvis_rt.engines.build.layers import (
 )
 from openvis_rt.errors import EngineError, InputError
 from openvis_rt.files import output_file
-from openvis_rt.systems.graphs import MASKS_A_RUN, TensorSpec
+from openvis_rt.systems.graphs import MASKS_PER_RUN, TensorSpec
 from openvis_rt.engines.plan import (
     LIBRARY_DEFAULTS,
     BuildOptions,
@@ -48,9 +48,9 @@ __all__ = [
 DEFAULT_PROFILES: Mapping[str, Profile] = {
     "K": Profile(1, 64, 4096),  # LVIS with every synonym has about 2500 rows
     "B": Profile(1, 64, 128),  # a phrase has at most 14 prompts, the host makes batches
-    "n": Profile(1, MASKS_A_RUN, MASKS_A_RUN),
+    "n": Profile(1, MASKS_PER_RUN, MASKS_PER_RUN),
 }
-"""Least, usual and largest size of dynamic axes of ``openvis_rt.systems.graphs``; T's are the bundle's."""
+"""Min, opt and max of dynamic axes of ``openvis_rt.systems.graphs``; T's are the bundle's."""
 
 LARGEST_OPTIMIZATION_LEVEL = 5
 

@@ -22,7 +22,7 @@ from openvis_rt.engines.build.builder import (
     check_targets,
 )
 from openvis_rt.errors import EngineError, InputError, UnavailableError
-from openvis_rt.systems.graphs import masks_a_run
+from openvis_rt.systems.graphs import masks_per_run
 from openvis_rt.engines.plan import (
     AMPERE_PLUS,
     LIBRARY_DEFAULTS,
@@ -149,7 +149,7 @@ def build_engines(
                 machine=machine,
                 request=BuildRequest(
                     targets=machine.targets if library.compiles_for_a_list else (),
-                    profiles=_profiles(max_classes, bundle.manifest.clip_length),
+                    profiles=_profiles(max_classes, bundle.manifest.window_length),
                     shape_values=_shape_values(bundle, graph, precision, max_frame),
                     options=options,
                     timing_cache=cache,
@@ -204,17 +204,17 @@ def _timing_cache(library: TensorRtLibrary, folder: Path, asked: bool | None) ->
     return folder / "timing.cache" if measures and asked is not False else None
 
 
-def _profiles(max_classes: int | None, clip_length: int) -> dict[str, Profile]:
-    masks = masks_a_run(clip_length)
+def _profiles(max_classes: int | None, window_length: int) -> dict[str, Profile]:
+    masks = masks_per_run(window_length)
     profiles = {
         **DEFAULT_PROFILES,
-        "T": Profile(1, clip_length, clip_length),
+        "T": Profile(1, window_length, window_length),
         "n": Profile(1, masks, masks),
     }
     if max_classes is not None:
         if max_classes < 1:
             raise InputError(f"--max-classes is {max_classes}; give 1 or more.")
-        profiles["K"] = Profile(1, min(profiles["K"].usual, max_classes), max_classes)
+        profiles["K"] = Profile(1, min(profiles["K"].opt, max_classes), max_classes)
     return profiles
 
 

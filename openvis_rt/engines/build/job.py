@@ -193,7 +193,7 @@ def _file_to_compile(job: Job, progress: Progress) -> tuple[Path, int, float | N
     progress("Rewriting", 0, 1)
     profiles = job.request.profiles.items()
     # a batch may be wrong at one size and right at another
-    sizes = [{n: p.usual for n, p in profiles}, {n: p.least for n, p in profiles}]
+    sizes = [{n: p.opt for n, p in profiles}, {n: p.min for n, p in profiles}]
     model = onnx.load(str(job.onnx))
     rewritten = rewrite(model, job.request.shape_values.keys(), sizes, verify=job.verify)
     if rewritten.model is None:

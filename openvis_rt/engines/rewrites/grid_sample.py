@@ -24,8 +24,8 @@ The layout suits a GPU: the value becomes rows of C contiguous channels, ``[N H 
 the four neighbours is one Gather of whole rows. Coordinates are computed in FP32 in the order of
 the equations above, which is PyTorch's.
 
-C, H and W are numbers of the file. The batch N may be a symbol, such as the frames of a clip times
-heads; then the first row of each picture in it, ``n H W``, is computed in the graph.
+C, H and W are numbers of the file. The batch N may be a symbol, such as the frames of a window
+times heads; then the first row of each picture in it, ``n H W``, is computed in the graph.
 
 In an FP16 graph the value is FP16 behind a Cast to FP32. The rows are gathered as they are before
 that Cast and become FP32 after the Gather: the same numbers for half the memory traffic.

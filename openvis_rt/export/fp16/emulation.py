@@ -24,10 +24,10 @@ from onnx import TensorProto, helper, numpy_helper
 
 from openvis_rt.export.fp16.keeps import MOVES
 
-__all__ = ["rounded_twin"]
+__all__ = ["fp16_emulation"]
 
 
-def rounded_twin(model: onnx.ModelProto) -> onnx.ModelProto:
+def fp16_emulation(model: onnx.ModelProto) -> onnx.ModelProto:
     """The twin of a strongly typed FP16 graph; ``model`` is not changed.
 
     Args:

@@ -153,7 +153,7 @@ def _sampling(view: GraphView) -> set[int]:
     return sites.union(*grids)
 
 
-def _clip_positions(view: GraphView) -> set[int]:
+def _window_positions(view: GraphView) -> set[int]:
     """Waves that are computed in the graph, what they are made of, and their sums with others."""
     waves = _ops("Sin", "Cos")(view)
     angles = [view.upstream(view.nodes[i].input[0], ()) for i in waves]
@@ -214,9 +214,9 @@ KEEPS: tuple[Keep, ...] = (
         "At the table's low frequencies neighbouring cells differ by less than FP16 resolves.",
     ),
     Keep(
-        "clip positions",
-        _clip_positions,
-        "the sine table of a clip's frames, which depends on their number, and its additions",
+        "window positions",
+        _window_positions,
+        "the sine table of a window's frames, which depends on their number, and its additions",
         "As for positions; and an angle of 2 pi has steps of 2^-8 in FP16.",
     ),
     Keep(

@@ -16,7 +16,7 @@ One memory a track (`ov2seg_model_video.py`, 346-354; `video_ovformer_model.py`,
 
     p = hungarian( (1 - cos(e, m))^T ),   m <- alpha e[p] + (1 - alpha) m,   at first m = e
 
-with alpha = 0.7 for OV2Seg and OVFormerVideo, and 1, the last frame or clip itself, for MinVIS and
+with alpha = 0.7 for OV2Seg and OVFormerVideo, and 1, the last frame or window itself, for MinVIS and
 VideoOVFormer. Embeddings are not normalised before they are added up.
 """
 
@@ -105,7 +105,7 @@ class Momentum:
         self._memory = None
 
     def step(self, queries: Floats) -> Ints:
-        """Match a frame, or a clip, with the tracks; see :meth:`TemporalTopK.step`."""
+        """Match a frame, or a window, with the tracks; see :meth:`TemporalTopK.step`."""
         if self._memory is None:
             self._memory = queries.astype(np.float32, copy=True)
             return np.arange(len(queries), dtype=np.int64)

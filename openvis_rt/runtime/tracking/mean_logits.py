@@ -1,6 +1,6 @@
 """Video-level scores from mean logits (InstFormer, MinVIS, VideoOVFormer).
 
-For track q, class c and the frames or clips t = 1..T, or those of them in which the track's mask
+For track q, class c and the frames or windows t = 1..T, or those of them in which the track's mask
 has a pixel:
 
     z[q, c] = mean_t class_scores[q, t, c]      of a class with several rows their largest
@@ -64,7 +64,7 @@ def each_class_and_objectness(logits: Floats64, objects: Floats64) -> Floats64:
 
 
 class MeanLogits:
-    """Running sums over the frames or clips of one video, in track order.
+    """Running sums over the frames or windows of one video, in track order.
 
     Args:
         tracks: N.
@@ -108,7 +108,7 @@ class MeanLogits:
         objects = object_probability(self._objects / count).astype(np.float64)
         return self._score(self._sum / count, objects) * (self._counted > 0)[:, None]
 
-    def now(self) -> tuple[Ints, Floats64, Bools]:
+    def running_scores(self) -> tuple[Ints, Floats64, Bools]:
         """Best class and its score so far; [N] each. No score keeps a track from being shown."""
         scores = self.scores()
         categories = scores.argmax(1)

@@ -60,7 +60,7 @@ class _FrameScores(ABC):
         tracks: N.
         classes: number of classes.
         keep: keep what :meth:`detections` needs of every frame; without it memory stays flat, and
-            only :meth:`now` can be asked.
+            only :meth:`running_scores` can be asked.
     """
 
     def __init__(self, tracks: int, classes: int, *, keep: bool = True) -> None:
@@ -129,7 +129,7 @@ class _FrameScores(ABC):
         out: npt.NDArray[np.float64] = np.sqrt(s1 * objects[:, None])
         return out
 
-    def now(
+    def running_scores(
         self,
     ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
         """What is known after the last frame, by the same formulas over the frames so far.

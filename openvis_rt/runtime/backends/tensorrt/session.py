@@ -10,7 +10,7 @@ in any order that the host likes, and no slot is overwritten too early.
     masks                                     [slot 0]  <- what the host chose of frame t
 
 All device memory is allocated when a session is opened: the largest sizes of the plan's profile.
-A tensor of a dynamic size, such as a clip's, fills the beginning of its buffer; who is bound to it
+A tensor of a dynamic size, such as a window's, fills the beginning of its buffer; who is bound to it
 takes it at the size that it has in that slot.
 Each slot has an execution context of its own, whose addresses never change, as a CUDA graph needs
 it. Outputs that the host fetches are copied to pinned memory at the end of each run.
