@@ -50,7 +50,7 @@ from openvis_rt.checkpoints.load import model_from_seed
 from openvis_rt.engines.build.engines import build_engines
 from openvis_rt.errors import OpenVISError
 from openvis_rt.export.bundle import export_bundle, tool_versions
-from openvis_rt.runtime.backends.session import BACKENDS, SessionFactory, session_factory
+from openvis_rt.runtime.backends.base import BACKENDS, SessionFactory, session_factory
 from openvis_rt.runtime.families import family_of
 from openvis_rt.runtime.pipeline import Pipeline as OpenPipeline
 from openvis_rt.runtime.selection import Selection

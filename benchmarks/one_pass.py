@@ -71,7 +71,7 @@ from openvis_rt.export.onnx_export import onnx_from_module
 from openvis_rt.export.wrappers import InstFormerClassify, MinVisClipClassify
 from openvis_rt.models.instformer import InstFormer, InstFormerConfig, build_instformer_r50
 from openvis_rt.models.minvis_clip import MinVisClip
-from openvis_rt.runtime.backends.session import BACKENDS, Session, SessionFactory, session_factory
+from openvis_rt.runtime.backends.base import BACKENDS, Session, SessionFactory, session_factory
 from openvis_rt.runtime.classifier import Classifier
 from openvis_rt.runtime.families import family_of
 from openvis_rt.runtime.instformer import InstFormer as InstFormerFamily
@@ -80,7 +80,8 @@ from openvis_rt.runtime.tracking.rollout import Cell, Rollout
 from openvis_rt.runtime.video.generated import sample_frames
 from openvis_rt.runtime.video.reading import Frame
 from openvis_rt.runtime.window_pipeline import STAGES, WindowPipeline
-from openvis_rt.systems.graphs import INSTFORMER_GRAPHS, MINVIS_CLIP_GRAPHS, GraphSpec, TensorSpec
+from openvis_rt.systems import SYSTEMS
+from openvis_rt.systems.graphs import GraphSpec, TensorSpec
 
 SYSTEMS = ("one pass", "full mask", "N crops", "CLIP alone")
 HOST = ("place", "associate", "masks")  # of the pipeline's stages
@@ -207,14 +208,16 @@ def graph_of(
     rows, columns = -(-height // 32), -(-width // 32)
     grid = {"h": 8 * rows, "w": 8 * columns, "P": rows * columns}
     sizes = {"N": count, "T": 1, "H": height, "W": width, "D": 512, "Dt": 512, **grid}
-    one = INSTFORMER_GRAPHS["classify"].with_sizes(sizes)
+    one = SYSTEMS["instformer"].graphs["classify"].with_sizes(sizes)
     if name == "one pass":
         return one, InstFormerClassify(model)
     if name == "full mask":
         return one, FullMask(model)
     if name == "N crops":
         crops = MinVisClip.from_instformer(model)
-        return MINVIS_CLIP_GRAPHS["classify"].with_sizes(sizes), MinVisClipClassify(crops)
+        return SYSTEMS["minvis-clip"].graphs["classify"].with_sizes(sizes), MinVisClipClassify(
+            crops
+        )
     crop = TensorSpec("crops", "float32", (count, 3, CROP, CROP))
     return replace(one, inputs=(crop, one.inputs[-1])), ClipAlone(model)
 

@@ -20,7 +20,7 @@ from openvis_rt.bundle.bundle import Bundle
 from openvis_rt.errors import BackendError
 from openvis_rt.export.bundle import graph_modules
 from openvis_rt.models.zoo import Model
-from openvis_rt.runtime.backends.session import Array, Session
+from openvis_rt.runtime.backends.base import Array, Session
 
 
 class TorchBackend:

@@ -11,7 +11,7 @@ from rich.table import Column, Table
 
 from openvis_rt.cli.ui import print_json
 from openvis_rt.errors import InputError
-from openvis_rt.systems.support import COLUMNS, markdown_table, support_table
+from openvis_rt.systems.table import COLUMNS, markdown_table, support_table
 from openvis_rt.systems.variants import VARIANTS
 
 _SHOWN = ("model", "short side", "tracks by", "streaming")

@@ -30,7 +30,8 @@ from openvis_rt.models.ovformer import OVFormer
 from openvis_rt.models.query_decoder import QueryDecoder
 from openvis_rt.models.resize import PillowResize, resize_to_clip
 from openvis_rt.models.zoo import Model
-from openvis_rt.systems.graphs import GRAPHS_OF_FAMILY, GraphSpec
+from openvis_rt.systems.graphs import GraphSpec
+from openvis_rt.systems.variants import GRAPHS_OF_FAMILY, OLD_TRACKERS
 
 __all__ = [
     "clip_of",
@@ -130,8 +131,8 @@ def tracker_of(model: Model) -> Tracker:
     if isinstance(model, InstFormer):
         config = model.config
         parameters = {"normalise_parts": config.normalise_parts, "video_score": config.video_score}
-    elif variant.tracker == "temporal-top-k":
-        parameters = {"frames": variant.tracker_frames, "top_k": variant.tracker_top_k}
-    elif variant.tracker == "momentum":
-        parameters = {"alpha": variant.tracker_alpha}
-    return Tracker(variant.tracker, parameters)
+    elif OLD_TRACKERS[variant.family] == "temporal-top-k":
+        parameters = {"frames": 9, "top_k": 5}
+    elif OLD_TRACKERS[variant.family] == "momentum":
+        parameters = {"alpha": 0.7}
+    return Tracker(OLD_TRACKERS[variant.family], parameters)

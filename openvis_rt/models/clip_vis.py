@@ -113,7 +113,7 @@ class ClipVis(nn.Module):
         tokens = self.backbone.pool(features, pool_mask)
         unit = tokens / tokens.norm(dim=-1, keepdim=True).clamp(min=1e-12)
         logits = self.backbone.logit_scale() * (unit @ text_embeddings.T)
-        if self.variant.empty_mask_is_uniform:
+        if self.variant.empty_mask_is_uniform:  # type: ignore[attr-defined]
             logits = logits * pool_mask.flatten(1).any(dim=1, keepdim=True).to(logits.dtype)
         return tokens, logits.softmax(-1)
 

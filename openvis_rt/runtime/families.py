@@ -15,11 +15,11 @@ from openvis_rt.runtime.minvis_clip import MinVisClip
 from openvis_rt.runtime.ovformer import Ov2Seg, OvFormerFrame, OvFormerVideo
 from openvis_rt.runtime.tracking.association import Momentum, TemporalTopK
 from openvis_rt.runtime.tracking.rollout import Rollout, cell_from_file
-from openvis_rt.systems.variants import VARIANTS
+from openvis_rt.systems.variants import OLD_TRACKERS
 
 __all__ = ["family_of"]
 
-_TRACKERS = {variant.family: variant.tracker for variant in VARIANTS.values()}
+_TRACKERS = OLD_TRACKERS
 _FAMILIES: dict[str, Callable[[Tracker], Family]] = {
     "clip-vis": ClipVis,
     "minvis-clip": MinVisClip,

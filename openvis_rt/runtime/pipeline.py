@@ -19,7 +19,8 @@ import numpy.typing as npt
 
 from openvis_rt.bundle.bundle import Bundle
 from openvis_rt.errors import InputError
-from openvis_rt.runtime.backends.session import SessionFactory, session_factory
+from openvis_rt.runtime.backends.base import Backend
+from openvis_rt.runtime.backends.registry import BackendOptions, Device, open_backend
 from openvis_rt.runtime.backends.tensorrt.cuda import CudaChoice
 from openvis_rt.runtime.classifier import Classifier, classifier_from_rows, closed_classifier
 from openvis_rt.runtime.families import family_of
@@ -46,10 +47,11 @@ class Pipeline:
     """
 
     def __init__(
-        self, bundle: Bundle, factory: SessionFactory, inner: WindowPipeline, precision: str
+        self, bundle: Bundle, factory: Backend, inner: WindowPipeline, precision: str
     ) -> None:
         self.bundle = bundle
         self._factory = factory
+        self._warned: list[str] = []
         self._precision = precision
         self.backend = f"{factory.name} ({factory.device}, {precision})"
         self._inner = inner
@@ -58,7 +60,7 @@ class Pipeline:
             self._embedder = TextEmbedder(
                 bundle,
                 precision,
-                lambda: factory.open(bundle, "text", precision, fetched=("embeddings",)),
+                lambda: factory.open(bundle, "text", precision),
             )
         self._frames = 0
 
@@ -71,7 +73,7 @@ class Pipeline:
         classifier: Matrix | None = None,
         image_embeddings: Matrix | None = None,
         backend: str = "auto",
-        device: str = "auto",
+        device: Device = "auto",
         precision: str = "fp32",
         mode: Mode = "video",
         selection: Selection | None = None,
@@ -118,8 +120,11 @@ class Pipeline:
         words = Vocabulary.of(vocabulary)
         family = family_of(bundle, tracker_frames, tracker_top_k)
         given = _given_embeddings(bundle, image_embeddings)
+        warned: list[str] = []
         with ExitStack() as stack:
-            factory = session_factory(backend, device, bundle, precision, cuda)
+            factory = open_backend(
+                backend, bundle, precision, BackendOptions(device, cuda), warned.append
+            )
             stack.callback(factory.close)
             frames = WindowPipeline(
                 bundle,
@@ -134,6 +139,7 @@ class Pipeline:
             )
             stack.callback(frames.close)
             pipeline = cls(bundle, factory, frames, precision)
+            pipeline._warned = warned
             pipeline.set_vocabulary(words, progress, classifier=classifier)
             stack.pop_all()
         return pipeline
@@ -185,7 +191,7 @@ class Pipeline:
     @property
     def warnings(self) -> list[str]:
         """What did not stop the work but should be known."""
-        return [*self._factory.warnings, *(self._embedder.warnings if self._embedder else ())]
+        return [*self._warned, *(self._embedder.warnings if self._embedder else ())]
 
     @property
     def window_length(self) -> int:

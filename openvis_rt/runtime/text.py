@@ -27,7 +27,7 @@ from tokenizers import Tokenizer
 from openvis_rt.bundle.bundle import Bundle
 from openvis_rt.errors import OutputError, VocabularyError
 from openvis_rt.files import output_file
-from openvis_rt.runtime.backends.session import Session
+from openvis_rt.runtime.backends.base import Session
 from openvis_rt.vocabulary import Vocabulary, prompts_for
 
 __all__ = ["ClipTokenizer", "TextEmbedder"]

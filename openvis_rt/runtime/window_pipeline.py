@@ -34,7 +34,7 @@ from threadpoolctl import ThreadpoolController
 
 from openvis_rt.bundle.bundle import Bundle
 from openvis_rt.errors import BackendError, InputError
-from openvis_rt.runtime.backends.session import Session, SessionFactory
+from openvis_rt.runtime.backends.base import Backend, Session
 from openvis_rt.runtime.classifier import Classifier
 from openvis_rt.runtime.family import Family, Scores
 from openvis_rt.runtime.preprocessing import Letterbox, clip_picture, letterbox_for, place_frame
@@ -102,7 +102,7 @@ class WindowPipeline:
         self,
         bundle: Bundle,
         family: Family,
-        factory: SessionFactory,
+        factory: Backend,
         precision: str,
         selection: Selection,
         *,
@@ -120,7 +120,7 @@ class WindowPipeline:
         self._given_embeddings = image_embeddings
 
         def opened(graph: str, slots: int = 1) -> Session:
-            return factory.open(bundle, graph, precision, fetched=self._fetched[graph], slots=slots)
+            return factory.open(bundle, graph, precision, slots=slots)
 
         self._propose = opened("propose", self._slots)
         self._classify = opened("classify", self._slots)

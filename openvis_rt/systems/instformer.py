@@ -1,17 +1,51 @@
-"""The choices of InstFormer that its paper leaves open, as an assembled checkpoint records them.
+"""InstFormer: the masks guide the attention of instance tokens inside CLIP (OpenVIS, section 3).
 
-No heavy library is needed here: the command line shows the defaults of these fields.
+Its code is not public. What the paper leaves open is a field of :class:`InstFormerConfig`, which an
+assembled checkpoint records.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal, get_args
 
 from openvis_rt.errors import InputError
+from openvis_rt.systems.graphs import (
+    CLASS_LOGITS,
+    FRAMES,
+    GUIDANCE_MASK,
+    MASK_AREA,
+    MASK_LOGITS,
+    MASKS,
+    OBJECT_LOGITS,
+    QUERIES,
+    TEXT,
+    TEXT_EMBEDDINGS,
+    GraphSpec,
+    TensorSpec,
+    by_name,
+)
+from openvis_rt.systems.system import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    Score,
+    Signature,
+    System,
+    Tracker,
+    Variant,
+)
 
-__all__ = ["Guidance", "InstFormerConfig", "ToGrid", "Values", "VideoScore"]
+__all__ = [
+    "INSTFORMER",
+    "Guidance",
+    "InstFormerConfig",
+    "ToGrid",
+    "Values",
+    "VideoScore",
+    "instformer_score",
+    "instformer_tracker",
+]
 
 ToGrid = Literal["area", "bilinear", "max"]
 Values = Literal["logit", "binary"]
@@ -117,3 +151,66 @@ def _check_types(config: Guidance | InstFormerConfig) -> None:
             not isinstance(value, wanted) or isinstance(value, bool) != (kind == "bool")
         ):
             raise InputError(f"{entry.name} is a number or a truth value ({kind}); got {value!r}")
+
+
+INSTFORMER = System(
+    name="instformer",
+    title="InstFormer (OpenVIS)",
+    network="instformer",
+    graphs=by_name(
+        GraphSpec(
+            "propose", (FRAMES,), (MASK_LOGITS, QUERIES, OBJECT_LOGITS, GUIDANCE_MASK, MASK_AREA)
+        ),
+        GraphSpec(
+            "classify",
+            (FRAMES, GUIDANCE_MASK, TEXT_EMBEDDINGS),
+            (
+                TensorSpec(
+                    "instance_tokens",
+                    "float32",
+                    ("N", "Dt"),
+                    "not normalised; in CLIP's shared space, or before its projection",
+                    fetched=True,
+                ),
+                CLASS_LOGITS,
+            ),
+        ),
+        TEXT,
+        MASKS,
+    ),
+    # as the released configuration has them; a checkpoint's own may differ, see the two functions
+    tracker=Tracker("rollout", tokens=("queries", "instance_tokens"), normalise_parts=True),
+    score=Score("mean-logits", {"formula": "softmax", "visible_only": True}),
+    tracks_by="rollout of tracking tokens",
+    signature=Signature("instformer", (r"proposal\.sem_seg_head\.", r"clip\.visual\.")),
+    variants=(
+        Variant(
+            name="instformer-r50",
+            system="instformer",
+            backbone="ResNet-50 (Mask2Former), CLIP ViT-B/32 (OpenAI)",
+            encoder="resnet",
+            encoder_key="proposal.backbone.res5.",
+            feature_channels=(256, 512, 1024, 2048),
+            clip="ViT-B-32",
+            quick_gelu=True,
+            embed_dim=512,
+            weights="none public: `openvis assemble`",
+            short_side=360,
+            pixel_mean=IMAGENET_MEAN,
+            pixel_std=IMAGENET_STD,
+            detections=10,
+        ),
+    ),
+)
+
+
+def instformer_tracker(config: InstFormerConfig) -> Tracker:
+    """The association of a model with these choices."""
+    return replace(INSTFORMER.tracker, normalise_parts=config.normalise_parts)
+
+
+def instformer_score(config: InstFormerConfig) -> Score:
+    """The video score of a model with these choices."""
+    objectness = config.video_score == "mean-logits-objectness"
+    formula = "softmax-objectness" if objectness else "softmax"
+    return Score("mean-logits", {**INSTFORMER.score.parameters, "formula": formula})

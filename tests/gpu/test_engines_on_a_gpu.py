@@ -16,7 +16,7 @@ from openvis_rt import Pipeline
 from openvis_rt.bundle.bundle import Bundle
 from openvis_rt.engines.library import tensorrt_library
 from openvis_rt.errors import UnavailableError
-from openvis_rt.runtime.backends.session import session_factory
+from openvis_rt.runtime.backends.base import session_factory
 from openvis_rt.runtime.backends.tensorrt.cuda import open_cuda
 from openvis_rt.runtime.video.generated import sample_frames
 

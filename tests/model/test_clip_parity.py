@@ -25,7 +25,7 @@ from openvis_rt.models.swin import Swin
 from openvis_rt.models.zoo import MODELS
 from openvis_rt.runtime.preprocessing import clip_picture
 from openvis_rt.runtime.video.generated import sample_frames
-from openvis_rt.systems.graphs import GRAPHS_OF_FAMILY
+from openvis_rt.systems.variants import GRAPHS_OF_FAMILY
 
 LENGTHS = (1, 2, 3, 4, 5)
 SIZE = (96, 150)  # padded to 96x160; Swin's maps are padded to its windows as well

@@ -22,7 +22,7 @@ from openvis_rt.export.bundle import export_bundle
 from openvis_rt.export.families import network_modules
 from openvis_rt.runtime.backends.onnxruntime import OnnxRuntime
 from openvis_rt.runtime.video.generated import sample_frames
-from openvis_rt.systems.graphs import GRAPHS_OF_FAMILY
+from openvis_rt.systems.variants import GRAPHS_OF_FAMILY
 
 WHOLE, PADDED = (192, 320), (256, 410)  # the second is padded, to 256x416
 VIDEOS = (1, 3, 12)

@@ -16,7 +16,7 @@ from openvis_rt.models.ovformer import (
 )
 from openvis_rt.models.swin import Swin
 from openvis_rt.models.zoo import Model
-from openvis_rt.systems.graphs import GRAPHS_OF_FAMILY
+from openvis_rt.systems.variants import GRAPHS_OF_FAMILY
 
 pytest.importorskip("tensorrt_rtx", reason="compiling needs the extra [rtx]")
 

@@ -15,7 +15,7 @@ from openvis_rt.bundle.bundle import MANIFEST, SCHEMA, Bundle, write_manifest
 from openvis_rt.errors import BundleError, InputError, OutputError
 from openvis_rt.export import bundle as bundle_export
 from openvis_rt.files import sha256_of
-from openvis_rt.systems.graphs import GRAPHS_OF_FAMILY
+from openvis_rt.systems.variants import GRAPHS_OF_FAMILY
 
 FILES = [
     "propose.onnx",

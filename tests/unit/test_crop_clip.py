@@ -39,7 +39,7 @@ from openvis_rt.runtime.selection import Selection  # noqa: E402
 from openvis_rt.runtime.tracking.association import Momentum  # noqa: E402
 from openvis_rt.runtime.video.reading import Frame  # noqa: E402
 from openvis_rt.runtime.window_pipeline import WindowPipeline  # noqa: E402
-from openvis_rt.systems.graphs import MINVIS_CLIP_GRAPHS  # noqa: E402
+from openvis_rt.systems import SYSTEMS  # noqa: E402
 from openvis_rt.systems.variants import Variant  # noqa: E402
 
 FRAME = (28, 45)  # of a padded frame of 32x64: 4 rows and 19 columns of padding
@@ -243,8 +243,21 @@ def test_what_is_outside_a_mask_does_not_matter(model):
 
 
 def sized(count, height=FRAME[0], width=FRAME[1], grid=GRID):
-    return MINVIS_CLIP_GRAPHS["classify"].with_sizes(
-        {"N": count, "T": 1, "H": height, "W": width, "h": grid[0], "w": grid[1], "D": 32, "Dt": 32}
+    return (
+        SYSTEMS["minvis-clip"]
+        .graphs["classify"]
+        .with_sizes(
+            {
+                "N": count,
+                "T": 1,
+                "H": height,
+                "W": width,
+                "h": grid[0],
+                "w": grid[1],
+                "D": 32,
+                "Dt": 32,
+            }
+        )
     )
 
 

@@ -12,9 +12,9 @@ from tiny import export_tiny, traced_before
 from openvis_rt.compare.torch_reference import _difference
 from openvis_rt.errors import ParityError
 from openvis_rt.export import bundle as bundle_export
-from openvis_rt.systems.graphs import CLIP_VIS_GRAPHS
+from openvis_rt.systems import SYSTEMS
 
-TENSORS = {t.name: t for g in CLIP_VIS_GRAPHS.values() for t in g.outputs}
+TENSORS = {t.name: t for g in SYSTEMS["clip-vis"].graphs.values() for t in g.outputs}
 
 
 @pytest.mark.parametrize("name", ["queries", "mask_area", "masks", "class_scores"])

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from openvis_rt.bundle.bundle import Bundle
 from openvis_rt.errors import BackendError, BundleError, DependencyError, InputError
-from openvis_rt.runtime.backends.session import Array, Session, check_value
+from openvis_rt.runtime.backends.base import Array, Session, check_shape, check_value
 from openvis_rt.systems.graphs import GraphSpec, TensorSpec
 
 __all__ = ["OnnxRuntime", "OnnxRuntimeSession"]
@@ -22,10 +22,7 @@ class OnnxRuntime:
 
     Args:
         device: ``cpu``, ``cuda``, or ``auto``: CUDA where it works, else the CPU, and it says so.
-
-    Attributes:
-        device: where sessions run; with ``auto`` it is settled by the first one that is opened.
-        warnings: what should be known of that.
+        warn: told so.
 
     Raises:
         DependencyError: ONNX Runtime is not installed.
@@ -36,13 +33,13 @@ class OnnxRuntime:
     name = "onnxruntime"
     slots = 1  # it computes at once
 
-    def __init__(self, device: str = "auto") -> None:
+    def __init__(self, device: str = "auto", warn: Callable[[str], None] = lambda _: None) -> None:
         try:
             import onnxruntime
         except ImportError as exc:
             raise DependencyError("onnxruntime", "cpu") from exc
         offered = onnxruntime.get_available_providers()
-        self.warnings: list[str] = []
+        self._warn = warn
         self._may_fall_back = device == "auto"
         if device == "auto":
             device = "cuda" if _PROVIDERS["cuda"] in offered else "cpu"
@@ -54,7 +51,15 @@ class OnnxRuntime:
                 f"{', '.join(offered)}. For CUDA: pip uninstall onnxruntime; "
                 "pip install 'openvis-rt[gpu]' (the two packages must never be installed together)"
             )
-        self.device = device
+        self._device = device
+
+    @property
+    def device(self) -> str:
+        """Where sessions run; with ``auto`` it is settled by the first one that is opened."""
+        return self._device
+
+    def check(self, bundle: Bundle, precision: str) -> None:
+        """Every graph of every bundle runs here."""
 
     def open(
         self,
@@ -62,8 +67,8 @@ class OnnxRuntime:
         graph: str,
         precision: str = "fp32",
         *,
-        fetched: Sequence[str] = (),
         slots: int = 1,
+        fetched: Sequence[str] | None = None,
     ) -> OnnxRuntimeSession:
         """Open one graph of a bundle; every output can be fetched, and there is one slot."""
         path, spec = str(bundle.graph_path(graph, precision)), bundle.graph(graph, precision).spec
@@ -72,8 +77,8 @@ class OnnxRuntime:
         except BackendError as exc:  # offered is what was compiled in, not what works here
             if not self._may_fall_back or self.device == "cpu":
                 raise
-            self.warnings.append(f"running on the CPU: {exc}")
-            self.device = "cpu"
+            self._warn(f"running on the CPU: {exc}")
+            self._device = "cpu"
             session = OnnxRuntimeSession(path, spec, self.device)
         self._may_fall_back = False
         return session
@@ -118,7 +123,8 @@ class OnnxRuntimeSession:
                 "runs without."
             )
         self._binding = self._session.io_binding()
-        self._hosts: dict[str, Array] = {}  # numpy arrays that share memory with a buffer
+        self._hosts: dict[str, Array] = {}  # on a CPU they share their memory with a buffer
+        self._filled: set[str] = set()  # inputs that are not on the device yet
         self._overrides: dict[str, Array] = {}
         self._values: dict[str, Any] = {}  # buffers: own inputs, and outputs of known sizes
         self._sources: dict[str, tuple[OnnxRuntimeSession, str]] = {}
@@ -140,12 +146,19 @@ class OnnxRuntimeSession:
             override = self._ort.OrtValue.ortvalue_from_numpy(self._overrides[name])
             self._binding.bind_ortvalue_input(name, override)
             return
+        self.input_view(name, value.shape)[...] = value
+
+    def input_view(self, name: str, shape: tuple[int, ...], slot: int = 0) -> Array:
+        """See :class:`Session`. An input keeps its buffer while its shape stays."""
+        dtype = check_shape(self.spec, name, shape)
         self._sources.pop(name, None)
-        held = self._values.get(name)
-        if held is not None and tuple(held.shape()) == value.shape:
-            held.update_inplace(np.ascontiguousarray(value))
-        else:
-            self._values[name] = self._buffer(name, np.array(value, order="C"))
+        if name not in self._hosts or self._hosts[name].shape != shape:
+            self._hosts[name] = np.zeros(shape, dtype)
+            if self._device == "cpu":
+                self._values[name] = self._buffer(name, self._hosts[name])
+        if self._device != "cpu":
+            self._filled.add(name)
+        return self._hosts[name]
 
     def bind(self, name: str, source: Session, output: str) -> None:
         """See :class:`Session`; ``output`` may be an input of ``source``, which both then read.
@@ -171,6 +184,13 @@ class OnnxRuntimeSession:
         """
         if self._session is None:
             raise InputError(f"the session of graph {self.spec.name!r} is closed")
+        for name in self._filled:  # on a CPU the graph reads the host's array itself
+            held, value = self._values.get(name), self._hosts[name]
+            if held is not None and tuple(held.shape()) == value.shape:
+                held.update_inplace(value)
+            else:
+                self._values[name] = self._buffer(name, value)
+        self._filled.clear()
         self._bind_inputs()
         self._place(self._sized, self._sizes())
         for name in self._unsized:  # else the last run's buffer is kept, with its shape
@@ -185,7 +205,7 @@ class OnnxRuntimeSession:
         """See :class:`Session`."""
         if not self._has_run:
             raise InputError(f"graph {self.spec.name!r} was never run, to fetch {name!r} from")
-        if name in self._hosts:
+        if self._device == "cpu" and name in self._hosts:
             return self._hosts[name].copy()
         names = [t.name for t in self.spec.outputs]
         out: Array = self._binding.get_outputs()[names.index(name)].numpy()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from openvis_rt.bundle.bundle import Bundle
@@ -19,43 +19,43 @@ class TensorRt:
 
     Args:
         name: ``tensorrt`` or ``tensorrt-rtx``.
-        bundle, precision: every plan of it must fit this machine.
         cuda: the CUDA binding.
-
-    Attributes:
-        device: the GPU, the library and the binding, for people.
-        warnings: what should be known.
+        warn: told what should be known, when it arises.
 
     Raises:
         DependencyError: the library or a CUDA binding is not installed.
         BackendError: there is no GPU.
-        EngineError: a graph has no plan that fits; the message names the command that builds it.
     """
 
     slots = IN_FLIGHT
 
     def __init__(
-        self, name: str, bundle: Bundle, precision: str, cuda: CudaChoice = "auto"
+        self, name: str, cuda: CudaChoice = "auto", warn: Callable[[str], None] = lambda _: None
     ) -> None:
         self.name = name
-        self.warnings: list[str] = []
+        self._warn = warn
         self._library = tensorrt_library(name)
         self._cuda = open_cuda(cuda)
         self._plans: dict[tuple[str, str], tuple[Path, Sidecar]] = {}
         self._sessions: list[TensorRtSession] = []
         self._seconds = 0.0  # of sessions that are closed
-        try:
-            for graph in bundle.graphs:
-                self._plan(bundle, graph, precision)
-            self._log = Messages()
-            self._logger = new_logger(self._library.module, self._log)
-        except BaseException:
-            self._cuda.close()
-            raise
-        self.device = (
-            f"{self._cuda.device_name}, {self._library.version}, {self._cuda.binding}"
-            f"{', CUDA graphs' if self._cuda.has_graphs else ''}"
-        )
+        self._log = Messages()
+        self._logger = new_logger(self._library.module, self._log)
+
+    @property
+    def device(self) -> str:
+        """The GPU, the library and the binding, for people."""
+        graphs = ", CUDA graphs" if self._cuda.has_graphs else ""
+        return f"{self._cuda.device_name}, {self._library.version}, {self._cuda.binding}{graphs}"
+
+    def check(self, bundle: Bundle, precision: str) -> None:
+        """Find an engine for every graph of the bundle.
+
+        Raises:
+            EngineError: a graph has none that fits; the message names the command that builds it.
+        """
+        for graph in bundle.graphs:
+            self._plan(bundle, graph, precision)
 
     def open(
         self,
@@ -63,8 +63,8 @@ class TensorRt:
         graph: str,
         precision: str,
         *,
-        fetched: Sequence[str],
         slots: int = 1,
+        fetched: Sequence[str] | None = None,
     ) -> TensorRtSession:
         """Open one graph of a bundle; see :class:`TensorRtSession`."""
         for closed in [session for session in self._sessions if session.closed]:
@@ -78,9 +78,9 @@ class TensorRt:
             *self._plan(bundle, graph, precision),
             bundle.graph(graph, precision).spec,
             constants=_constants(bundle),
-            fetched=fetched,
             slots=slots,
-            warn=self.warnings.append,
+            fetched=fetched,
+            warn=self._warn,
         )
         self._sessions.append(session)
         return session

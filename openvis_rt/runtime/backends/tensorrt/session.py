@@ -10,8 +10,8 @@ in any order that the host likes, and no slot is overwritten too early.
     masks                                     [slot 0]  <- what the host chose of frame t
 
 All device memory is allocated when a session is opened: the largest sizes of the plan's profile.
-A tensor of a dynamic size, such as a window's, fills the beginning of its buffer; who is bound to it
-takes it at the size that it has in that slot.
+A tensor of a dynamic size, such as a window's, fills the beginning of its buffer; who is bound to
+it takes it at the size that it has in that slot.
 Each slot has an execution context of its own, whose addresses never change, as a CUDA graph needs
 it. Outputs that the host fetches are copied to pinned memory at the end of each run.
 """
@@ -31,7 +31,7 @@ import numpy.typing as npt
 from openvis_rt.engines.library import Messages, TensorRtLibrary
 from openvis_rt.engines.plan import Sidecar
 from openvis_rt.errors import BackendError, EngineError, InputError
-from openvis_rt.runtime.backends.session import Array, Session, check_value
+from openvis_rt.runtime.backends.base import Array, Session, check_shape, check_value
 from openvis_rt.runtime.backends.tensorrt.cuda import Cuda
 from openvis_rt.runtime.backends.tensorrt.kernel_cache import KernelCache
 from openvis_rt.systems.graphs import GraphSpec
@@ -89,8 +89,9 @@ class TensorRtSession:
         spec: the graph's tensors.
         constants: inputs of ONNX Runtime's graph that may be constants of the engine, and the value
             that they then have.
-        fetched: outputs that are copied to the host after each run.
         slots: see :class:`Session`.
+        fetched: outputs that are copied to the host after each run; None for those that the spec
+            marks so.
         warn: told what did not stop the work.
 
     Attributes:
@@ -112,15 +113,17 @@ class TensorRtSession:
         spec: GraphSpec,
         *,
         constants: dict[str, Shape],
-        fetched: Sequence[str],
         slots: int,
+        fetched: Sequence[str] | None = None,
         warn: Callable[[str], None],
     ) -> None:
         self.spec, self.device_seconds = spec, 0.0
         self._warn = warn
         self._library, self._cuda = library, cuda
         self._log, self._logger = log, logger
-        self._constants, self._fetched, self._slots = constants, tuple(fetched), slots
+        self._constants, self._slots = constants, slots
+        marked = [t.name for t in spec.outputs if t.fetched]
+        self._fetched = tuple(marked if fetched is None else fetched)
         self._sources: dict[str, tuple[TensorRtSession, str]] = {}
         self._readers: list[TensorRtSession] = []
         self._owned = ExitStack()
@@ -138,28 +141,44 @@ class TensorRtSession:
         if name not in self._tensors:
             self._check_constant(name, value)
             return
-        tensor, own = self._tensors[name], slot % self._slots
-        if any(found > most for found, most in zip(value.shape, tensor.largest, strict=True)):
-            raise InputError(
-                f"input {name!r} of graph {self.spec.name!r} takes up to {list(tensor.largest)}, "
-                f"got {list(value.shape)}; build the engines with larger profiles (`openvis build "
-                "--help`), or give it in parts"
-            )
-        if tensor.on_host and np.any(np.greater(value, self._largest_values[name])):
+        if self._tensors[name].on_host and np.any(np.greater(value, self._largest_values[name])):
             raise InputError(
                 f"the engine of {self.spec.name!r} takes {name} up to "
                 f"{self._largest_values[name].tolist()}, got {value.tolist()}; build it for larger "
                 "ones with `openvis build --max-frame HxW --force`"
             )
+        self.input_view(name, value.shape, slot)[...] = value
+        self._copy_in(slot)
+
+    def input_view(self, name: str, shape: Shape, slot: int = 0) -> Array:
+        """Pinned memory of an input; :meth:`run` begins to copy it to the device."""
+        dtype = check_shape(self.spec, name, shape)
+        tensor, own = self._tensors[name], slot % self._slots
+        if any(found > most for found, most in zip(shape, tensor.largest, strict=True)):
+            raise InputError(
+                f"input {name!r} of graph {self.spec.name!r} takes up to {list(tensor.largest)}, "
+                f"got {list(shape)}; build the engines with larger profiles (`openvis build "
+                "--help`), or give it in parts"
+            )
         self._cuda.synchronize(self._copied[own])  # the last copy out of this staging memory
-        staging = self._host[own][name][: value.nbytes]
-        staging.view(value.dtype).reshape(value.shape)[...] = value
-        self._shapes[own][name] = value.shape
+        self._shapes[own][name] = shape
         if not tensor.on_host:
-            for reader in self._readers:  # of an input that another session reads too
-                self._cuda.wait(self._stream, reader._done[slot])
-            self._cuda.copy_in(self._device[own][name], staging, self._stream)
-            self._cuda.record(self._copied[own], self._stream)
+            self._filled[own].add(name)
+        staging = self._host[own][name][: math.prod(shape) * dtype.itemsize]
+        return staging.view(dtype).reshape(shape)
+
+    def _copy_in(self, slot: int) -> None:
+        """Begin to copy what was written on the host since the last run."""
+        own = slot % self._slots
+        if not self._filled[own]:
+            return
+        for reader in self._readers:  # of an input that another session reads too
+            self._cuda.wait(self._stream, reader._done[slot])
+        for name in self._filled[own]:
+            size = math.prod(self._shapes[own][name]) * self._itemsize(name)
+            self._cuda.copy_in(self._device[own][name], self._host[own][name][:size], self._stream)
+        self._filled[own].clear()
+        self._cuda.record(self._copied[own], self._stream)
 
     def bind(self, name: str, source: Session, output: str) -> None:
         """See :class:`Session`; ``output`` may be an input of source.
@@ -187,6 +206,7 @@ class TensorRtSession:
         if self.closed:
             raise InputError(f"the session of graph {self.spec.name!r} is closed")
         own = slot % self._slots
+        self._copy_in(slot)
         for event in self._events_before(slot):
             self._cuda.wait(self._stream, event)
         self._set_tensors(slot)
@@ -280,6 +300,7 @@ class TensorRtSession:
         self._device: list[dict[str, int]] = []
         self._host: list[dict[str, npt.NDArray[np.uint8]]] = []
         self._shapes: list[dict[str, Shape]] = []  # of what was written and made in each slot
+        self._filled: list[set[str]] = [set() for _ in range(self._slots)]  # inputs not yet copied
         for _ in range(self._slots):
             self._device.append({})
             self._host.append({})

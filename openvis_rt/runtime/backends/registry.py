@@ -1,0 +1,117 @@
+"""The backends by name, and what ``auto`` tries."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from openvis_rt.bundle.bundle import Bundle
+from openvis_rt.errors import DependencyError, InputError, UnavailableError
+from openvis_rt.runtime.backends.base import Backend
+from openvis_rt.runtime.backends.tensorrt.cuda import CudaChoice
+
+__all__ = ["BACKENDS", "BackendOptions", "Device", "open_backend"]
+
+Device = Literal["auto", "cpu", "cuda"]
+Warn = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class BackendOptions:
+    """How a backend is opened.
+
+    Attributes:
+        device: ``cpu``, ``cuda``, or ``auto``: CUDA where it works.
+        cuda: the CUDA binding of the TensorRT backends: ``cuda-python`` (it has CUDA graphs),
+            ``pycuda``, or ``auto``, the first of them that is installed.
+    """
+
+    device: Device = "auto"
+    cuda: CudaChoice = "auto"
+
+    def __post_init__(self) -> None:
+        """Refuse what there is not."""
+        for what, value, known in (
+            ("device", self.device, get_args(Device)),
+            ("CUDA binding", self.cuda, get_args(CudaChoice)),
+        ):
+            if value not in known:
+                raise InputError(f"there is no {what} {value!r}; there are: {', '.join(known)}")
+
+
+def _tensorrt(name: str) -> Callable[[BackendOptions, Warn], Backend]:
+    def opened(options: BackendOptions, warn: Warn) -> Backend:
+        from openvis_rt.runtime.backends.tensorrt.backend import TensorRt
+
+        if options.device == "cpu":
+            raise InputError(f"{name} runs on a GPU; --device cpu needs --backend onnxruntime")
+        return TensorRt(name, options.cuda, warn)
+
+    return opened
+
+
+def _onnxruntime(options: BackendOptions, warn: Warn) -> Backend:
+    from openvis_rt.runtime.backends.onnxruntime import OnnxRuntime
+
+    return OnnxRuntime(options.device, warn)
+
+
+BACKENDS: dict[str, Callable[[BackendOptions, Warn], Backend]] = {
+    "tensorrt": _tensorrt("tensorrt"),
+    "tensorrt-rtx": _tensorrt("tensorrt-rtx"),
+    "onnxruntime": _onnxruntime,
+}
+"""By name, in the order in which ``auto`` tries them; the last one works everywhere."""
+
+
+def open_backend(
+    name: str,
+    bundle: Bundle,
+    precision: str,
+    options: BackendOptions | None = None,
+    warn: Warn = lambda _: None,
+) -> Backend:
+    """The backend of that name; ``auto`` is the first that works for this bundle on this machine.
+
+    Args:
+        name: of :data:`BACKENDS`, or ``auto``.
+        bundle, precision: what will be run.
+        options: see its class.
+        warn: told why ``auto`` passed a backend over, and what the backend has to say later. It is
+            silent only about libraries that are not installed.
+
+    Raises:
+        InputError: there is none of that name.
+        DependencyError: its library is not installed.
+        EngineError: the bundle has no engine that fits this machine.
+        BackendError: it does not work on this machine.
+    """
+    options = options or BackendOptions()
+    if name != "auto":
+        if name not in BACKENDS:
+            raise InputError(
+                f"there is no backend {name!r} to run on; there are: auto, {', '.join(BACKENDS)}"
+            )
+        return _checked(name, bundle, precision, options, warn)
+    *others, last = BACKENDS
+    for other in others if options.device != "cpu" else ():
+        try:
+            return _checked(other, bundle, precision, options, warn)
+        except DependencyError:
+            continue
+        except UnavailableError as exc:
+            warn(f"not running on {other}: {exc}")
+    return _checked(last, bundle, precision, options, warn)
+
+
+def _checked(
+    name: str, bundle: Bundle, precision: str, options: BackendOptions, warn: Warn
+) -> Backend:
+    backend = BACKENDS[name](options, warn)
+    try:
+        backend.check(bundle, precision)
+    except BaseException:
+        backend.close()
+        raise
+    return backend
