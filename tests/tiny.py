@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import onnx
@@ -18,20 +19,15 @@ from openvis_rt.models.clip import ClipResNet
 from openvis_rt.models.clip_vis import ClipVis, ClipVisDecoder
 from openvis_rt.models.mask2former import SegmentationHead
 from openvis_rt.models.pixel_decoder import PixelDecoder
+from openvis_rt.systems import VARIANTS
 from openvis_rt.systems.graphs import GraphSpec
-from openvis_rt.systems.variants import Variant
 
 QUERIES = 10
 NETWORK = (60, 90)  # padded to 64x96: the crop of the masks graph has something to cut
-VARIANT = Variant(
-    name="clip-vis-r50",  # the command knows models by their names
-    family="clip-vis",
-    tracker="temporal-top-k",
+VARIANT = replace(
+    VARIANTS["clip-vis-r50"],  # the command knows models by their names
     backbone="tiny",
     clip="none",
-    quick_gelu=True,
-    pooling="attention",
-    empty_mask_is_uniform=True,
     embed_dim=32,
     feature_channels=(32, 64, 128, 256),
     short_side=60,
