@@ -25,7 +25,6 @@ and on those of the FP16 `propose`. The demo's weights know the frames of every 
 from __future__ import annotations
 
 import argparse
-import math
 import sys
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -37,20 +36,20 @@ import numpy as np
 import onnxruntime
 import torch
 from PIL import Image
-from torch import nn
 
-from openvis_rt.checkpoints.load import model_from_seed
+from openvis_rt.checkpoints.load import load_model
+from openvis_rt.compare.differences import largest_error, mask_ious, sqnr
 from openvis_rt.errors import InputError
-from openvis_rt.export.bundle import _sized_graphs
-from openvis_rt.export.demo_weights import fit_demo_model
+from openvis_rt.export.bundle import sized_graphs
 from openvis_rt.export.fp16.convert import Fp16Graph, fp16_from_fp32
 from openvis_rt.export.fp16.emulation import fp16_emulation
 from openvis_rt.export.fp16.keeps import KEEPS
+from openvis_rt.export.graph_module import GraphModule
 from openvis_rt.export.onnx_export import onnx_from_module
-from openvis_rt.export.wrappers import Classify, Propose, Text
 from openvis_rt.models.clip_vis import ClipVis
 from openvis_rt.runtime.tracking.association import TemporalTopK
 from openvis_rt.runtime.video.generated import SAMPLE_CLASSES, sample_frames, sample_names
+from openvis_rt.training.demo_weights import fit_demo_model
 
 Array = np.ndarray[Any, Any]
 Outputs = dict[str, Array]
@@ -71,7 +70,7 @@ def generated_video(frames: int) -> tuple[list[Array], list[Array]]:
 def seeded_or_solved(variant: str, weights: str, size: tuple[int, int], frames: int) -> ClipVis:
     """The model; solved weights know every fourth frame."""
     if weights == "random":
-        return model_from_seed(variant, 0)
+        return load_model(variant, 0).model
     pictures, masks = generated_video(frames)
     classes = [SAMPLE_CLASSES.index(name) for name in sample_names(OBJECTS)]
     return fit_demo_model(
@@ -109,11 +108,9 @@ class Case:
 
     def __init__(self, model: ClipVis, size: tuple[int, int], threads: int) -> None:
         self.model, self.size, self._threads = model, size, threads
-        self.specs, _ = _sized_graphs(model, size, None)
-        self.modules: dict[str, nn.Module] = {
-            "propose": Propose(model),
-            "classify": Classify(model),
-            "text": Text(model),
+        self.specs, _ = sized_graphs(model, size, None)
+        self.modules = {
+            name: GraphModule(model, self.specs[name]) for name in ("propose", "classify", "text")
         }
         rows = np.random.default_rng(5).standard_normal((9, model.variant.embed_dim))
         rows /= np.linalg.norm(rows, axis=1, keepdims=True)
@@ -136,8 +133,7 @@ class Case:
         spec = self.specs[graph]
         given = {t.name: torch.from_numpy(inputs[t.name]) for t in spec.inputs}
         with torch.inference_mode():
-            found = self.modules[graph](**given)
-        outputs = found if isinstance(found, tuple) else (found,)
+            outputs = self.modules[graph](**given)
         return {t.name: v.numpy() for t, v in zip(spec.outputs, outputs, strict=True)}
 
 
@@ -171,22 +167,11 @@ class Comparison:
             if value.dtype == np.bool_:
                 entry.largest = max(entry.largest, float((value != wanted[name]).mean()))
                 continue
-            y = wanted[name].astype(np.float64)
-            error = value.astype(np.float64) - y
-            entry.largest = max(entry.largest, float(np.abs(error).max()))
-            noise = float((error**2).sum())
-            signal = max(float((y**2).sum()), 1e-30)
-            entry.sqnr.append(10 * math.log10(signal / noise) if noise else 200.0)
+            entry.largest = max(entry.largest, largest_error(value, wanted[name]))
+            entry.sqnr.append(min(sqnr(value, wanted[name]), 200.0))
         if "mask_logits" in found:
             self.ious += mask_ious(found["mask_logits"] > 0, wanted["mask_logits"] > 0)
             self.queries.append((found["queries"], wanted["queries"]))
-
-
-def mask_ious(found: Array, wanted: Array) -> list[float]:
-    """IoU of each query's mask, but where both are empty."""
-    both = (found & wanted).sum((1, 2, 3))
-    either = (found | wanted).sum((1, 2, 3))
-    return [float(i / u) for i, u in zip(both, either, strict=True) if u]
 
 
 def track_agreement(pairs: list[tuple[Array, Array]], objects: int) -> list[tuple[str, float]]:

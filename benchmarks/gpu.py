@@ -10,8 +10,8 @@ is a line that says so. Each backend then runs the same generated frames through
 (stream mode, 10 instances a frame at the most):
 
     latency   of a frame, or of a window for models that take windows: from uint8 frames in host
-              memory to their instances with run-length masks; the host waits for each before the next.
-              p50 and p99.
+              memory to their instances with run-length masks; the host waits for each before the
+              next. p50 and p99.
     FPS       frames a second of `stream`: the same work with as many frames or windows in flight as
               the backend allows.
     ratio     of FPS to PyTorch eager FP32 in this run.
@@ -46,16 +46,17 @@ from variants import size
 
 from openvis_rt import Pipeline
 from openvis_rt.bundle.bundle import Bundle
-from openvis_rt.checkpoints.load import model_from_seed
+from openvis_rt.checkpoints.load import load_model
 from openvis_rt.engines.build.engines import build_engines
 from openvis_rt.errors import OpenVISError
 from openvis_rt.export.bundle import export_bundle, tool_versions
-from openvis_rt.runtime.backends.base import BACKENDS, SessionFactory, session_factory
-from openvis_rt.runtime.families import family_of
+from openvis_rt.runtime.backends.base import Backend
+from openvis_rt.runtime.backends.registry import BACKENDS, open_backend
+from openvis_rt.runtime.options import Selection
 from openvis_rt.runtime.pipeline import Pipeline as OpenPipeline
-from openvis_rt.runtime.selection import Selection
 from openvis_rt.runtime.video.generated import sample_frames
-from openvis_rt.systems.variants import VARIANTS
+from openvis_rt.systems import VARIANTS
+from openvis_rt.systems.graphs import bindings
 
 SHOW_ALL = Selection(threshold=0.0, limit=10)
 COMPARED = (
@@ -113,7 +114,7 @@ def parse() -> argparse.Namespace:
 
 def rows_of(variant: str, options: argparse.Namespace, frames: list[np.ndarray]) -> list[Row]:
     """All backends on one model; PyTorch eager FP32 first, as the others refer to it."""
-    model = model_from_seed(variant, 0)
+    model = load_model(variant, 0).model
     bundle = exported(model, options)
     for mode in ("fp32", "fp16+compile"):
         BACKENDS[f"torch {mode}"] = lambda *_, mode=mode: TorchBackend(model, mode)
@@ -181,15 +182,15 @@ def windows_of(frames: list[np.ndarray], length: int) -> list[np.ndarray]:
 def outputs_of(
     backend: str, precision: str, bundle: Bundle, windows: list[np.ndarray]
 ) -> list[dict[str, np.ndarray]]:
-    """What `propose`, `embed` and `classify` give for each clip."""
-    factory = session_factory(backend, "auto", bundle, precision)
+    """What `propose`, `embed` and `classify` give for each window."""
+    factory = open_backend(backend, bundle, precision)
     try:
         return list(run_graphs(factory, bundle, precision, windows))
     finally:
         factory.close()
 
 
-def run_graphs(factory: SessionFactory, bundle: Bundle, precision: str, windows: list[np.ndarray]):
+def run_graphs(factory: Backend, bundle: Bundle, precision: str, windows: list[np.ndarray]):
     """Outputs window by window, of sessions that are bound as the pipeline binds them."""
     graphs = {
         graph: [t.name for t in bundle.graph(graph, precision).spec.outputs if t.name in COMPARED]
@@ -197,8 +198,9 @@ def run_graphs(factory: SessionFactory, bundle: Bundle, precision: str, windows:
         if graph in bundle.graphs
     }
     sessions = {g: factory.open(bundle, g, precision, fetched=n) for g, n in graphs.items()}
-    for name, graph in family_of(bundle).bound.items():
-        sessions["classify"].bind(name, sessions[graph], name)
+    specs = {graph: bundle.graph(graph, precision).spec for graph in graphs}
+    for graph, tensor, source in bindings(specs):
+        sessions[graph].bind(tensor, sessions[source], tensor)
     if "embed" in sessions:
         sessions["embed"].bind("pictures", sessions["propose"], "frames")
     if width := width_of(bundle):

@@ -53,6 +53,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import torch
 from torch import Tensor, nn
 from variants import size
 
@@ -61,29 +62,28 @@ from openvis_rt.bundle.bundle import (
     GraphFile,
     Manifest,
     Preprocess,
-    Tracker,
     write_manifest,
 )
 from openvis_rt.engines.build.engines import build_engines
 from openvis_rt.export.bundle import export_bundle, tool_versions
 from openvis_rt.export.fp16.convert import fp16_from_fp32
+from openvis_rt.export.graph_module import GraphModule
 from openvis_rt.export.onnx_export import onnx_from_module
-from openvis_rt.export.wrappers import InstFormerClassify, MinVisClipClassify
-from openvis_rt.models.instformer import InstFormer, InstFormerConfig, build_instformer_r50
+from openvis_rt.models.instformer import InstFormer, build
 from openvis_rt.models.minvis_clip import MinVisClip
-from openvis_rt.runtime.backends.base import BACKENDS, Session, SessionFactory, session_factory
+from openvis_rt.runtime.backends.base import Backend, Session
+from openvis_rt.runtime.backends.registry import BACKENDS, BackendOptions, open_backend
 from openvis_rt.runtime.classifier import Classifier
-from openvis_rt.runtime.families import family_of
-from openvis_rt.runtime.instformer import InstFormer as InstFormerFamily
-from openvis_rt.runtime.selection import Selection
-from openvis_rt.runtime.tracking.rollout import Cell, Rollout
+from openvis_rt.runtime.graphs import STAGES
+from openvis_rt.runtime.options import Selection
+from openvis_rt.runtime.pipeline import Pipeline
 from openvis_rt.runtime.video.generated import sample_frames
-from openvis_rt.runtime.video.reading import Frame
-from openvis_rt.runtime.window_pipeline import STAGES, WindowPipeline
-from openvis_rt.systems import SYSTEMS
+from openvis_rt.systems import SYSTEMS, VARIANTS
 from openvis_rt.systems.graphs import GraphSpec, TensorSpec
+from openvis_rt.systems.instformer import InstFormerConfig
+from openvis_rt.systems.system import Score, Tracker
 
-SYSTEMS = ("one pass", "full mask", "N crops", "CLIP alone")
+FORMS = ("one pass", "full mask", "N crops", "CLIP alone")
 HOST = ("place", "associate", "masks")  # of the pipeline's stages
 CROP = 224
 WIDTH = 768  # of CLIP's tokens, and of a tracking token
@@ -157,7 +157,7 @@ def seeded(queries: int) -> InstFormer:
     import torch
 
     torch.manual_seed(0)
-    return build_instformer_r50(InstFormerConfig(queries=queries))
+    return build(VARIANTS["instformer-r50"], InstFormerConfig(queries=queries))
 
 
 def measure(model: InstFormer, count: int, options: argparse.Namespace) -> dict[str, Any]:
@@ -166,15 +166,17 @@ def measure(model: InstFormer, count: int, options: argparse.Namespace) -> dict[
     row: dict[str, Any] = {"instances": count, "multiply_adds": {}, "formula": {}}
     with tempfile.TemporaryDirectory() as folder:
         sessions: dict[str, Session] = {}
-        factories: list[SessionFactory] = []
-        for name in SYSTEMS:
+        factories: list[Backend] = []
+        for name in FORMS:
             say(f"{count} instances: {name}")
             spec, module = graph_of(name, model, count, options)
             traced = onnx_from_module(module, spec)
             row["multiply_adds"][name] = multiply_adds(traced, options.classes)
             row["formula"][name] = by_hand(name, count, options.size)
             bundle = bundle_of(Path(folder) / name.replace(" ", "-"), traced, spec, options)
-            factory = session_factory(options.backend, options.device, bundle, options.precision)
+            factory = open_backend(
+                options.backend, bundle, options.precision, BackendOptions(options.device)
+            )
             factories.append(factory)
             sessions[name] = factory.open(
                 bundle, "classify", options.precision, fetched=[t.name for t in spec.outputs]
@@ -210,14 +212,13 @@ def graph_of(
     sizes = {"N": count, "T": 1, "H": height, "W": width, "D": 512, "Dt": 512, **grid}
     one = SYSTEMS["instformer"].graphs["classify"].with_sizes(sizes)
     if name == "one pass":
-        return one, InstFormerClassify(model)
+        return one, GraphModule(model, one)
     if name == "full mask":
         return one, FullMask(model)
     if name == "N crops":
         crops = MinVisClip.from_instformer(model)
-        return SYSTEMS["minvis-clip"].graphs["classify"].with_sizes(sizes), MinVisClipClassify(
-            crops
-        )
+        spec = SYSTEMS["minvis-clip"].graphs["classify"].with_sizes(sizes)
+        return spec, GraphModule(crops, spec)
     crop = TensorSpec("crops", "float32", (count, 3, CROP, CROP))
     return replace(one, inputs=(crop, one.inputs[-1])), ClipAlone(model)
 
@@ -233,11 +234,13 @@ def bundle_of(
     path.mkdir()
     onnx.save_model(traced, path / "classify.onnx")
     manifest = Manifest(
-        family="instformer",
+        system="instformer",
         variant="instformer-r50",
         graphs={precision: {"classify": GraphFile("classify.onnx", precision, spec)}},
         preprocess=Preprocess(options.size, None, 360, 1333, 32, (0.0, 0.0, 0.0)),
-        tracker=Tracker("rollout", {}),
+        tracker=Tracker("rollout"),
+        score=Score("mean-logits"),
+        window_length=1,
         detections=10,
         prompts=("{}",),
         text_sha256="",
@@ -328,7 +331,7 @@ def table(rows: list[dict[str, Any]]) -> str:
     ]
     for row in rows:
         ones = row["seconds"]["one pass"]
-        for name in SYSTEMS:
+        for name in FORMS:
             times, work = row["seconds"][name], row["multiply_adds"][name]
             ratio = median(a / b for a, b in zip(times, ones, strict=True))
             cells = (
@@ -354,22 +357,26 @@ def whole_frames(model: InstFormer, options: argparse.Namespace) -> dict[str, di
         for index, frame in enumerate(video[: options.frames + 1]):
             for name, pipeline in pipelines.items():
                 if index == 1:
-                    spent[name] = dict(pipeline.seconds)
-                pipeline.submit([Frame(index, None, frame)])
-                pipeline.collect()
+                    spent[name] = pipeline.counters()
+                pipeline.step(frame)
         out = {}
         for name, pipeline in pipelines.items():
-            out[name] = {s: (pipeline.seconds[s] - spent[name][s]) / options.frames for s in STAGES}
+            seconds = pipeline.counters()
+            out[name] = {
+                s: (seconds[f"{s}_seconds"] - spent[name][f"{s}_seconds"]) / options.frames
+                for s in STAGES
+            }
             pipeline.close()
     return out
 
 
 def opened(
     model: InstFormer, folder: Path, options: argparse.Namespace
-) -> Iterator[tuple[str, WindowPipeline]]:
+) -> Iterator[tuple[str, Pipeline]]:
     """Both systems' pipelines over the same proposals and CLIP."""
     texts = inputs_of(1, options)["text_embeddings"]
     names = tuple(f"class {i}" for i in range(options.classes))
+    model.recurrence = rollout()
     for system, network in (("InstFormer", model), ("MinVIS-CLIP", None)):
         say(f"whole frames: exporting {system}")
         result = export_bundle(
@@ -382,29 +389,27 @@ def opened(
         )
         if options.backend.startswith("tensorrt"):
             build_engines(result.bundle, backend=options.backend, precisions=[options.precision])
-        family = family_of(result.bundle) if network is None else rollout()
-        pipeline = WindowPipeline(
+        pipeline = Pipeline.open(
             result.bundle,
-            family,
-            session_factory(options.backend, options.device, result.bundle, options.precision),
-            options.precision,
-            Selection(threshold=0.0, limit=10),
-            keep_video=True,
+            vocabulary=names,
+            classifier=Classifier(names, [1] * options.classes, texts),
+            backend=options.backend,
+            backend_options=BackendOptions(options.device),
+            precision=options.precision,
+            selection=Selection(threshold=0.0, limit=10),
         )
-        pipeline.set_classifier(Classifier(names, [1] * options.classes, texts))
         yield system, pipeline
 
 
-def rollout() -> InstFormerFamily:
-    """InstFormer's matching by a tanh RNN with weights as torch starts them."""
+def rollout() -> dict[str, Tensor]:
+    """A tanh RNN over tracking tokens, with weights as torch starts them."""
     rng = np.random.default_rng(0)
     bound = WIDTH**-0.5
     shapes = {"weight_ih_l0": 2, "weight_hh_l0": 2, "bias_ih_l0": 1, "bias_hh_l0": 1}
-    weights = {
-        name: rng.uniform(-bound, bound, [WIDTH] * axes).astype(np.float32)
+    return {
+        name: torch.from_numpy(rng.uniform(-bound, bound, [WIDTH] * axes).astype(np.float32))
         for name, axes in shapes.items()
     }
-    return InstFormerFamily(Rollout(Cell("rnn", weights)), normalise_parts=True, objectness=False)
 
 
 def frame_table(frames: dict[str, dict[str, float]]) -> str:

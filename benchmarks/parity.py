@@ -33,18 +33,16 @@ from reference import (
 from torch.nn import functional as F
 
 from openvis_rt.bundle.bundle import Bundle
-from openvis_rt.checkpoints.load import model_from_checkpoint
+from openvis_rt.checkpoints.load import load_model
 from openvis_rt.export.bundle import export_bundle
 from openvis_rt.models import clip_vis
 from openvis_rt.runtime.backends.onnxruntime import OnnxRuntime
 from openvis_rt.runtime.classifier import Classifier
-from openvis_rt.runtime.clip_vis import ClipVis
-from openvis_rt.runtime.selection import Selection
+from openvis_rt.runtime.options import TrackingOptions
+from openvis_rt.runtime.pipeline import Pipeline
 from openvis_rt.runtime.tracking.association import TemporalTopK
-from openvis_rt.runtime.tracking.scoring import VideoScores, merge_synonyms
-from openvis_rt.runtime.video.reading import Frame
+from openvis_rt.runtime.tracking.scoring import FrameProbabilities, merge_synonyms
 from openvis_rt.runtime.video.results import VideoInstance, decode_mask
-from openvis_rt.runtime.window_pipeline import WindowPipeline
 
 
 def torch_rows(ref: Reference, model: clip_vis.ClipVis) -> Iterator[Row]:
@@ -64,13 +62,13 @@ def torch_rows(ref: Reference, model: clip_vis.ClipVis) -> Iterator[Row]:
         yield row(f"pixel decoder memory {i}", found, wanted)
     yield from _decoder_rows(ref, model, levels)
     yield from _classifier_rows(ref, model)
-    found = model.propose(torch.from_numpy(ref.frames))
-    yield row("end to end queries", found.queries, ref["frame_out/pred_embds"], FLIPS)
-    yield row("end to end mask logits", found.mask_logits[:1], ref["frame_out/pred_masks"], FLIPS)
-    yield row(
-        "end to end object logits", found.object_logits, ref["frame_out/pred_object_logits"], FLIPS
-    )
-    yield row("end to end IoU", found.mask_iou, ref["frame_out/pred_ious"][..., 0], FLIPS)
+    frames = [model.propose(torch.from_numpy(frame[None])) for frame in ref.frames]
+    found = {name: torch.stack([frame[name] for frame in frames]) for name in frames[0]}
+    masks, objects = found["mask_logits"][:1, :, 0], found["object_logits"]
+    yield row("end to end queries", found["queries"], ref["frame_out/pred_embds"], FLIPS)
+    yield row("end to end mask logits", masks, ref["frame_out/pred_masks"], FLIPS)
+    yield row("end to end object logits", objects, ref["frame_out/pred_object_logits"], FLIPS)
+    yield row("end to end IoU", found["mask_iou"], ref["frame_out/pred_ious"][..., 0], FLIPS)
 
 
 def _decoder_rows(
@@ -95,16 +93,16 @@ def _decoder_rows(
 
 def _classifier_rows(ref: Reference, model: clip_vis.ClipVis) -> Iterator[Row]:
     templates = 14
-    raw = model.backbone.encode_text(ref["text/tokens_first"])
+    raw = model.text(ref["text/tokens_first"])["embeddings"]
     unit = F.normalize(raw, dim=-1).unflatten(0, (-1, templates)).mean(1)
     wanted = ref["text/classifier"][: len(unit)]
     yield row("text embeddings", F.normalize(unit, dim=-1), wanted)
     scale = model.backbone.logit_scale()
     yield row("logit scale", scale, ref["text/logit_scale"].exp().clamp(max=100))
     mask = model.pool_mask(ref["frame_out/pred_masks"])[0]
-    tokens, scores = model.classify(ref["backbone/clip_vis_dense"], mask, ref["text/classifier"])
-    yield row("pooled features", tokens, ref["pooled_clip/0"][0])
-    found = merge_synonyms(scores.numpy(), ref.rows_of_class)
+    made = model.classify(ref["backbone/clip_vis_dense"], mask, ref["text/classifier"])
+    yield row("pooled features", made["instance_tokens"], ref["pooled_clip/0"][0])
+    found = merge_synonyms(made["class_scores"].numpy(), ref.rows_of_class)
     wanted = ref.arrays["final/per_frame_cls_softmax_q_t_c"][:, 0]
     yield Row("class probabilities (absolute)", float(np.abs(found - wanted).max()), STAGE)
 
@@ -112,7 +110,8 @@ def _classifier_rows(ref: Reference, model: clip_vis.ClipVis) -> Iterator[Row]:
 def scoring_rows(ref: Reference) -> Iterator[Row]:
     """Association and video-level scores in numpy, on the reference's own frame outputs."""
     probabilities = ref.arrays["final/per_frame_cls_softmax_q_t_c"]
-    with closing(VideoScores(*probabilities.shape[::2])) as scores:
+    tracks, _, classes = probabilities.shape
+    with closing(FrameProbabilities(tracks, [1] * classes)) as scores:
         wrong = _feed(ref, scores, probabilities)
         yield Row("association (wrong indices)", float(wrong), 0.0)
         error = np.abs(scores.scores() - ref.arrays["final/scores_q_c"]).max()
@@ -126,7 +125,7 @@ def scoring_rows(ref: Reference) -> Iterator[Row]:
     yield Row("final scores (absolute)", float(max(errors)), STAGE)
 
 
-def _feed(ref: Reference, scores: VideoScores, probabilities: Array) -> int:
+def _feed(ref: Reference, scores: FrameProbabilities, probabilities: Array) -> int:
     """Add every frame; returns how many indices of the association are wrong.
 
     The public arrays hold the masks of the detected tracks alone; the others' areas do not matter.
@@ -196,23 +195,27 @@ def runtime_rows(ref: Reference, bundle: Bundle) -> Iterator[Row]:
 
 def _run_pipeline(ref: Reference, bundle: Bundle) -> dict[tuple[int, int], VideoInstance]:
     """As many detections as the public run reports, by track and class."""
-    factory = OnnxRuntime("cpu")
-    family = ClipVis(_tracker(ref))
-    pipeline = WindowPipeline(bundle, family, factory, "fp32", Selection(), keep_video=True)
     rows = ref.rows_of_class
     names = tuple(f"class {index}" for index in range(len(rows)))
-    pipeline.set_classifier(Classifier(names, rows, ref.arrays["text/classifier"]))
-    for index, frame in enumerate(ref.frames):
-        pipeline.submit([Frame(index, None, frame)])
-        pipeline.collect()
-    instances = pipeline.finish().instances[: len(ref.arrays["result/scores"])]
-    pipeline.close()
-    return {(i.track_id, i.category_id): i for i in instances}
+    tracking = TrackingOptions(
+        frames=int(ref.arrays["config/num_t"]), top_k=int(ref.arrays["config/num_k"])
+    )
+    with Pipeline.open(
+        bundle,
+        vocabulary=names,
+        classifier=Classifier(names, rows, ref.arrays["text/classifier"]),
+        backend=OnnxRuntime("cpu"),
+        tracking=tracking,
+    ) as pipeline:
+        for frame in ref.frames:
+            pipeline.step(frame)
+        instances = pipeline.finish().instances[: len(ref.arrays["result/scores"])]
+    return {(i.track_id, i.category_id - 1): i for i in instances}
 
 
 def all_rows(ref: Reference, work: Path) -> Iterator[Row]:
     """Every comparison."""
-    model = model_from_checkpoint(ref.variant, ref.weights)
+    model = load_model(ref.variant, ref.weights).model
     assert isinstance(model, clip_vis.ClipVis)
     with torch.inference_mode():
         yield from torch_rows(ref, model)

@@ -1,7 +1,8 @@
 """Parity of VideoOVFormer and MinVIS with the public implementations; see `parity.py`.
 
-Stages are fed with the reference's own inputs; `window 1` and `window 2` are the reference's windows
-of 5 and 2 frames. The reference's classifier is the checkpoint's buffer as it stands, not normalised.
+Stages are fed with the reference's own inputs; `window 1` and `window 2` are the reference's
+windows of 5 and 2 frames. The reference's classifier is the checkpoint's buffer as it stands, not
+normalised.
 """
 
 from __future__ import annotations
@@ -15,26 +16,23 @@ import torch
 from reference import FLIPS, STAGE, Array, Reference, Row, row
 
 from openvis_rt.bundle.bundle import Bundle
-from openvis_rt.checkpoints.load import model_from_checkpoint
-from openvis_rt.checkpoints.weights import load_weights
+from openvis_rt.checkpoints.load import load_model
+from openvis_rt.checkpoints.weights import read_weights
 from openvis_rt.export.bundle import export_bundle
 from openvis_rt.models.minvis import MinVis
 from openvis_rt.models.ovformer import OVFormer
 from openvis_rt.runtime.backends.onnxruntime import OnnxRuntime
 from openvis_rt.runtime.classifier import Classifier
-from openvis_rt.runtime.families import family_of
+from openvis_rt.runtime.options import TrackingOptions
+from openvis_rt.runtime.pipeline import Pipeline
 from openvis_rt.runtime.preprocessing import clip_picture
-from openvis_rt.runtime.selection import Selection
 from openvis_rt.runtime.tracking.association import Momentum
 from openvis_rt.runtime.tracking.mean_logits import (
+    FORMULAS,
     MeanLogits,
-    among_classes_and_none,
-    each_class_and_objectness,
 )
-from openvis_rt.runtime.video.reading import Frame
 from openvis_rt.runtime.video.results import VideoResult
-from openvis_rt.runtime.window_pipeline import WindowPipeline
-from openvis_rt.systems.variants import CLIP_MEAN, CLIP_STD
+from openvis_rt.systems.system import CLIP_MEAN, CLIP_STD
 
 WINDOWS = ((0, 5), (5, 7))
 _CLASSIFIER = "sem_seg_head.predictor.class_embed.zs_weight"
@@ -42,7 +40,7 @@ _CLASSIFIER = "sem_seg_head.predictor.class_embed.zs_weight"
 
 def text_rows(ref: Reference) -> torch.Tensor:
     """The reference's classifier, float32 [classes + 1, D]."""
-    return load_weights(ref.weights)[_CLASSIFIER].T.contiguous()
+    return read_weights(ref.weights).tensors[_CLASSIFIER].T.contiguous()
 
 
 def stage_rows(ref: Reference, model: OVFormer) -> Iterator[Row]:
@@ -65,11 +63,11 @@ def stage_rows(ref: Reference, model: OVFormer) -> Iterator[Row]:
         yield row(f"pixel decoder memory {index}", found, level[:1])
     yield from _decoder_rows(ref, model, wanted, levels)
     for window in range(len(WINDOWS)):
-        _, logits = model.classify(
+        logits = model.classify(
             ref[f"win{window}/pred_embds"][0],
             text_rows(ref),
             ref[f"win{window}/features_clip"][:, 0],
-        )
+        )["class_scores"]
         yield row(f"window {window + 1} class logits", logits, ref[f"win{window}/pred_logits"][0])
         objects = network.predictor.object_embed(ref[f"win{window}/pred_embds"][0])
         wanted = ref[f"win{window}/pred_object_logits"][0]
@@ -85,7 +83,8 @@ def _decoder_rows(
     for index in range(decoder.layers):
         if f"win1/aux{index}/pred_logits" in ref.arrays:
             normed = decoder.decoder_norm(query)[0]
-            _, logits = model.classify(normed, text_rows(ref), ref["win1/features_clip"][:, 0])
+            pictures = ref["win1/features_clip"][:, 0]
+            logits = model.classify(normed, text_rows(ref), pictures)["class_scores"]
             wanted = ref[f"win1/aux{index}/pred_logits"][0]
             yield row(f"window 2 class logits after {index} layers", logits, wanted)
             objects = decoder.object_embed(normed)
@@ -103,12 +102,12 @@ def end_to_end_rows(ref: Reference, model: OVFormer) -> Iterator[Row]:
     for window, (begin, end) in enumerate(WINDOWS):
         found = model.propose(torch.from_numpy(ref.frames[begin:end]))
         key, title = f"win{window}", f"window {window + 1} end to end"
-        yield row(f"{title} queries", found.queries, ref[f"{key}/pred_embds"][0], FLIPS)
+        yield row(f"{title} queries", found["queries"], ref[f"{key}/pred_embds"][0], FLIPS)
         wanted = ref[f"{key}/pred_object_logits"][0]
-        yield row(f"{title} object logits", found.object_logits, wanted, FLIPS)
+        yield row(f"{title} object logits", found["object_logits"], wanted, FLIPS)
         if f"{key}/pred_masks" in ref.arrays:
             wanted = ref[f"{key}/pred_masks"][0]
-            yield row(f"{title} mask logits", found.mask_logits, wanted, FLIPS)
+            yield row(f"{title} mask logits", found["mask_logits"], wanted, FLIPS)
 
 
 def video_rows(ref: Reference) -> Iterator[Row]:
@@ -116,7 +115,7 @@ def video_rows(ref: Reference) -> Iterator[Row]:
     tracker, tracks = Momentum(), ref.arrays["win0/pred_embds"].shape[1]
     classes = ref.arrays["win0/pred_logits"].shape[-1] - 1
     sums = MeanLogits(
-        tracks, [1] * classes, each_class_and_objectness, visible_only=False, keep=True
+        tracks, [1] * classes, FORMULAS["sigmoid-objectness"], visible_only=False, keep=True
     )
     for window, (begin, end) in enumerate(WINDOWS):
         order = tracker.step(ref.arrays[f"win{window}/pred_embds"][0])
@@ -152,7 +151,7 @@ def runtime_rows(ref: Reference, bundle: Bundle) -> Iterator[Row]:
     texts = text_rows(ref)[:-1].numpy() if embeddings is not None else None
     video = _run(bundle, ref.frames, texts, embeddings, len(ref.arrays["result/scores"]))
     scores = [instance.score for instance in video.instances]
-    labels = [instance.category_id for instance in video.instances]
+    labels = [instance.category_id - 1 for instance in video.instances]
     yield from _result_rows("ONNX Runtime ", ref, scores, labels, FLIPS)
 
 
@@ -162,25 +161,18 @@ def _run(
     outputs = bundle.graph("classify").spec.outputs
     scores = next(t for t in outputs if t.name == "class_scores")
     classes = int(scores.shape[1]) - 1 if texts is None else len(texts)
-    pipeline = WindowPipeline(
-        bundle,
-        family_of(bundle),
-        OnnxRuntime("cpu"),
-        "fp32",
-        Selection(),
-        detections=detections,
-        image_embeddings=embeddings,
-        keep_video=True,
-    )
     names = tuple(f"class {index}" for index in range(classes))
-    pipeline.set_classifier(Classifier(names, [1] * classes, texts))
-    for begin in range(0, len(frames), pipeline.window_length):
-        window = frames[begin : begin + pipeline.window_length]
-        pipeline.submit([Frame(begin + i, None, image) for i, image in enumerate(window)])
-        pipeline.collect()
-    video = pipeline.finish()
-    pipeline.close()
-    return video
+    with Pipeline.open(
+        bundle,
+        vocabulary=names,
+        classifier=Classifier(names, [1] * classes, texts),
+        image_embeddings=embeddings,
+        backend=OnnxRuntime("cpu"),
+        tracking=TrackingOptions(detections=detections),
+    ) as pipeline:
+        for _ in pipeline.stream(frames):
+            pass
+        return pipeline.finish()
 
 
 def minvis_rows(ref: Reference, model: MinVis) -> Iterator[Row]:
@@ -191,9 +183,9 @@ def minvis_rows(ref: Reference, model: MinVis) -> Iterator[Row]:
     yield from _result_rows("", ref, *given, STAGE)
     found_queries, found_logits = [], []
     for frame in ref.frames:
-        _, embeddings = model.propose(torch.from_numpy(frame[None]))
+        embeddings = model.propose(torch.from_numpy(frame[None]))["queries"]
         found_queries.append(embeddings.numpy())
-        found_logits.append(model.classify(embeddings).numpy())
+        found_logits.append(model.classify(embeddings)["class_scores"].numpy())
     found = torch.from_numpy(np.stack(found_logits))
     yield row("end to end class logits", found, ref["head/pred_logits"][0], FLIPS)
     yield from _result_rows("end to end ", ref, *_minvis_scores(found_queries, found_logits), FLIPS)
@@ -203,8 +195,9 @@ def _minvis_scores(
     queries: Sequence[Array], logits: Sequence[Array]
 ) -> tuple[list[float], list[int]]:
     tracker, tracks = Momentum(), len(queries[0])
+    formula = FORMULAS["softmax-without-last"]
     sums = MeanLogits(
-        tracks, [1] * logits[0].shape[1], among_classes_and_none, visible_only=False, keep=True
+        tracks, [1] * (logits[0].shape[1] - 1), formula, visible_only=False, keep=True
     )
     for embeddings, scores in zip(queries, logits, strict=True):
         area = np.ones(tracks, np.float32)
@@ -215,7 +208,7 @@ def _minvis_scores(
 
 def all_rows(ref: Reference, work: Path) -> Iterator[Row]:
     """Every comparison that a reference allows."""
-    model = model_from_checkpoint(ref.variant, ref.weights)
+    model = load_model(ref.variant, ref.weights).model
     with torch.inference_mode():
         if isinstance(model, MinVis):
             yield from minvis_rows(ref, model)

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from openvis_rt.bundle.bundle import Bundle
 from openvis_rt.errors import BackendError
-from openvis_rt.export.bundle import graph_modules
-from openvis_rt.models.zoo import Model
+from openvis_rt.export.graph_module import graph_modules
+from openvis_rt.models.network import Network
 from openvis_rt.runtime.backends.base import Array, Session
 
 
@@ -33,8 +33,8 @@ class TorchBackend:
 
     slots = 1
 
-    def __init__(self, model: Model, mode: str) -> None:
-        self.name, self.warnings, self.mode = f"torch {torch.__version__}", [], mode
+    def __init__(self, model: Network, mode: str) -> None:
+        self.name, self.mode = f"torch {torch.__version__}", mode
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         if mode != "fp32" and self.device == "cpu":
             raise BackendError("PyTorch's float16 on a CPU is no measure of anything")
@@ -42,8 +42,17 @@ class TorchBackend:
         self._model = model.to(self.device)
         self._sessions: list[TorchSession] = []
 
+    def check(self, bundle: Bundle, precision: str) -> None:
+        """Every bundle of the model."""
+
     def open(
-        self, bundle: Bundle, graph: str, precision: str, *, fetched: Sequence[str], slots: int = 1
+        self,
+        bundle: Bundle,
+        graph: str,
+        precision: str,
+        *,
+        slots: int = 1,
+        fetched: Sequence[str] | None = None,
     ) -> TorchSession:
         """Open one graph as the module that it was exported from."""
         assert slots == 1
@@ -75,8 +84,18 @@ class TorchSession:
         self._module, self._device = module, device
         self._half = mode != "fp32"
         self._inputs: dict[str, Tensor | tuple[TorchSession, str]] = {}
+        self._views: dict[str, Array] = {}
         self._outputs: dict[str, Tensor] = {}
         self._events: tuple[torch.cuda.Event, torch.cuda.Event] | None = None
+
+    def input_view(self, name: str, shape: tuple[int, ...], slot: int = 0) -> Array:
+        """Host memory that the next run copies to the device."""
+        del slot
+        dtype = next(t.dtype for t in self.spec.inputs if t.name == name)
+        if name not in self._views or self._views[name].shape != shape:
+            self._views[name] = np.zeros(shape, dtype)
+        self._inputs.pop(name, None)
+        return self._views[name]
 
     def write(self, name: str, value: Array, slot: int = 0) -> None:
         """Copy to the device; sizes of `masks` are the module's own fields."""
@@ -96,6 +115,9 @@ class TorchSession:
     def run(self, slot: int = 0) -> None:
         """Queue the module on the device."""
         del slot
+        for name, view in self._views.items():
+            if name not in self._inputs:
+                self._inputs[name] = torch.from_numpy(view.copy()).to(self._device)
         taken = {
             name: held if isinstance(held, Tensor) else held[0]._tensor(held[1])
             for name, held in self._inputs.items()

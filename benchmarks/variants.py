@@ -58,7 +58,7 @@ from typing import Any
 
 from openvis_rt.errors import OpenVISError
 from openvis_rt.files import output_file
-from openvis_rt.systems.variants import VARIANTS
+from openvis_rt.systems import VARIANTS
 
 # heavy libraries are imported in the steps: a process begins with the peak of the one it is made by
 
@@ -72,7 +72,7 @@ FPS = 25
 STEPS = ("export", "build", "run")
 HEADER = (
     *("model", "size", "frames a clip", "graphs", "M parameters", "G multiply-adds of a call"),
-    *("a frame", "export s", "SQNR dB", "build s", "plans MB", "CPU s a frame", "in graphs"),
+    *("a frame", "export s", "SQNR dB", "build s", "engines MB", "CPU s a frame", "in graphs"),
     *(
         "open s",
         "peak MB: export / build / run",
@@ -218,11 +218,11 @@ def work(sender: Connection, function: Callable[..., Figures], arguments: tuple[
 
 def export(name: str, path: Path, options: argparse.Namespace) -> Figures:
     """The bundle with random weights, and what is in its graphs."""
-    from openvis_rt.checkpoints.load import model_from_seed
+    from openvis_rt.checkpoints.load import load_model
     from openvis_rt.export.bundle import export_bundle, tool_versions
 
     say(f"{name}: making the model")
-    model = model_from_seed(name, 0)
+    model = load_model(name, 0).model
     steps: list[tuple[str, float]] = []
 
     def progress(phase: str, done: int, total: int) -> None:
@@ -251,7 +251,7 @@ def export(name: str, path: Path, options: argparse.Namespace) -> Figures:
         "window_length": manifest.window_length,
         "model_parameters": sum(p.numel() for p in model.parameters()),
         "differences": [d.to_json() for d in result.differences],
-        "onnx_bytes": {file: facts["bytes"] for file, facts in manifest.files.items()},
+        "onnx_bytes": {file: entry.bytes for file, entry in manifest.files.items()},
         "graphs": counts(bundle, options.precision[0]),
         "tools": tool_versions(),
     }
@@ -343,6 +343,7 @@ def run(path: Path, options: argparse.Namespace) -> Figures:
     """A generated video through ``run_video``."""
     import onnxruntime
 
+    from openvis_rt.runtime.backends.registry import BackendOptions
     from openvis_rt.runtime.pipeline import Pipeline
     from openvis_rt.runtime.run import RunOptions, run_video
     from openvis_rt.runtime.video.generated import write_sample_video
@@ -358,7 +359,7 @@ def run(path: Path, options: argparse.Namespace) -> Figures:
             path,
             vocabulary=[f"class {index}" for index in range(CLASSES)],
             backend="onnxruntime",
-            device="cpu",
+            backend_options=BackendOptions(device="cpu"),
             precision=options.precision[0],
             mode="video",
         )

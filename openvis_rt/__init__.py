@@ -1,27 +1,139 @@
 """openvis-rt: open-vocabulary video instance segmentation on ONNX Runtime and TensorRT.
 
-``Pipeline`` is the way in from Python; the command is ``openvis``.
+What a user needs is here, and is imported when it is first asked for, so that each part stays
+light: ``import openvis_rt`` loads nothing, :class:`Pipeline` neither torch nor onnx. The command is
+``openvis``. docs/python.md lists the names with an example each.
 """
 
 from __future__ import annotations
 
-from importlib.metadata import PackageNotFoundError, version
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from openvis_rt._version import __version__
+
 if TYPE_CHECKING:
+    from openvis_rt.bundle.bundle import Bundle
+    from openvis_rt.checkpoints.load import load_model
+    from openvis_rt.engines.build.engines import build_engines
+    from openvis_rt.errors import (
+        BackendError,
+        BundleError,
+        CheckpointError,
+        DependencyError,
+        EngineError,
+        InputError,
+        OpenVISError,
+        OutputError,
+        ParityError,
+        UnavailableError,
+        VideoError,
+        VocabularyError,
+    )
+    from openvis_rt.export.bundle import export_bundle
+    from openvis_rt.runtime.backends.base import Backend, Session
+    from openvis_rt.runtime.backends.registry import BackendOptions
+    from openvis_rt.runtime.options import Selection, TrackingOptions
     from openvis_rt.runtime.pipeline import Pipeline
+    from openvis_rt.runtime.run import RunOptions, RunReport, run_video
+    from openvis_rt.runtime.video.drawing import Drawer, draw
+    from openvis_rt.runtime.video.overlay import OverlayWriter
+    from openvis_rt.runtime.video.reading import Frame, VideoSource, open_video
+    from openvis_rt.runtime.video.results import (
+        FrameResult,
+        Instance,
+        VideoInstance,
+        VideoResult,
+        decode_mask,
+    )
+    from openvis_rt.vocabulary import Vocabulary
 
-__all__ = ["Pipeline", "__version__"]
+_HOME = {
+    **dict.fromkeys(("Bundle",), "bundle.bundle"),
+    **dict.fromkeys(("load_model",), "checkpoints.load"),
+    **dict.fromkeys(("export_bundle",), "export.bundle"),
+    **dict.fromkeys(("build_engines",), "engines.build.engines"),
+    **dict.fromkeys(("Pipeline",), "runtime.pipeline"),
+    **dict.fromkeys(("Selection", "TrackingOptions"), "runtime.options"),
+    **dict.fromkeys(("Backend", "Session"), "runtime.backends.base"),
+    **dict.fromkeys(("BackendOptions",), "runtime.backends.registry"),
+    **dict.fromkeys(("RunOptions", "RunReport", "run_video"), "runtime.run"),
+    **dict.fromkeys(("Frame", "VideoSource", "open_video"), "runtime.video.reading"),
+    **dict.fromkeys(("Drawer", "draw"), "runtime.video.drawing"),
+    **dict.fromkeys(("OverlayWriter",), "runtime.video.overlay"),
+    **dict.fromkeys(
+        ("FrameResult", "Instance", "VideoInstance", "VideoResult", "decode_mask"),
+        "runtime.video.results",
+    ),
+    **dict.fromkeys(("Vocabulary",), "vocabulary"),
+    **dict.fromkeys(
+        (
+            *("BackendError", "BundleError", "CheckpointError", "DependencyError", "EngineError"),
+            *("InputError", "OpenVISError", "OutputError", "ParityError", "UnavailableError"),
+            *("VideoError", "VocabularyError"),
+        ),
+        "errors",
+    ),
+}
+"""Of each public name the module that has it."""
 
-try:
-    __version__ = version("openvis-rt")
-except PackageNotFoundError:  # run from a source tree that was not installed
-    __version__ = "0+source"
+__all__ = [
+    "Backend",
+    "BackendError",
+    "BackendOptions",
+    "Bundle",
+    "BundleError",
+    "CheckpointError",
+    "DependencyError",
+    "Drawer",
+    "EngineError",
+    "Frame",
+    "FrameResult",
+    "InputError",
+    "Instance",
+    "OpenVISError",
+    "OutputError",
+    "OverlayWriter",
+    "ParityError",
+    "Pipeline",
+    "RunOptions",
+    "RunReport",
+    "Selection",
+    "Session",
+    "TrackingOptions",
+    "UnavailableError",
+    "VideoError",
+    "VideoInstance",
+    "VideoResult",
+    "VideoSource",
+    "Vocabulary",
+    "VocabularyError",
+    "__version__",
+    "build_engines",
+    "decode_mask",
+    "draw",
+    "export_bundle",
+    "load_model",
+    "open_video",
+    "run_video",
+]
 
 
 def __getattr__(name: str) -> Any:
-    if name == "Pipeline":  # imported when asked for, so that other parts stay light
-        from openvis_rt.runtime.pipeline import Pipeline
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from openvis_rt.errors import DependencyError
 
-        return Pipeline
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        value = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    except ModuleNotFoundError as exc:
+        if exc.name is None or exc.name.split(".")[0] == __name__:
+            raise
+        extra = "export" if name in ("export_bundle", "load_model") else "rtx"
+        raise DependencyError(exc.name, extra) from exc
+    globals()[name] = value  # asked once
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -6,6 +6,7 @@
     |   |-- BundleError             a bundle that is missing, damaged or of another version
     |   |-- VideoError              a video that cannot be read to its end
     |   |-- VocabularyError         class names that cannot be used
+    |   |-- RecordError             JSON that does not describe what it should
     |   `-- OutputError             a place that cannot be written
     |-- UnavailableError        3   the environment lacks something
     |   |-- DependencyError         a library is not installed
@@ -18,7 +19,10 @@ A message says what was found, what was needed and how to mend it.
 
 from __future__ import annotations
 
+import sys
+
 __all__ = [
+    "EXPORT_PYTHON",
     "BackendError",
     "BundleError",
     "CheckpointError",
@@ -28,10 +32,15 @@ __all__ = [
     "OpenVISError",
     "OutputError",
     "ParityError",
+    "RecordError",
     "UnavailableError",
     "VideoError",
     "VocabularyError",
 ]
+
+
+EXPORT_PYTHON = (3, 11)
+"""The oldest Python that the extra ``export`` installs torch on; all else runs on 3.10."""
 
 
 class OpenVISError(Exception):
@@ -62,6 +71,22 @@ class VocabularyError(InputError):
     """The class names are empty, repeated or otherwise unusable."""
 
 
+class RecordError(InputError):
+    """A value in JSON, or of a dataclass, is not what its field needs.
+
+    Args:
+        path: of the field, such as ``graphs.fp32.propose.file``; empty for the whole.
+        problem: what is wrong with it.
+    """
+
+    def __init__(self, path: str, problem: str) -> None:
+        self.path, self.problem = path, problem
+        super().__init__(f"{path}: {problem}" if path else problem)
+
+    def __reduce__(self) -> tuple[type[RecordError], tuple[str, str]]:
+        return RecordError, (self.path, self.problem)
+
+
 class OutputError(InputError):
     """An output exists already, or its place cannot be written (rights, space)."""
 
@@ -82,9 +107,12 @@ class DependencyError(UnavailableError):
 
     def __init__(self, module: str, extra: str) -> None:
         self.module, self.extra = module, extra
+        where = ""
+        if extra == "export" and sys.version_info < EXPORT_PYTHON:
+            where = " on Python {}.{} or newer".format(*EXPORT_PYTHON)
         super().__init__(
             f"{module} is not installed, and this step needs it. "
-            f"Install it with: pip install 'openvis-rt[{extra}]'"
+            f"Install it{where} with: pip install 'openvis-rt[{extra}]'"
         )
 
     def __reduce__(self) -> tuple[type[DependencyError], tuple[str, str]]:

@@ -14,7 +14,16 @@ from pathlib import Path
 
 from openvis_rt.errors import OutputError
 
-__all__ = ["output_directory", "output_errors", "output_file", "refuse_existing", "sha256_of"]
+__all__ = [
+    "flush",
+    "is_about",
+    "lock_directory",
+    "output_directory",
+    "output_errors",
+    "output_file",
+    "refuse_existing",
+    "sha256_of",
+]
 
 _PARTIAL = ".partial-"  # every name that begins so is litter, once its process is gone
 _REPLACED = ".replaced-"  # holds the old directory while a new one takes its name
@@ -60,7 +69,7 @@ def output_file(path: Path) -> Iterator[Path]:
                 yield partial
             with output_errors(path):
                 partial.chmod(0o666 & ~_umask())  # mkstemp's files can be read by the owner only
-                _flush(partial)
+                flush(partial)
                 partial.replace(path)
         finally:
             with contextlib.suppress(OSError):
@@ -101,7 +110,7 @@ def output_directory(
                 partial.chmod(0o777 & ~_umask())
                 for file in partial.rglob("*"):
                     if file.is_file():
-                        _flush(file)
+                        flush(file)
                 # again: the work may have taken hours
                 _check_replaceable(path, overwrite=overwrite, ours=ours)
                 _put_in_place(partial, path)
@@ -176,7 +185,7 @@ def _left_behind(path: Path, kind: str) -> Iterator[Path]:
         if not (found.name.startswith(prefix) and len(found.name) == len(prefix) + _RANDOM):
             continue
         try:
-            lock = _lock(found)
+            lock = lock_directory(found)
         except OSError:  # its process runs, or it is gone meanwhile
             continue
         try:
@@ -189,14 +198,21 @@ def _locked_directory(path: Path, kind: str) -> tuple[Path, int]:
     """A new directory beside ``path``, and the descriptor that holds it."""
     folder = Path(tempfile.mkdtemp(prefix=f"{kind}{path.name}-", dir=path.parent))
     try:
-        return folder, _lock(folder)
+        return folder, lock_directory(folder)
     except OSError:
         folder.rmdir()
         raise
 
 
-def _lock(folder: Path) -> int:
-    """Hold a directory until its descriptor is closed or the process ends, however it ends."""
+def lock_directory(folder: Path) -> int:
+    """Hold a directory until its descriptor is closed or the process ends, however it ends.
+
+    Returns:
+        The descriptor, for ``os.close``.
+
+    Raises:
+        BlockingIOError: another process, or another part of this one, holds it.
+    """
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -228,13 +244,15 @@ def _block_errors(path: Path, partial: Path) -> Iterator[None]:
     try:
         yield
     except OSError as exc:
-        if exc.errno in _FULL or _names(exc, partial):
+        if is_about(exc, partial):
             raise _output_error(path, exc) from exc
         raise
 
 
-def _names(error: OSError, place: Path) -> bool:
-    """Whether the error is about ``place`` or something in it."""
+def is_about(error: OSError, place: Path) -> bool:
+    """Whether an error says that a disk is full, or names ``place`` or something in it."""
+    if error.errno in _FULL:
+        return True
     names = (error.filename, error.filename2)
     paths = [Path(os.fsdecode(n)) for n in names if isinstance(n, str | bytes | os.PathLike)]
     return any(path.absolute().is_relative_to(place.absolute()) for path in paths)
@@ -259,6 +277,7 @@ def _umask() -> int:
     return mask
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
+    """Wait until a file's bytes are on the disk, so that a later rename cannot be there alone."""
     with path.open("rb") as file:
         os.fsync(file.fileno())

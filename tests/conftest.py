@@ -14,22 +14,29 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from doubles.own_process import is_inner, pytest_configure, pytest_runtest_protocol  # noqa: F401
 
 from openvis_rt.bundle.bundle import MANIFEST, Bundle
 
-TIERS = {"unit": 180, "model": 900, "gpu": 900}  # seconds a test, fixtures included
+TIERS = {"unit": 60, "fake_gpu": 180, "model": 900, "gpu": 900}  # seconds a test
 HERE = Path(__file__).parent
 
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     # as a shell starts its background jobs, and their children inherit it; tests press Ctrl-C
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-TINY_BUNDLE = "OPENVIS_TINY_BUNDLE"  # for tests in a process of their own: where it was exported
+ALONE = "fake_gpu"  # this tier loads a CUDA driver that is none into its process
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave the tier out that needs a process of its own, unless it is asked for by name."""
+    if collection_path == HERE / ALONE and not any(ALONE in argument for argument in config.args):
+        return True  # tests/unit/test_fake_gpu.py starts it
+    return None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Give every test its tier's time limit; a test of no tier stops the run."""
+    found = set()
     for item in items:
         if HERE not in item.path.parents:
             continue
@@ -38,10 +45,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             raise pytest.UsageError(
                 f"{item.path} is in no tier: tests live in {', '.join(f'tests/{t}' for t in TIERS)}"
             )
-        if item.get_closest_marker("own_process") and not is_inner():
-            item.add_marker(pytest.mark.timeout(0))  # its process keeps the limit
-        elif item.get_closest_marker("timeout") is None:
-            item.add_marker(pytest.mark.timeout(TIERS[tier]))
+        found.add(tier)
+        if item.get_closest_marker("timeout") is None:
+            # without its fixtures, which the first test that asks makes for all of them
+            item.add_marker(pytest.mark.timeout(TIERS[tier], func_only=True))
+    if ALONE in found and len(found) > 1:
+        raise pytest.UsageError(f"tests/{ALONE} needs a process of its own: name no other tests")
 
 
 def reference_folder() -> Path:
@@ -64,17 +73,12 @@ def reference() -> Path:
 @pytest.fixture(scope="session")
 def tiny_bundle(tmp_path_factory) -> Iterator[Path]:
     """A bundle of the tiny model, exported once; read only (take ``bundle_copy`` to change it)."""
-    if is_inner() and TINY_BUNDLE in os.environ:
-        yield Path(os.environ[TINY_BUNDLE])
-        return
     pytest.importorskip("torch", reason="exporting needs the extra [export]")
     from tiny import export_tiny
 
     path = tmp_path_factory.mktemp("tiny") / "bundle"
     export_tiny(path)
-    os.environ[TINY_BUNDLE] = str(path)
     yield path
-    del os.environ[TINY_BUNDLE]
     Bundle.open(path)  # no test has changed it
 
 
@@ -116,20 +120,3 @@ def small_video(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("video") / "small.mp4"
     write_sample_video(path, width=180, height=120, fps=10, seconds=1.2, objects=2)
     return path
-
-
-@pytest.fixture(scope="session")
-def fake_driver(tmp_path_factory):
-    """The fake CUDA driver, loaded for good: for tests marked ``own_process`` only."""
-    from doubles.fake_cuda import FakeCuda, build
-
-    assert is_inner(), "mark the test own_process"
-    return FakeCuda(build(tmp_path_factory.mktemp("driver")))
-
-
-@pytest.fixture
-def driver(fake_driver):
-    """The fake CUDA driver as in a new process; in the end nothing may be left in it."""
-    fake_driver.reset()
-    yield fake_driver
-    fake_driver.check()

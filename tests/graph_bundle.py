@@ -13,10 +13,10 @@ from openvis_rt.bundle.bundle import (
     GraphFile,
     Manifest,
     Preprocess,
-    Tracker,
     write_manifest,
 )
 from openvis_rt.systems.graphs import GraphSpec, TensorSpec
+from openvis_rt.systems.system import Score, Tracker
 
 NETWORK_SIZE = (24, 32)
 
@@ -191,7 +191,7 @@ def window_classify_model():
 
 
 def window_embed_model():
-    """The mean colour of each picture of a clip."""
+    """The mean colour of each picture of a window."""
     make = helper.make_node
     return model_of(
         [
@@ -233,11 +233,12 @@ def write_bundle(path, half=None, source_size=None, window_length=1, **models):
         graphs["fp16"] = {**wide, **narrow}
     rule = Preprocess(NETWORK_SIZE, source_size, 24, 32, 32, (0.0, 0.0, 0.0))
     manifest = Manifest(
-        family="clip-vis",
+        system="clip-vis",
         variant="tiny",
         graphs=graphs,
         preprocess=rule,
-        tracker=Tracker("none", {}),
+        tracker=Tracker("momentum", parameters={"alpha": 1.0}),
+        score=Score("frame-logits"),
         window_length=window_length,
         detections=10,
         prompts=("{}",),

@@ -1,191 +1,118 @@
-"""What this package uses of TensorRT's Python interface, read from its source, against a module.
+"""The protocols of ``openvis_rt/engines/api.py`` against a module that must have what they declare.
 
-    python tensorrt_api.py MODULE USES.json      prints a JSON list of what the module lacks
+    python tensorrt_api.py MODULE API.py [WITHOUT ...]     prints what the module lacks, as JSON
 
-Attributes of the module are found wherever ``trt`` or ``library.module`` stands, those of the
-library's objects by the names that our source gives such objects, as ``CLASS_OF_NAME`` lists them.
-This file imports nothing but the standard library, so that it runs beside any version's bindings.
+WITHOUT are names that it need not have, see :func:`problems`.
+
+It needs nothing but the standard library and the file of the protocols, so that it runs beside any
+version's bindings.
 """
 
 from __future__ import annotations
 
-import ast
 import importlib
+import importlib.util
 import inspect
 import json
 import re
 import sys
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
-
-CLASS_OF_NAME = {
-    "engines": {
-        "builder": "Builder",
-        "network": "INetworkDefinition",
-        "config": "IBuilderConfig",
-        "parser": "OnnxParser",
-        "error": "ParserError",
-        "layer": "ILayer",
-        "tensor": "ITensor",
-        "profile": "IOptimizationProfile",
-        "cache": "ITimingCache",
-        "runtime": "Runtime",
-        "engine": "ICudaEngine",
-        "inspector": "EngineInspector",
-    },
-    "runtime": {
-        "runtime": "Runtime",
-        "engine": "ICudaEngine",
-        "context": "IExecutionContext",
-        "config": "IRuntimeConfig",
-        "cache": "IRuntimeCache",
-    },
-}
-"""For each folder of the package, which class its names stand for."""
-
-CALLBACKS = {"log", "phase_start", "phase_finish", "step_complete"}
-"""Methods of ours that the library calls."""
+from collections.abc import Iterator
+from types import ModuleType
+from typing import Any, Generic, Protocol, get_args, get_type_hints
 
 
-@dataclass(frozen=True)
-class Use:
-    """One use of the interface.
-
-    Attributes:
-        owner: class or enumeration of the module; empty for something of the module itself.
-        name: its member; ``__init__`` where the class is called.
-        arguments: how many are given by position; -1 where nothing is called.
-        keywords: names of the others.
-        writes: the member is assigned.
-        where: file and line.
-    """
-
-    owner: str
-    name: str
-    arguments: int = -1
-    keywords: tuple[str, ...] = ()
-    writes: bool = False
-    where: str = ""
-
-    def __str__(self) -> str:
-        return f"{self.owner}.{self.name}".strip(".")
+def load_api(path: str) -> ModuleType:
+    """The protocols, without their package."""
+    spec = importlib.util.spec_from_file_location("declared_api", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["declared_api"] = module  # where get_type_hints looks
+    spec.loader.exec_module(module)
+    return module
 
 
-def uses_of(paths: Iterable[Path]) -> list[Use]:
-    """Every use in these source files, in order, each once."""
-    found: dict[Use, None] = {}
-    for path in paths:
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-        classes = CLASS_OF_NAME.get(path.parent.name, {})
-        calls = {id(node.func): node for node in ast.walk(tree) if isinstance(node, ast.Call)}
-        for node in ast.walk(tree):
-            where = f"{path.name}:{getattr(node, 'lineno', 0)}"
-            if isinstance(node, ast.Attribute):
-                uses = _uses_of_attribute(node, calls.get(id(node)), classes, where)
-                found.update(dict.fromkeys(uses))
-            if isinstance(node, ast.ClassDef):
-                found.update(dict.fromkeys(_overrides(node, where)))
-    return list(found)
+def classes_of(module: type) -> dict[str, type]:
+    """The library's name of a class -> the protocol that stands for it."""
+    hints = get_type_hints(module)
+    return {name: get_args(kind)[0] for name, kind in hints.items() if get_args(kind)}
 
 
-def _uses_of_attribute(
-    node: ast.Attribute, call: ast.Call | None, classes: dict[str, str], where: str
-) -> Iterator[Use]:
-    arguments, keywords = _arguments(call)
-    if _is_module(node.value):  # trt.Builder(log), trt.BuilderFlag
-        yield Use("", node.attr, where=where)
-        if call is not None:
-            yield Use(node.attr, "__init__", arguments, keywords, where=where)
-        return
-    inner = node.value
-    if isinstance(inner, ast.Attribute) and _is_module(inner.value):  # trt.BuilderFlag.TF32
-        if node.attr == "__init__":  # of a base class, unbound
-            return
-        yield Use(inner.attr, node.attr, arguments, keywords, where=where)
-        return
-    owner = classes.get(_name(inner))
-    if owner:
-        writes = isinstance(node.ctx, ast.Store)
-        yield Use(owner, node.attr, arguments, keywords, writes, where)
-
-
-def _overrides(node: ast.ClassDef, where: str) -> Iterator[Use]:
-    """What the library calls of a class that derives from one of its own."""
-    for base in node.bases:
-        if not (isinstance(base, ast.Attribute) and _is_module(base.value)):
+def members_of(protocol: type) -> dict[str, Any]:
+    """Name -> a function, a property, or None for an attribute, with those that are inherited."""
+    found: dict[str, Any] = {}
+    for base in reversed(protocol.__mro__):
+        if base in (object, Protocol, Generic):
             continue
-        for method in node.body:
-            if isinstance(method, ast.FunctionDef) and method.name in CALLBACKS:
-                yield Use(base.attr, method.name, len(method.args.args) - 1, where=where)
+        for name, text in vars(base).get("__annotations__", {}).items():
+            found[name] = property() if text.startswith("ClassVar") else None
+        for name, value in vars(base).items():
+            own = getattr(value, "__qualname__", "") == f"{base.__qualname__}.{name}"
+            if isinstance(value, property) or (own and name in ("__init__", name.strip("_"))):
+                found[name] = value
+    return found
 
 
-def _is_module(node: ast.expr) -> bool:
-    """``trt`` or ``library.module``."""
-    return _name(node) == "trt" or (isinstance(node, ast.Attribute) and node.attr == "module")
+def problems(module: Any, declared: type, without: frozenset[str] = frozenset()) -> list[str]:
+    """What a library lacks, or has otherwise.
+
+    Args:
+        module: the library.
+        declared: the protocol of the module.
+        without: classes, or members such as ``ICudaEngine.create_runtime_config``, that it need
+            not have.
+    """
+    found = []
+    for name, protocol in classes_of(declared).items():
+        if name in without:
+            continue
+        owner = getattr(module, name, None)
+        if owner is None:
+            found.append(f"{name}: no such class")
+            continue
+        for member, wanted in members_of(protocol).items():
+            if f"{name}.{member}" not in without:
+                found += [f"{name}.{member}: {p}" for p in _problems(owner, member, wanted)]
+    return found
 
 
-def _name(node: ast.expr) -> str:
-    """``engine`` of ``engine``, ``self._engine`` and ``self.engine``."""
-    if isinstance(node, ast.Name):
-        return node.id.lstrip("_")
-    if isinstance(node, ast.Attribute) and _name(node.value) == "self":
-        return node.attr.lstrip("_")
-    return ""
+def _problems(owner: Any, name: str, wanted: Any) -> Iterator[str]:
+    held = inspect.getattr_static(owner, name, None)
+    if held is None and not hasattr(owner, name):
+        yield "no such member"
+        return
+    is_method = inspect.isroutine(getattr(owner, name, None))
+    if not inspect.isfunction(wanted):
+        if is_method:
+            yield "is a method"
+        elif wanted is None and isinstance(held, property) and held.fset is None:
+            yield "cannot be assigned"
+        return
+    if not is_method:
+        yield "is no method"
+        return
+    parameters = list(inspect.signature(wanted).parameters.values())[1:]
+    required = sum(p.default is inspect.Parameter.empty for p in parameters)
+    taken = overloads(getattr(owner, name), name)
+    for count in range(required, len(parameters) + 1):
+        if not any(fewest <= count <= most for fewest, most in taken):
+            yield f"takes {taken or 'an unknown number'} of arguments, not {count}"
 
 
-def _arguments(call: ast.Call | None) -> tuple[int, tuple[str, ...]]:
-    if call is None or any(isinstance(a, ast.Starred) for a in call.args):
-        return -1, ()
-    return len(call.args), tuple(k.arg for k in call.keywords if k.arg)
-
-
-def problems(module: Any, uses: Iterable[Use]) -> list[str]:
-    """What a module has not, or has otherwise."""
-    found = {}
-    for use in uses:
-        problem = _problem(module, use)
-        if problem:
-            found[f"{use}: {problem} ({use.where})"] = None
-    return list(found)
-
-
-def _problem(module: Any, use: Use) -> str | None:
-    owner = getattr(module, use.owner, None) if use.owner else module
-    if owner is None:
-        return f"no {use.owner}"
-    members = getattr(owner, "__members__", None)
-    if members is not None and not use.name.startswith("__"):
-        return None if use.name in members or hasattr(owner, use.name) else "no such member"
-    member = inspect.getattr_static(owner, use.name, None)
-    if member is None:
-        return "no such member"
-    if use.writes and isinstance(member, property) and member.fset is None:
-        return "cannot be assigned"
-    if use.arguments < 0:
-        return None
-    if isinstance(member, property):
-        return "is no method"
-    signatures = _signatures(getattr(owner, use.name), use.name)
-    if not any(_takes(parameters, use) for parameters in signatures):
-        return f"takes {signatures}, called with {use.arguments} {list(use.keywords)}"
-    return None
-
-
-def _signatures(method: Any, name: str) -> list[list[tuple[str, bool]]]:
-    """For each overload, the parameters after self with whether each may be left out."""
-    text = method.__doc__ or ""
-    overloads = []
-    for line in re.findall(
-        rf"^(?:\d+\. )?{re.escape(name)}\((.*)\)(?: ->.*)?$", text, re.MULTILINE
-    ):
+def overloads(method: Any, name: str) -> list[tuple[int, int]]:
+    """The fewest and the most arguments that each overload takes by position."""
+    if inspect.isfunction(method):
+        parameters = list(inspect.signature(method).parameters.values())[1:]
+        return [(sum(p.default is inspect.Parameter.empty for p in parameters), len(parameters))]
+    found = []
+    text = method.__doc__ or ""  # a binding's signature is in the first lines of its text
+    for line in re.findall(rf"^(?:\d+\. )?{re.escape(name)}\((.*)\)(?: ->.*)?$", text, re.M):
         if line.startswith("*args"):
             continue
         parameters = [p.strip() for p in _split(line)]
         parameters = [p for p in parameters if p and not p.startswith("self")]
-        overloads.append([(p.split(":")[0].split("=")[0].strip(), "=" in p) for p in parameters])
-    return overloads
+        found.append((sum("=" not in p for p in parameters), len(parameters)))
+    return found
 
 
 def _split(text: str) -> list[str]:
@@ -200,23 +127,8 @@ def _split(text: str) -> list[str]:
     return parts
 
 
-def _takes(parameters: list[tuple[str, bool]], use: Use) -> bool:
-    left = parameters[use.arguments :]
-    enough = use.arguments <= len(parameters)
-    known = {name for name, _ in left}
-    missing = {name for name, optional in left if not optional} - set(use.keywords)
-    return enough and set(use.keywords) <= known and not missing
-
-
-def write_uses(uses: Iterable[Use], path: Path) -> None:
-    """For another process, which reads them below."""
-    path.write_text(json.dumps([asdict(use) for use in uses]))
-
-
 if __name__ == "__main__":
-    loaded = importlib.import_module(sys.argv[1])
-    entries = json.loads(Path(sys.argv[2]).read_text())
-    read = [Use(**{**entry, "keywords": tuple(entry["keywords"])}) for entry in entries]
+    loaded, declared = importlib.import_module(sys.argv[1]), load_api(sys.argv[2]).Module
     levels = [name for name in loaded.HardwareCompatibilityLevel.__members__ if name != "NONE"]
-    answer = {"version": loaded.__version__, "problems": problems(loaded, read), "levels": levels}
-    print(json.dumps(answer))
+    lacks = problems(loaded, declared, frozenset(sys.argv[3:]))
+    print(json.dumps({"version": loaded.__version__, "levels": levels, "lacks": lacks}))

@@ -12,9 +12,10 @@ with warnings.catch_warnings():
     from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 
 from openvis_rt.models.instformer import InstFormer
-from openvis_rt.models.mask2former import Mask2Former
+from openvis_rt.models.mask2former import ClassDecoder, Mask2Former
+from openvis_rt.models.resnet import ResNet
+from openvis_rt.systems import VARIANTS
 from openvis_rt.systems.instformer import InstFormerConfig
-from openvis_rt.systems.variants import VARIANTS
 
 WIDTH, EMBED, BLOCKS, PATCH, SIDE = 64, 32, 3, 32, 96
 QUERIES = 10
@@ -51,18 +52,15 @@ def tiny_proposal(config: InstFormerConfig = CONFIG, seed: int = 0) -> Mask2Form
     """A Mask2Former with few channels and one block a stage."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return Mask2Former(
-            classes=config.classes,
-            decoder_layers=config.decoder_layers,
-            queries=config.queries,
-            encoder_layers=1,
-            blocks=(1, 1, 1, 1),
-            channels=VARIANT.feature_channels,
+        predictor = ClassDecoder(
+            classes=config.classes, layers=config.decoder_layers, queries=config.queries
         )
+        backbone = ResNet((1, 1, 1, 1), VARIANT.feature_channels)
+        return Mask2Former(backbone, predictor, encoder_layers=1)
 
 
 def tiny_instformer(config: InstFormerConfig | None = None, *, seed: int = 0) -> InstFormer:
-    """The model with random weights; stands in for `build_instformer_r50` in `MODELS`."""
+    """The model with random weights; takes what the builder takes after the variant."""
     config = config or CONFIG
     model = InstFormer(VARIANT, config, tiny_clip(seed), tiny_proposal(config, seed))
     return model.requires_grad_(requires_grad=False).eval()

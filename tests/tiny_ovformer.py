@@ -1,6 +1,6 @@
 """OVFormer, OV2Seg and MinVIS in small: the real classes with few channels, and a CLIP of 3 blocks.
 
-Each function takes the arguments of the builder in whose place it stands in `MODELS`.
+Each function takes the sizes that the released model's builder takes.
 """
 
 from __future__ import annotations
@@ -18,14 +18,15 @@ from tiny_instformer import EMBED, tiny_clip
 from openvis_rt.bundle.bundle import Bundle
 from openvis_rt.export import bundle as bundle_export
 from openvis_rt.export.bundle import ExportResult, export_bundle
-from openvis_rt.models.mask2former import Backbone, Mask2Former, Trunk
+from openvis_rt.models.mask2former import Backbone, ClassDecoder, Mask2Former, Trunk
 from openvis_rt.models.minvis import MinVis
-from openvis_rt.models.ovformer import OVFormer
+from openvis_rt.models.network import Network
+from openvis_rt.models.ovformer import OVFormer, is_aligned
 from openvis_rt.models.resnet import ResNet
 from openvis_rt.models.swin import Swin
 from openvis_rt.models.zero_shot import ZeroShotDecoder, ZeroShotWindowDecoder
-from openvis_rt.models.zoo import Model
-from openvis_rt.systems.variants import VARIANTS, Variant
+from openvis_rt.systems import VARIANTS
+from openvis_rt.systems.system import Variant
 
 QUERIES, CLASSES = 10, 6  # classes: of MinVIS, whose vocabulary is closed
 CHANNELS = (32, 64, 128, 256)
@@ -72,7 +73,7 @@ def tiny_ovformer(
             layers=decoder_layers,
             queries=queries,
             embed_dim=EMBED,
-            aligned=variant.family != "ov2seg",
+            aligned=is_aligned(variant),
         )
         network = Trunk(tiny_backbone(name), predictor, encoder_layers=1)
     clip = tiny_clip(seed) if with_clip else None
@@ -85,19 +86,13 @@ def tiny_minvis(
     """A MinVIS with random weights."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = Mask2Former(
-            classes=classes,
-            decoder_layers=decoder_layers,
-            queries=queries,
-            encoder_layers=1,
-            blocks=(1, 1, 1, 1),
-            channels=CHANNELS,
-        )
+        predictor = ClassDecoder(classes=classes, layers=decoder_layers, queries=queries)
+        network = Mask2Former(ResNet((1, 1, 1, 1), CHANNELS), predictor, encoder_layers=1)
     model = MinVis(tiny_variant("minvis-r50"), network)
     return model.requires_grad_(requires_grad=False).eval()
 
 
-def export_small(model: Model, path: Path, **options) -> ExportResult:
+def export_small(model: Network, path: Path, **options) -> ExportResult:
     """A bundle of FP32 graphs for frames of 60x90, which the graphs pad to 64x96."""
     options = {"network_size": NETWORK, "precisions": ("fp32",), **options}
     return export_bundle(model, path, checkpoint={"random_weights": 0}, **options)
@@ -111,7 +106,7 @@ def _ov2seg_of_the_frame_model() -> OVFormer:
     return model
 
 
-_SHARED: dict[str, tuple[Callable[[], Model], dict[str, str]]] = {
+_SHARED: dict[str, tuple[Callable[[], Network], dict[str, str]]] = {
     # the model, and of which other bundle it has graphs, whose tracing takes seconds
     "ovformer-video-r50": (tiny_ovformer, {}),
     "ovformer-frame-swin-b": (

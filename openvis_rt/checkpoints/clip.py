@@ -1,4 +1,9 @@
-"""CLIP's weights from a file, or by an open_clip tag."""
+"""CLIP's weights from a file under open_clip's or Hugging Face's names, or by an open_clip tag.
+
+Hugging Face's ``CLIPModel`` has the same layers as open_clip's ``CLIP`` under other names, with
+three differences: query, key and value are three matrices and not the rows of one, the two
+projections are matrices of linear layers and so transposed, and position embeddings are layers.
+"""
 
 from __future__ import annotations
 
@@ -11,17 +16,37 @@ from pathlib import Path
 from typing import Any
 
 import open_clip
+import torch
 from torch import Tensor
 
-from openvis_rt.checkpoints.keys import family_of_keys
-from openvis_rt.checkpoints.weights import load_weights, some_of
+from openvis_rt.checkpoints.keys import CLIP, HUGGING_FACE_CLIP, signature_of
+from openvis_rt.checkpoints.weights import read_weights, some_of
 from openvis_rt.errors import CheckpointError, UnavailableError
-from openvis_rt.systems.variants import Variant
+from openvis_rt.files import sha256_of
+from openvis_rt.systems.system import Variant
 
 __all__ = ["ClipSource", "clip_source", "clip_weights"]
 
-_CLIP = "open_clip (CLIP alone)"
 _OPENAI_SIZES = {"input_resolution", "context_length", "vocab_size"}  # scalars in OpenAI's files
+_HUGGING_FACE = {  # parts of its names, and of open_clip's
+    "vision_model.": "visual.",
+    "text_model.": "",
+    "embeddings.": "",
+    "patch_embedding.": "conv1.",
+    "position_embedding.weight": "positional_embedding",
+    "pre_layrnorm.": "ln_pre.",  # their spelling
+    "post_layernorm.": "ln_post.",
+    "final_layer_norm.": "ln_final.",
+    "encoder.layers.": "transformer.resblocks.",
+    "layer_norm1.": "ln_1.",
+    "layer_norm2.": "ln_2.",
+    "self_attn.": "attn.",
+    "qkv_proj.": "in_proj_",  # of three
+    "mlp.fc1.": "mlp.c_fc.",
+    "mlp.fc2.": "mlp.c_proj.",
+    "visual_projection.weight": "visual.proj",
+    "text_projection.weight": "text_projection",
+}
 
 
 @dataclass(frozen=True)
@@ -37,6 +62,11 @@ class ClipSource:
     path: Path
     quick_gelu: bool
     tag: str | None = None
+
+    def facts(self) -> dict[str, str]:
+        """The file's name and digest, and the tag, as manifests have them."""
+        tag = {"tag": self.tag} if self.tag else {}
+        return {"file": self.path.name, "sha256": sha256_of(self.path), **tag}
 
 
 def clip_source(clip: str, variant: Variant, quick_gelu: bool | None = None) -> ClipSource:
@@ -66,22 +96,54 @@ def clip_weights(path: Path) -> dict[str, Tensor]:
     """A whole CLIP under open_clip's key names.
 
     Args:
-        path: ``.safetensors``, ``.pt`` or ``.bin``: a state dict, or open_clip's training
-            checkpoint. The three scalars of OpenAI's state dicts are left out.
+        path: ``.safetensors``, ``.pt`` or ``.bin``: a state dict of open_clip's or of Hugging
+            Face's ``CLIPModel``, or open_clip's training checkpoint. The three scalars of OpenAI's
+            state dicts are left out.
 
     Raises:
         CheckpointError: it cannot be read, or its keys are others.
     """
-    state = load_weights(path)
+    state = read_weights(path).tensors
     if all(key.startswith("module.") for key in state):  # of distributed training
         state = {key.removeprefix("module."): value for key, value in state.items()}
-    if (family := family_of_keys(state)) != _CLIP:
-        raise CheckpointError(
-            f"{path} looks like {family or 'no model known here'}; --clip needs the whole CLIP "
-            "under open_clip's names (keys such as visual.conv1.weight and "
-            f"token_embedding.weight; found {some_of(list(state)[:3])})"
-        )
-    return {key: value for key, value in state.items() if key not in _OPENAI_SIZES}
+    signature = signature_of(state)
+    if signature is HUGGING_FACE_CLIP:
+        return _from_hugging_face(state, path)
+    if signature is CLIP:
+        return {key: value for key, value in state.items() if key not in _OPENAI_SIZES}
+    raise CheckpointError(
+        f"{path} looks like {signature.words}; --clip needs the whole CLIP under open_clip's names "
+        "(keys such as visual.conv1.weight and token_embedding.weight) or under Hugging Face's "
+        f"(vision_model.*, visual_projection.weight ...); found {some_of(list(state)[:3])}"
+    )
+
+
+def _from_hugging_face(state: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """The same weights under open_clip's names; keys that it has not keep theirs.
+
+    Raises:
+        CheckpointError: query, key and value of a layer are not all there, or differ in shape.
+    """
+    joined: dict[str, Tensor] = {}
+    thirds: dict[str, dict[str, Tensor]] = {}
+    for key, value in state.items():
+        if part := re.fullmatch(r"(.*\.self_attn\.)([qkv])(_proj\.\w+)", key):
+            thirds.setdefault(f"{part[1]}qkv{part[3]}", {})[part[2]] = value
+        elif not key.endswith(".position_ids"):  # 0, 1, 2 ..., in older files
+            projection = key.endswith("_projection.weight") and value.ndim == 2
+            joined[key] = value.T if projection else value
+    for key, parts in thirds.items():
+        shapes = {name: list(part.shape) for name, part in sorted(parts.items())}
+        if len(parts) < 3 or not shapes["q"] == shapes["k"] == shapes["v"] != []:
+            raise CheckpointError(f"{path}: {key} is q, k and v of one shape; found {shapes}")
+    joined |= {key: torch.cat([parts[name] for name in "qkv"]) for key, parts in thirds.items()}
+    return {_open_clip_key(key): value.contiguous() for key, value in joined.items()}
+
+
+def _open_clip_key(key: str) -> str:
+    for theirs, ours in _HUGGING_FACE.items():
+        key = key.replace(theirs, ours)
+    return key
 
 
 def _downloaded(tag: str, variant: Variant) -> tuple[Path, bool]:

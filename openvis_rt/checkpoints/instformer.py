@@ -24,21 +24,25 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from openvis_rt.checkpoints.lora import Adapter, adapter_from_tensors, merge_adapter
-from openvis_rt.checkpoints.weights import load_strictly, metadata_of, refuse_nan, some_of
+from openvis_rt.checkpoints.weights import Weights, load_strictly, refuse_nan, some_of
 from openvis_rt.errors import CheckpointError, InputError, OutputError
 from openvis_rt.models.instformer import InstFormer
-from openvis_rt.models.zoo import MODELS
+from openvis_rt.models.minvis_clip import MinVisClip
+from openvis_rt.models.network import build_network
+from openvis_rt.records import json_from_record, record_from_json
 from openvis_rt.systems.instformer import InstFormerConfig
+from openvis_rt.systems.recurrence import recurrence_of
+from openvis_rt.systems.system import Variant
 
 __all__ = [
     "FORMAT",
     "PARTS",
     "VERSION",
     "InstFormerParts",
+    "checked_recurrence",
     "describe_parts",
     "model_from_parts",
-    "parts_from_state",
-    "recurrence_of",
+    "parts_from_weights",
     "write_parts",
 ]
 
@@ -47,8 +51,7 @@ VERSION = 1
 PARTS = ("proposal", "clip", "tokens", "adapter", "tracker")
 """Prefixes of the keys."""
 
-_TOKENS = frozenset({"register", "instance"})
-_GATES = {1: "rnn", 3: "gru", 4: "lstm"}
+_TOKENS = ("instance", "register")
 
 
 @dataclass(frozen=True)
@@ -72,19 +75,20 @@ class InstFormerParts:
     sources: dict[str, Any] = field(default_factory=dict)
     files: dict[str, Path] = field(default_factory=dict)
 
+    @property
+    def trained(self) -> list[str]:
+        """The parts that were trained on top of the two networks."""
+        return [part for part in ("tokens", "adapter", "tracker") if getattr(self, part)]
 
-def parts_from_state(state: dict[str, Tensor], path: Path) -> InstFormerParts:
+
+def parts_from_weights(weights: Weights) -> InstFormerParts:
     """The parts of a file that was read.
-
-    Args:
-        state: all its tensors.
-        path: the file, whose header is read.
 
     Raises:
         CheckpointError: the header is missing, damaged, or of another version of the format; a
-            key has an unknown prefix; the adapter is malformed.
+            key has an unknown prefix; the adapter or the recurrence is malformed.
     """
-    header = metadata_of(path)
+    path, header = weights.path, weights.metadata
     if header.get("format") != FORMAT or header.get("format_version") != str(VERSION):
         raise CheckpointError(
             f"{path} has the format {header.get('format')!r}, version "
@@ -92,14 +96,14 @@ def parts_from_state(state: dict[str, Tensor], path: Path) -> InstFormerParts:
             "`openvis assemble` writes it."
         )
     try:
-        config = InstFormerConfig.from_json(json.loads(header["config"]))
+        config = record_from_json(InstFormerConfig, json.loads(header["config"]))
         sources = json.loads(header.get("sources", "{}"))
         alpha = float(header.get("lora_alpha", "nan"))
     except (KeyError, ValueError, InputError) as exc:
         raise CheckpointError(f"{path}: its header is malformed: {exc}") from exc
     groups: dict[str, dict[str, Tensor]] = {prefix: {} for prefix in PARTS}
     strange = []
-    for key, value in state.items():
+    for key, value in weights.tensors.items():
         prefix, _, rest = key.partition(".")
         if prefix in groups:
             groups[prefix][rest] = value
@@ -114,7 +118,7 @@ def parts_from_state(state: dict[str, Tensor], path: Path) -> InstFormerParts:
         clip=groups["clip"],
         tokens=groups["tokens"],
         adapter=adapter_from_tensors(adapter, alpha, path) if adapter else None,
-        tracker=groups["tracker"],
+        tracker=checked_recurrence(groups["tracker"], path),
         sources=sources,
     )
 
@@ -140,7 +144,7 @@ def write_parts(parts: InstFormerParts, path: Path) -> None:
     header = {
         "format": FORMAT,
         "format_version": str(VERSION),
-        "config": json.dumps(parts.config.to_json()),
+        "config": json.dumps(json_from_record(parts.config)),
         "sources": json.dumps(parts.sources),
     }
     if parts.adapter:
@@ -151,11 +155,28 @@ def write_parts(parts: InstFormerParts, path: Path) -> None:
         raise OutputError(f"the checkpoint cannot be written: {exc}") from exc
 
 
-def model_from_parts(name: str, parts: InstFormerParts, path: Path) -> InstFormer:
+def checked_recurrence(tracker: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """The weights of a rollout as they are, or none.
+
+    Raises:
+        CheckpointError: they are those of no recurrence that the runtime knows.
+    """
+    try:
+        if tracker:
+            recurrence_of(_shapes(tracker))
+    except InputError as exc:
+        raise CheckpointError(f"{path}: {exc}") from exc
+    return tracker
+
+
+def model_from_parts(
+    variant: Variant, parts: InstFormerParts, path: Path
+) -> InstFormer | MinVisClip:
     """The model of a file's parts, with the adapter merged and the tokens in place.
 
     Args:
-        name: a variant of the family.
+        variant: of InstFormer; or of the baseline, which is its proposals, and its CLIP as it was
+            before training.
         parts: see its class.
         path: the file, for messages.
 
@@ -163,10 +184,10 @@ def model_from_parts(name: str, parts: InstFormerParts, path: Path) -> InstForme
         CheckpointError: the parts do not fit the variant or one another; the message says which.
     """
     try:
-        model = MODELS[name](parts.config)
+        model = build_network(variant, parts.config)
     except InputError as exc:
         raise CheckpointError(f"{path}: {exc}") from exc
-    assert isinstance(model, InstFormer)
+    assert isinstance(model, InstFormer | MinVisClip)
     files = {prefix: parts.files.get(prefix, path) for prefix in PARTS}
     config = parts.config
     sizes = (
@@ -175,56 +196,50 @@ def model_from_parts(name: str, parts: InstFormerParts, path: Path) -> InstForme
     )
     for part, module, state, needed in (
         ("proposal", model.proposal, parts.proposal, f"the proposal network, {sizes}"),
-        ("clip", model.clip_model, parts.clip, f"the CLIP {model.variant.clip}"),
+        ("clip", model.clip_model, parts.clip, f"the CLIP {variant.clip}"),
     ):
-        misfit = f"{files[part]} does not fit {name} as {needed}."
+        misfit = f"{files[part]} does not fit {variant.name} as {needed}."
         prefix = "" if part in parts.files else f"{part}."
         load_strictly(module, state, files[part], misfit, prefix.__add__)
-    _set_tokens(model, parts.tokens, files["tokens"])
-    if parts.adapter:
-        merge_adapter(model.clip_model.visual, parts.adapter, files["adapter"])
-    _set_tracker(model, parts.tracker, files["tracker"])
+    if isinstance(model, InstFormer):
+        _set_tokens(model, parts.tokens, files["tokens"])
+        if parts.adapter:
+            merge_adapter(model.clip_model.visual, parts.adapter, files["adapter"])
+        _set_recurrence(model, parts.tracker, files["tracker"])
+    elif parts.trained:
+        raise CheckpointError(
+            f"{path} holds {', '.join(parts.trained)}, and the baseline of plain CLIP has no place "
+            "for that; assemble it again from --proposal and --clip alone"
+        )
     return model
 
 
 def describe_parts(parts: InstFormerParts) -> dict[str, Any]:
     """For people: the configuration and the optional parts."""
-    tokens = {name: "trained" if name in parts.tokens else "CLIP's class token" for name in _TOKENS}
     return {
         "format version": VERSION,
-        "config": parts.config.to_json(),
-        "tokens": dict(sorted(tokens.items())),
+        "decoder layers": parts.config.decoder_layers,
+        "config": json_from_record(parts.config),
+        "tokens": {
+            name: "trained" if name in parts.tokens else "CLIP's class token" for name in _TOKENS
+        },
         "adapter": str(parts.adapter) if parts.adapter else "none",
-        "tracker": "{} of width {}".format(*recurrence_of(parts.tracker))
+        "tracker": "{} of width {}".format(*recurrence_of(_shapes(parts.tracker)))
         if parts.tracker
         else "none; tokens are matched as they are",
         "sources": parts.sources,
     }
 
 
-def recurrence_of(tracker: dict[str, Tensor]) -> tuple[str, int]:
-    """Kind and token width of a rollout's weights, by the matrix that meets the token.
-
-    Raises:
-        InputError: there is no such matrix.
-    """
-    kinds = {"weight_ih_l0": "recurrence", "weight": "linear", "layers.0.weight": "mlp"}
-    for key, kind in kinds.items():
-        matrix = tracker.get(key)
-        if matrix is not None and matrix.ndim == 2 and matrix.numel():
-            rows, width = matrix.shape
-            return _GATES.get(rows // width, kind) if kind == "recurrence" else kind, int(width)
-    raise InputError(
-        f"the tracker's weights need one of {', '.join(kinds)} [., width]; found "
-        f"{some_of(sorted(tracker)) or 'nothing'}"
-    )
+def _shapes(tensors: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {key: tuple(value.shape) for key, value in tensors.items()}
 
 
 def _set_tokens(model: InstFormer, tokens: dict[str, Tensor], path: Path) -> None:
     """Trained tokens, or CLIP's class token where there is none."""
-    if unknown := sorted(tokens.keys() - _TOKENS):
+    if unknown := sorted(tokens.keys() - set(_TOKENS)):
         raise CheckpointError(
-            f"{path}: tokens are {' and '.join(sorted(_TOKENS))}; found {some_of(unknown)}"
+            f"{path}: tokens are {' and '.join(_TOKENS)}; found {some_of(unknown)}"
         )
     needed = model.instance_clip.register_token.shape
     for name, token in tokens.items():
@@ -243,17 +258,14 @@ def _set_tokens(model: InstFormer, tokens: dict[str, Tensor], path: Path) -> Non
     model.instance_clip.set_tokens(tokens.get("register"), tokens.get("instance"))
 
 
-def _set_tracker(model: InstFormer, tracker: dict[str, Tensor], path: Path) -> None:
+def _set_recurrence(model: InstFormer, tracker: dict[str, Tensor], path: Path) -> None:
     """The recurrence's weights, whose token width must be the model's."""
     refuse_nan(tracker, path, "tracker.".__add__)
     if tracker:
-        try:
-            kind, width = recurrence_of(tracker)
-        except InputError as exc:
-            raise CheckpointError(f"{path}: {exc}") from exc
+        kind, width = recurrence_of(_shapes(tracker))
         if width != model.tracking_width:
             raise CheckpointError(
                 f"{path}: the tracker is a {kind} for tokens of width {width}, and the model's are "
                 f"{model.tracking_width} wide"
             )
-    model.tracker = {key: value.float() for key, value in tracker.items()}
+    model.recurrence = {key: value.float() for key, value in tracker.items()}

@@ -1,219 +1,230 @@
 """From a checkpoint, or a seed, to a model.
 
-All but InstFormer have the official format, ``{"model": state_dict, ...}`` as detectron2 writes it;
-CLIP comes beside it where the checkpoint holds none. InstFormer has a format of our own, since none
-is public: :mod:`.instformer_file`.
+Most checkpoints have the official format, ``{"model": state_dict, ...}`` as detectron2 writes it;
+CLIP comes beside it where the checkpoint holds none. InstFormer and its baseline have a format of
+our own, since none is public: :mod:`openvis_rt.checkpoints.instformer`.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from openvis_rt.checkpoints.clip import ClipSource, clip_weights
-from openvis_rt.checkpoints.instformer import (
-    InstFormerParts,
-    describe_parts,
-    model_from_parts,
-    parts_from_state,
-)
-from openvis_rt.checkpoints.keys import (
-    CLASSIFIER,
-    LOSS_WEIGHTS,
-    decoder_layers,
-    family_of_keys,
-    load_checkpoint,
-    query_count,
-    timm_key,
-    trained_family,
-    variant_of_keys,
-)
-from openvis_rt.checkpoints.weights import load_strictly, load_weights
+from openvis_rt.checkpoints.clip import ClipSource, clip_source, clip_weights
+from openvis_rt.checkpoints.instformer import describe_parts, model_from_parts, parts_from_weights
+from openvis_rt.checkpoints.keys import renamed, signature_of, systems_of, timm_key, variant_of
+from openvis_rt.checkpoints.weights import Weights, load_strictly, read_weights
 from openvis_rt.errors import CheckpointError, InputError
-from openvis_rt.models.clip_vis import ClipVis
-from openvis_rt.models.minvis import MinVis
-from openvis_rt.models.minvis_clip import MinVisClip
-from openvis_rt.models.ovformer import OVFormer
-from openvis_rt.models.zoo import MODELS, Model
-from openvis_rt.systems.variants import Variant, variant_named
+from openvis_rt.files import output_file, sha256_of
+from openvis_rt.models.network import Network, build_network, sizes_of_checkpoint
+from openvis_rt.systems import system_of, variant_named
+from openvis_rt.systems.instformer import INSTFORMER
+from openvis_rt.systems.ovformer import CLASSIFIER, LOSS_WEIGHTS, OVFORMERS
+from openvis_rt.systems.system import Signature, System, Variant
 
-__all__ = [
-    "describe_checkpoint",
-    "doubt_about",
-    "model_from_checkpoint",
-    "model_from_seed",
-    "refuse_needless_clip",
-]
+__all__ = ["Checkpoint", "Loaded", "load_model", "save_checkpoint"]
 
-_SYSTEMS = {  # of families whose checkpoints are those of a system
-    "minvis-clip": "instformer",
-    "minvis": "mask2former or minvis",
-    "ovformer-frame": "ovformer",
-    "ovformer-video": "ovformer",
-}
-
-_OVFORMERS = {  # two families with the same keys
-    "ovformer-frame": "the per-frame model (OVFormerVideo), trained on LVIS's images",
-    "ovformer-video": "the video model (VideoOVFormer), trained on LV-VIS's clips",
-}
-_CLASS_HEAD = "sem_seg_head.predictor.class_embed.weight"  # of a closed vocabulary
+_TRAINED_ON = {"ovformer-frame": "LVIS's images", "ovformer-video": "LV-VIS's videos"}
 
 
-def model_from_checkpoint(name: str, path: Path, clip: ClipSource | None = None) -> Model:
-    """A model with the weights of a checkpoint; its sizes are read from the file.
+@dataclass(frozen=True)
+class Loaded:
+    """A model with its weights.
+
+    Attributes:
+        model: float32, in evaluation mode.
+        facts: where the weights are from, for a bundle's manifest.
+        warnings: what should be checked before its results are believed.
+    """
+
+    model: Network
+    facts: dict[str, Any]
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A file of weights, read once.
+
+    Attributes:
+        weights: under today's key names.
+        signature: what kind of file it is.
+        systems: those whose checkpoint it can be.
+        first_keys: some keys as the file has them.
+        has_timm_names: the file has timm's names where ``weights`` has detectron2's.
+    """
+
+    weights: Weights
+    signature: Signature
+    systems: tuple[System, ...]
+    first_keys: tuple[str, ...]
+    has_timm_names: bool
+
+    @classmethod
+    def open(cls, path: Path) -> Checkpoint:
+        """Read a file.
+
+        Raises:
+            CheckpointError: it cannot be read.
+        """
+        weights = read_weights(path)
+        state = {renamed(key): value for key, value in weights.tensors.items()}
+        return cls(
+            replace(weights, tensors=state),
+            signature_of(state),
+            tuple(systems_of(state)),
+            tuple(weights.tensors)[:3],
+            any(timm_key(renamed(key)) == key != renamed(key) for key in weights.tensors),
+        )
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+        return self.weights.path
+
+    @property
+    def state(self) -> dict[str, Tensor]:
+        """The tensors under today's key names."""
+        return self.weights.tensors
+
+    def describe(self) -> dict[str, Any]:
+        """What the file holds, for people: system, model, sizes, tensors, numbers, types.
+
+        Raises:
+            CheckpointError: its header is malformed.
+        """
+        systems, details = self.systems, dict[str, Any]()
+        if self.signature is INSTFORMER.signature:
+            parts = parts_from_weights(self.weights)
+            systems = (INSTFORMER,) if parts.trained else systems
+            details = describe_parts(parts)
+        elif systems:
+            sizes = sizes_of_checkpoint(systems[0].variants[0], self.state)
+            details = {name.replace("_", " "): size for name, size in sizes.items()}
+        models = [found.name for s in systems if (found := variant_of(s, self.state))]
+        return {
+            "file": str(self.path),
+            "system": self.signature.words,
+            "model": " or ".join(models) or "none of `openvis models`",
+            "tensors": len(self.state),
+            "parameters": sum(v.numel() for v in self.state.values()),
+            "types": sorted({str(v.dtype).removeprefix("torch.") for v in self.state.values()}),
+            "first keys": list(self.first_keys),
+            **details,
+        }
+
+
+def load_model(
+    name: str, weights: Path | int, clip: str | None = None, quick_gelu: bool | None = None
+) -> Loaded:
+    """A model with weights; its sizes are read from the file.
 
     Args:
         name: a variant, such as ``clip-vis-r50``.
-        path: the checkpoint.
-        clip: of OVFormer and OV2Seg, whose checkpoints hold no CLIP; None is to do without.
-
-    Returns:
-        the model, float32, in evaluation mode.
+        weights: a checkpoint; or a seed of random weights, the same for the same seed, to try
+            things without a file. InstFormer's tokens are then CLIP's class token, so with guidance
+            0 its instances are CLIP's image embedding.
+        clip: a file or an open_clip tag of CLIP's weights, for OVFormer and OV2Seg, whose
+            checkpoints hold none; None is to do without.
+        quick_gelu: CLIP's activation; None for what the tag says, or, of a file, the variant's.
 
     Raises:
         CheckpointError: a file cannot be read, is of another system or variant, or any key is
             missing, unexpected or of another shape; the message lists them.
-        InputError: a CLIP for a model that has its own, or none.
+        InputError: there is no such variant, or a CLIP is given for one that has its own, or none.
+        UnavailableError: CLIP's download failed.
     """
     variant = variant_named(name)
-    if clip is not None:
-        refuse_needless_clip(variant)
-    state = load_checkpoint(path)
-    family, wanted = family_of_keys(state), _SYSTEMS.get(variant.family, variant.family)
-    if family != wanted:
-        advice = "; `openvis assemble` makes it from its parts"
-        first = next(iter(load_weights(path)))
-        raise CheckpointError(
-            f"{path} looks like a checkpoint of {family or 'no system known here'}, "
-            f"but {name} needs one of {wanted} (found keys such as {first!r})"
-            + (advice if wanted == "instformer" else "")
-        )
-    if variant.family == "minvis-clip":
-        return _minvis_clip(parts_from_state(state, path), path)
-    if family == "instformer":
-        return model_from_parts(name, parts_from_state(state, path), path)
-    if family == "ovformer":
-        _refuse_other_ovformer(variant, state, path)
-    return _official(variant, state, path, clip)
-
-
-def refuse_needless_clip(variant: Variant) -> None:
-    """InputError if a CLIP has no place beside the variant's checkpoint."""
-    if not variant.takes_clip:
+    if isinstance(weights, int):
+        if clip is not None:
+            raise InputError("random weights include CLIP's; a CLIP goes with a checkpoint")
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(weights)
+            return Loaded(build_network(variant), {"random_weights": weights})
+    if clip is not None and not variant.takes_clip:
         why = "its checkpoint holds CLIP" if variant.clip else "it has a closed vocabulary"
-        raise InputError(f"{variant.name} takes no --clip: {why}")
+        raise InputError(f"{name} takes no --clip: {why}")
+    checkpoint = Checkpoint.open(weights)
+    _refuse_others(checkpoint, variant)
+    source = None if clip is None else clip_source(clip, variant, quick_gelu)
+    model: Network
+    if checkpoint.signature is INSTFORMER.signature:
+        model = model_from_parts(variant, parts_from_weights(checkpoint.weights), weights)
+    else:
+        model = _official(checkpoint, variant, source)
+    facts: dict[str, Any] = {"file": weights.name, "sha256": sha256_of(weights)}
+    facts |= {"clip": source.facts()} if source else {}
+    return Loaded(model, facts, _doubts(checkpoint, variant))
 
 
-def _minvis_clip(parts: InstFormerParts, path: Path) -> MinVisClip:
-    """The baseline of an InstFormer file: its proposals, and its CLIP as it was before training."""
-    trained = [part for part in ("tokens", "adapter", "tracker") if getattr(parts, part)]
-    if trained:
-        raise CheckpointError(
-            f"{path} holds {', '.join(trained)}, and the baseline of plain CLIP has no place for "
-            "that; assemble it again from --proposal and --clip alone"
-        )
-    return MinVisClip.from_instformer(model_from_parts("instformer-r50", parts, path))
+def save_checkpoint(model: Network, path: Path) -> None:
+    """Write a model's weights in the official format, ``{"model": state_dict}``."""
+    with output_file(path) as partial:
+        torch.save({"model": model.checkpoint_module.state_dict()}, partial)
 
 
-def model_from_seed(name: str, seed: int) -> Model:
-    """A model with random weights, the same for the same seed, to try things without a file.
+def _official(checkpoint: Checkpoint, variant: Variant, clip: ClipSource | None) -> Network:
+    """A model whose checkpoint is a state dict of its public code, its sizes as the file has them.
 
-    InstFormer's tokens are CLIP's class token, so with guidance 0 its instances are CLIP's image
-    embedding, as in an untrained model of the paper.
+    Raises:
+        CheckpointError: the checkpoint or CLIP does not fit.
     """
-    variant_named(name)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return MODELS[name]()
-
-
-def _refuse_other_ovformer(variant: Variant, state: dict[str, Tensor], path: Path) -> None:
-    trained = trained_family(state)
-    if trained in (None, variant.family):
-        return
-    fits = variant.name.replace(variant.family, str(trained))
-    raise CheckpointError(
-        f"{path} is a checkpoint of {_OVFORMERS[str(trained)]}, and {variant.name} is "
-        f"{_OVFORMERS[variant.family]}. Their keys are the same, but the queries of one mean "
-        f"nothing to the other: export it as {fits}. (The number of classes in {LOSS_WEIGHTS} and "
-        f"{CLASSIFIER} tells; a file without the two loads in either.)"
-    )
-
-
-def doubt_about(name: str, path: Path) -> str:
-    """What should be checked of a checkpoint that loads; empty if nothing.
-
-    Args:
-        name: the variant that it is loaded as.
-        path: the checkpoint.
-    """
-    family = variant_named(name).family
-    if family not in _OVFORMERS or trained_family(load_checkpoint(path)) is not None:
-        return ""
-    other = name.replace(family, next(f for f in _OVFORMERS if f != family))
-    return (
-        f"{path} does not tell whether it was trained as {name} or as {other}, whose checkpoints "
-        "have the same keys; results of the wrong one mean nothing"
-    )
-
-
-def _official(
-    variant: Variant, state: dict[str, Tensor], path: Path, clip: ClipSource | None
-) -> Model:
-    """A model whose checkpoint is a state dict of detectron2, its sizes as the file has them."""
-    sizes: dict[str, Any] = {
-        "decoder_layers": max(1, decoder_layers(state)),
-        "queries": max(1, query_count(state)),
-    }
+    path, state = checkpoint.path, checkpoint.state
+    sizes = sizes_of_checkpoint(variant, state)
+    listed = ", ".join(f"{name.replace('_', ' ')}: {size}" for name, size in sizes.items())
     if variant.takes_clip:
         quick_gelu = variant.quick_gelu if clip is None else clip.quick_gelu
         sizes |= {"with_clip": clip is not None, "quick_gelu": quick_gelu}
-    if variant.family == "minvis":
-        sizes["classes"] = len(state.get(_CLASS_HEAD, ())) - 1
-    model = MODELS[variant.name](**sizes)
-    misfit = (
-        f"{path} does not fit {variant.name} (decoder layers: {sizes['decoder_layers']}, queries: "
-        f"{sizes['queries']})."
-    )
-    if (likely := variant_of_keys(state)) not in (None, variant.name):
-        misfit = f"{path} looks like a checkpoint of {likely}, not of {variant.name}."
-    assert isinstance(model, ClipVis | OVFormer | MinVis)
-    network = model if isinstance(model, ClipVis) else model.network
-    load_strictly(network, state, path, misfit, timm_key if variant.takes_clip else str)
+    model = build_network(variant, **sizes)
+    misfit = f"{path} does not fit {variant.name} ({listed})."
+    if (likely := variant_of(system_of(variant), state)) not in (None, variant):
+        misfit = f"{path} looks like a checkpoint of {likely.name}, not of {variant.name}."
+    shown = timm_key if checkpoint.has_timm_names else str
+    load_strictly(model.checkpoint_module, state, path, misfit, shown)
     if clip is not None:
-        assert isinstance(model, OVFormer)
         fits = f"{clip.path} does not fit the CLIP of {variant.name} ({variant.clip})."
         load_strictly(model.clip_model, clip_weights(clip.path), clip.path, fits)
     return model
 
 
-def _model_in_words(state: dict[str, Tensor]) -> str:
-    if family_of_keys(state) == "ovformer" and trained_family(state) is None:
-        return "ovformer-frame or ovformer-video; the file does not tell"
-    return variant_of_keys(state) or "none of `openvis models`"
+def _refuse_others(checkpoint: Checkpoint, variant: Variant) -> None:
+    """CheckpointError if a file is of another system than the variant's."""
+    path, system, signature = checkpoint.path, system_of(variant), checkpoint.signature
+    if signature != system.signature:
+        makes_it = system.signature is INSTFORMER.signature
+        raise CheckpointError(
+            f"{path} looks like a checkpoint of {signature.words}, but {variant.name} needs one of "
+            f"{system.signature.words} (found keys such as {checkpoint.first_keys[0]!r})"
+            + ("; `openvis assemble` makes it from its parts" if makes_it else "")
+        )
+    if system not in checkpoint.systems:  # of two with the same keys, the file says the other
+        other = checkpoint.systems[0]
+        raise CheckpointError(
+            f"{path} is a checkpoint of {other.title}, trained on {_TRAINED_ON[other.name]}, and "
+            f"{variant.name} is {system.title}, trained on {_TRAINED_ON[system.name]}. Their keys "
+            "are the same, but the queries of one mean nothing to the other: export it as "
+            f"{_sibling(variant, other)}. (The number of classes in {LOSS_WEIGHTS} and "
+            f"{CLASSIFIER} tells; a file without the two loads in either.)"
+        )
 
 
-def describe_checkpoint(path: Path) -> dict[str, Any]:
-    """What a checkpoint file holds, for people: system, depth, tensors, numbers, types.
+def _doubts(checkpoint: Checkpoint, variant: Variant) -> tuple[str, ...]:
+    """What a checkpoint that loads does not say."""
+    system = system_of(variant)
+    others = [s for s in checkpoint.systems if s is not system and s in OVFORMERS]
+    return tuple(
+        f"{checkpoint.path} does not tell whether it was trained as {variant.name} or as "
+        f"{_sibling(variant, other)}, whose checkpoints have the same keys; results of the wrong "
+        "one mean nothing"
+        for other in others
+    )
 
-    Raises:
-        CheckpointError: it cannot be read.
-    """
-    state = load_checkpoint(path)
-    family = family_of_keys(state)
-    facts = {
-        "file": str(path),
-        "system": family or "none that is known here",
-        "model": _model_in_words(state),
-        "decoder layers": decoder_layers(state),
-        "tensors": len(state),
-        "parameters": sum(v.numel() for v in state.values()),
-        "types": sorted({str(v.dtype).removeprefix("torch.") for v in state.values()}),
-        "first keys": list(load_weights(path))[:3],
-    }
-    if family == "instformer":
-        facts |= describe_parts(parts_from_state(state, path))
-    return facts
+
+def _sibling(variant: Variant, system: System) -> str:
+    """The name of another system's variant with the same image encoder, or of that system."""
+    same = (v.name for v in system.variants if v.encoder_key == variant.encoder_key)
+    return next(same, system.title)

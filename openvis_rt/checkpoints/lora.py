@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from openvis_rt.checkpoints.weights import load_weights, metadata_of, refuse_nan, some_of
+from openvis_rt.checkpoints.weights import Weights, read_weights, refuse_nan, some_of
 from openvis_rt.errors import CheckpointError
 
 __all__ = ["Adapter", "adapter_from_peft", "adapter_from_tensors", "merge_adapter"]
@@ -110,11 +110,11 @@ def adapter_from_peft(path: Path, alpha: float | None = None) -> Adapter:
         CheckpointError: other keys, other projections than q and v, the text tower, ranks that
             differ, a matrix without its partner, or no alpha.
     """
-    state = load_weights(path)
+    weights = read_weights(path)
     config = _peft_config(path)
     found: dict[str, Tensor] = {}
     strange, towers = [], set()
-    for key, value in state.items():
+    for key, value in weights.tensors.items():
         match = _PEFT_KEY.fullmatch(key)
         target = match["target"].removesuffix("_proj") if match else ""
         if match is None or target not in _ROWS or match["tower"].startswith("text_model"):
@@ -132,7 +132,7 @@ def adapter_from_peft(path: Path, alpha: float | None = None) -> Adapter:
         raise CheckpointError(
             f"{path} holds {len(towers)} adapters, one is needed: {', '.join(listed) or 'no keys'}"
         )
-    return adapter_from_tensors(found, _alpha(path, config, alpha), path)
+    return adapter_from_tensors(found, _alpha(weights, config, alpha), path)
 
 
 def merge_adapter(visual: Any, adapter: Adapter, path: Path) -> None:
@@ -201,18 +201,18 @@ def _peft_config(path: Path) -> dict[str, Any]:
     return config
 
 
-def _alpha(path: Path, config: Mapping[str, Any], given: float | None) -> float:
+def _alpha(weights: Weights, config: Mapping[str, Any], given: float | None) -> float:
     if given is not None:
         return given
-    said = [entry["lora_alpha"] for entry in (config, metadata_of(path)) if "lora_alpha" in entry]
+    said = [e["lora_alpha"] for e in (config, weights.metadata) if "lora_alpha" in e]
     try:
         values = {float(value) for value in said}
     except (TypeError, ValueError) as exc:
-        raise CheckpointError(f"{path}: lora_alpha is no number: {said}") from exc
+        raise CheckpointError(f"{weights.path}: lora_alpha is no number: {said}") from exc
     if len(values) != 1:
         found = " and ".join(map(str, said)) or "none"
         raise CheckpointError(
-            f"{path}: the adapter's alpha is needed, from adapter_config.json beside the file, "
-            f"from the file's metadata (lora_alpha) or by --lora-alpha; found {found}"
+            f"{weights.path}: the adapter's alpha is needed, from adapter_config.json beside the "
+            f"file, from the file's metadata (lora_alpha) or by --lora-alpha; found {found}"
         )
     return values.pop()

@@ -1,7 +1,7 @@
-"""Files of weights: read without unpickling anything but tensors, and put into a model strictly.
+"""Files of weights: read without running what is in them, and put into a model strictly.
 
-A file is never unpickled freely: ``weights_only=True`` for torch's files, or safetensors. Every key
-of a model must be in the file with the model's shape, and every key of the file must be in the
+Torch's files are read with ``weights_only=True``, which unpickles tensors and nothing else. Every
+key of a model must be in the file with the model's shape, and every key of the file must be in the
 model, but for those that :data:`IGNORED` and :data:`OPTIONAL` list with their reasons.
 """
 
@@ -12,21 +12,23 @@ import re
 import warnings
 import zipfile
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from openvis_rt.checkpoints.formats import refuse_foreign_file
 from openvis_rt.errors import CheckpointError
 
 __all__ = [
+    "IGNORED",
+    "Weights",
     "load_strictly",
-    "load_weights",
-    "metadata_of",
+    "read_weights",
     "refuse_nan",
     "some_of",
     "without_ignored",
@@ -44,25 +46,33 @@ OPTIONAL = {
 }
 _ENTRIES = ("model", "state_dict")  # of detectron2, and of open_clip's training
 _SHOWN = 12  # keys of each kind that a message lists before it only counts
-_PICKLES = (
-    "python -c \"import pickle, torch; w = pickle.load(open('FILE.pkl', 'rb'))['model']; "
-    "torch.save({'model': {k: torch.as_tensor(v) for k, v in w.items()}}, 'FILE.pth')\""
-)
 _SCRIPTS = (
     'python -c "import torch; '
     "torch.save(torch.jit.load('FILE.pt', map_location='cpu').state_dict(), 'weights.pt')\""
 )
 
 
-def load_weights(path: Path) -> dict[str, Tensor]:
-    """The state dict of a file.
+@dataclass(frozen=True)
+class Weights:
+    """What a file of weights holds.
+
+    Attributes:
+        path: the file.
+        tensors: its state dict, on the CPU, memory-mapped where the format allows it.
+        metadata: of a safetensors file's header; empty for other formats.
+    """
+
+    path: Path
+    tensors: dict[str, Tensor]
+    metadata: dict[str, str] = field(default_factory=dict)
+
+
+def read_weights(path: Path) -> Weights:
+    """Read a file.
 
     Args:
         path: ``.pth``/``.pt``/``.bin`` holding ``{"model": state_dict}``, ``{"state_dict": ...}``
             or a bare state dict; or ``.safetensors``.
-
-    Returns:
-        tensors by key, on the CPU, memory-mapped where the format allows it.
 
     Raises:
         CheckpointError: there is no such file, it is damaged, it holds no tensors, or it could only
@@ -70,14 +80,19 @@ def load_weights(path: Path) -> dict[str, Tensor]:
     """
     if not path.is_file():
         raise CheckpointError(f"there is no checkpoint file {path}")
+    refuse_foreign_file(path)
     if path.suffix == ".safetensors":
         try:
-            tensors = load_file(path)
+            with safe_open(path, framework="pt") as file:
+                names = file.keys()
+                weights = Weights(
+                    path, {key: file.get_tensor(key) for key in names}, file.metadata() or {}
+                )
         except (SafetensorError, OSError) as exc:
             raise CheckpointError(_damaged(path, exc)) from exc
-        if not tensors:
+        if not weights.tensors:
             raise CheckpointError(f"{path} holds no tensors, so it is no checkpoint")
-        return tensors
+        return weights
     content = _load_torch_file(path)
     state = None
     if isinstance(content, Mapping):
@@ -92,22 +107,7 @@ def load_weights(path: Path) -> dict[str, Tensor]:
         raise CheckpointError(
             f"{path}: {len(strange)} entries of its state dict are not tensors: {some_of(strange)}"
         )
-    return {str(k): v for k, v in state.items()}
-
-
-def metadata_of(path: Path) -> dict[str, str]:
-    """The metadata in a safetensors file's header; empty for files of other formats.
-
-    Raises:
-        CheckpointError: the file is damaged.
-    """
-    if path.suffix != ".safetensors":
-        return {}
-    try:
-        with safe_open(path, framework="pt") as file:
-            return dict(file.metadata() or {})
-    except (SafetensorError, OSError) as exc:
-        raise CheckpointError(_damaged(path, exc)) from exc
+    return Weights(path, {str(k): v for k, v in state.items()})
 
 
 def load_strictly(
@@ -186,7 +186,7 @@ def _load_torch_file(path: Path) -> Any:
             warnings.simplefilter("ignore")  # on other pickle protocols; what matters is raised
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except pickle.UnpicklingError as exc:
-        if _has_foreign_globals(str(exc)) or _is_plain_pickle(path):
+        if _has_foreign_globals(str(exc)):
             raise CheckpointError(_unsafe(path, exc)) from exc
         raise CheckpointError(_damaged(path, exc)) from exc
     except Exception as exc:  # damaged bytes end in almost any error of the unpickler
@@ -211,37 +211,16 @@ def _is_script(path: Path) -> bool:
 
 
 def _has_foreign_globals(message: str) -> bool:
-    return "Unsupported global" in message or "Unsupported class" in message or "GLOBAL" in message
-
-
-def _is_plain_pickle(path: Path) -> bool:
-    """Whether the file is a pickle of a protocol that ``torch.save`` does not write."""
-    with path.open("rb") as file:
-        return file.read(2) in (b"\x80\x03", b"\x80\x04", b"\x80\x05")
+    """Whether torch refused to unpickle something by its name."""
+    return "Unsupported class" in message or "GLOBAL" in message
 
 
 def _unsafe(path: Path, exc: BaseException) -> str:
-    what = f"holds pickled Python objects beside its tensors ({_first_line(exc)})"
-    how = (
-        "load it yourself and save the weights alone, as safetensors or with "
-        'torch.save({"model": state_dict}, ...).'
-    )
-    if path.suffix == ".pkl":  # detectron2's model zoo: numpy arrays in a plain pickle
-        what = f"is a plain pickle ({_first_line(exc)})"
-        how = "convert it once:\n  " + _PICKLES.replace("FILE", str(path.with_suffix("")))
     return (
-        f"{path} {what}, which could run code here; nothing was loaded. "
-        f"If you trust its source, {how}"
+        f"{path} holds pickled Python objects beside its tensors ({_first_line(exc)}), which could "
+        "run code here; nothing was loaded. If you trust its source, load it yourself and save the "
+        'weights alone, as safetensors or with torch.save({"model": state_dict}, ...).'
     )
-
-
-def _first_line(exc: BaseException) -> str:
-    text = str(exc).strip()
-    if found := re.search(r"(?:Unsupported global: GLOBAL|GLOBAL) ([\w.]+)", text):
-        return f"found {found.group(1)}"
-    if found := re.search(r"WeightsUnpickler error: (.*)", text):  # torch's advice comes first
-        return found.group(1)
-    return next((line for line in text.splitlines() if line.strip(". ")), type(exc).__name__)
 
 
 def _damaged(path: Path, exc: BaseException) -> str:
@@ -249,6 +228,16 @@ def _damaged(path: Path, exc: BaseException) -> str:
         f"{path} ({path.stat().st_size} bytes) is not a readable checkpoint: {_first_line(exc)}. "
         "It may be cut short or of another format; download it again and compare its size."
     )
+
+
+def _first_line(exc: BaseException) -> str:
+    """The part of an error that says something; its type if nothing does."""
+    text = str(exc).strip()
+    if found := re.search(r"GLOBAL ([\w.]+)", text):
+        return f"found {found.group(1)}"
+    if found := re.search(r"WeightsUnpickler error:\s+(\S.*)", text):  # torch's advice comes first
+        return found.group(1)
+    return next((line for line in text.splitlines() if line.strip(". ")), type(exc).__name__)
 
 
 def _matches(key: str, patterns: Mapping[str, str]) -> bool:

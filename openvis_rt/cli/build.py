@@ -1,4 +1,4 @@
-"""``openvis build``: the graphs of a bundle to TensorRT plans."""
+"""``openvis build``: the graphs of a bundle to TensorRT engines."""
 
 from __future__ import annotations
 
@@ -20,90 +20,145 @@ from openvis_rt.engines.build.engines import (
     default_backend,
 )
 from openvis_rt.engines.plan import BuildOptions
+from openvis_rt.records import json_from_record
+
+# groups of --help
+_WHAT, _LIMITS, _RTX, _TENSORRT = (
+    "What is built",
+    "Limits of an engine",
+    "Only for tensorrt-rtx",
+    "Only for tensorrt",
+)
+
+
+BundleArgument = Annotated[
+    Path, typer.Argument(help="The bundle's folder; engines are put into it.")
+]
+BackendOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        rich_help_panel=_WHAT,
+        help="tensorrt compiles for the GPU of this machine (Jetson, servers); tensorrt-rtx "
+        "compiles for GeForce RTX GPUs and needs none here. Default: the installed one; of "
+        "both, tensorrt where there is a GPU.",
+    ),
+]
+PrecisionOption = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME",
+        rich_help_panel=_WHAT,
+        help="Which of the bundle's graphs: fp32, fp16, several with commas, or all.",
+    ),
+]
+TargetsOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="LIST",
+        rich_help_panel=_RTX,
+        help=f"Compute capabilities, separated by commas. Default: {','.join(DEFAULT_TARGETS)}.",
+    ),
+]
+WorkspaceMibOption = Annotated[
+    int | None,
+    typer.Option(
+        metavar="MIB",
+        rich_help_panel=_LIMITS,
+        help="Most temporary GPU memory of one layer. Default: all that there is.",
+    ),
+]
+OptimizationLevelOption = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        rich_help_panel=_TENSORRT,
+        help="0 is a quick build, 5 the longest search for fast kernels. Default: the "
+        "library's, 3.",
+    ),
+]
+VersionCompatibleOption = Annotated[
+    bool,
+    typer.Option(
+        "--version-compatible",
+        rich_help_panel=_TENSORRT,
+        help="Engines that newer versions load as well; maybe slower.",
+    ),
+]
+HardwareCompatibleOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="LEVEL",
+        rich_help_panel=_TENSORRT,
+        help="Engines for other GPUs as well, maybe slower: ampere+, or in newer versions "
+        "same-compute-capability.",
+    ),
+]
+MaxClassesOption = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        rich_help_panel=_LIMITS,
+        help="Most rows of text embeddings: class names with their synonyms. Default: 4096.",
+    ),
+]
+MaxFrameOption = Annotated[
+    str,
+    typer.Option(
+        metavar="HxW",
+        rich_help_panel=_LIMITS,
+        help="Largest height x width of the masks. A smaller one saves GPU memory at run time.",
+    ),
+]
+TimingCacheOption = Annotated[
+    bool | None,
+    typer.Option(
+        "--timing-cache/--no-timing-cache",
+        rich_help_panel=_TENSORRT,
+        help="Keep measured kernel times beside the engines, so that the next build is "
+        "faster. Default: yes.",
+    ),
+]
+GraphOption = Annotated[
+    list[str] | None,
+    typer.Option(metavar="NAME", rich_help_panel=_WHAT, help="Only this graph; may be repeated."),
+]
+ForceOption = Annotated[
+    bool,
+    typer.Option("--force", rich_help_panel=_WHAT, help="Rebuild even what is up to date."),
+]
+VerifyOption = Annotated[
+    bool,
+    typer.Option(
+        rich_help_panel=_WHAT,
+        help="Hold rewritten graphs against the originals in ONNX Runtime.",
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Results as JSON on stdout.")]
 
 
 def build(
-    bundle: Annotated[Path, typer.Argument(help="The bundle's directory; plans are put into it.")],
+    bundle: BundleArgument,
     *,
-    backend: Annotated[
-        str | None,
-        typer.Option(
-            help="tensorrt compiles for the GPU of this machine (Jetson, servers); tensorrt-rtx "
-            "compiles for GeForce RTX GPUs and needs none here. Default: the one that is "
-            "installed; of both, tensorrt where there is a GPU."
-        ),
-    ] = None,
-    precision: Annotated[
-        str,
-        typer.Option(help="Which of the bundle's graphs: fp32, fp16, several with commas, or all."),
-    ] = "fp32",
-    targets: Annotated[
-        str | None,
-        typer.Option(
-            help="Only for tensorrt-rtx: compute capabilities, with commas. "
-            f"Default: {','.join(DEFAULT_TARGETS)}."
-        ),
-    ] = None,
-    workspace_mib: Annotated[
-        int | None,
-        typer.Option(help="Most temporary GPU memory of one layer. Default: all that there is."),
-    ] = None,
-    optimization_level: Annotated[
-        int | None,
-        typer.Option(
-            help="Only for tensorrt: 0 is a quick build, 5 the longest search for fast kernels. "
-            "Default: the library's, 3."
-        ),
-    ] = None,
-    version_compatible: Annotated[
-        bool,
-        typer.Option(
-            "--version-compatible",
-            help="Only for tensorrt: plans that newer versions load as well; maybe slower.",
-        ),
-    ] = False,
-    hardware_compatible: Annotated[
-        str | None,
-        typer.Option(
-            help="Only for tensorrt: plans for other GPUs as well, maybe slower: ampere+, or in "
-            "newer versions same-compute-capability."
-        ),
-    ] = None,
-    max_classes: Annotated[
-        int | None,
-        typer.Option(
-            help="Most rows of text embeddings, which is class names with their synonyms, that a "
-            "plan takes. Default: 4096."
-        ),
-    ] = None,
-    max_frame: Annotated[
-        str,
-        typer.Option(
-            help="Largest height x width of the masks. A smaller one saves GPU memory at run time."
-        ),
-    ] = f"{LARGEST_FRAME[0]}x{LARGEST_FRAME[1]}",
-    timing_cache: Annotated[
-        bool | None,
-        typer.Option(
-            "--timing-cache/--no-timing-cache",
-            help="Only for tensorrt: keep measured kernel times beside the plans, so that the next "
-            "build is faster. Default: yes.",
-        ),
-    ] = None,
-    graph: Annotated[
-        list[str] | None, typer.Option(help="Only this graph; may be repeated.")
-    ] = None,
-    force: Annotated[
-        bool, typer.Option("--force", help="Rebuild even what is up to date.")
-    ] = False,
-    verify: Annotated[
-        bool, typer.Option(help="Hold rewritten graphs against the originals in ONNX Runtime.")
-    ] = True,
-    as_json: Annotated[bool, typer.Option("--json", help="Results as JSON on stdout.")] = False,
+    backend: BackendOption = None,
+    precision: PrecisionOption = "fp32",
+    targets: TargetsOption = None,
+    workspace_mib: WorkspaceMibOption = None,
+    optimization_level: OptimizationLevelOption = None,
+    version_compatible: VersionCompatibleOption = False,
+    hardware_compatible: HardwareCompatibleOption = None,
+    max_classes: MaxClassesOption = None,
+    max_frame: MaxFrameOption = f"{LARGEST_FRAME[0]}x{LARGEST_FRAME[1]}",
+    timing_cache: TimingCacheOption = None,
+    graph: GraphOption = None,
+    force: ForceOption = False,
+    verify: VerifyOption = True,
+    as_json: JsonOption = False,
 ) -> None:
-    """Compile a bundle's graphs to TensorRT plans, each with a JSON that says what was built.
+    """Compile a bundle's graphs to TensorRT engines.
 
-    What is up to date is left alone, so a build that was stopped goes on where it was.
+    Beside each engine stands a JSON file that says what was built. What is up to date is left
+    alone, so a build that was stopped goes on where it was.
 
     Examples: `openvis build bundle --precision fp16` on a Jetson,
     `openvis build bundle --backend tensorrt-rtx --targets sm86,sm89` anywhere.
@@ -134,12 +189,17 @@ def build(
     for text in dict.fromkeys(text for result in results for text in result.warnings):
         warn(text)
     if as_json:
-        print_json([{"plan": r.plan, "skipped": r.skipped, **r.sidecar.to_json()} for r in results])
+        print_json(
+            [
+                {"engine": r.plan, "skipped": r.skipped, **json_from_record(r.sidecar)}
+                for r in results
+            ]
+        )
         return
     console = Console(highlight=False)
     console.print(_table(results))
     for folder in sorted({str(result.plan.parent) for result in results}):
-        console.print(f"plans are in {folder}", markup=False, soft_wrap=True)
+        console.print(f"engines are in {folder}", markup=False, soft_wrap=True)
 
 
 def _precisions(bundle: Bundle, text: str) -> list[str]:
@@ -149,7 +209,7 @@ def _precisions(bundle: Bundle, text: str) -> list[str]:
 
 
 def _table(results: list[BuildResult]) -> Table:
-    table = Table("graph", "built as", "layers by type", "seconds", "MB", "plan")
+    table = Table("graph", "built as", "layers by type", "seconds", "MB", "engine")
     for result in results:
         sidecar = result.sidecar
         types = Counter[str]()

@@ -21,27 +21,31 @@ _FIT_EVERY = 4  # frames: the weights are solved on these, and run on all
 
 def demo(
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="Directory for everything that the demo makes.")
+        Path,
+        typer.Option("--output", "-o", metavar="FOLDER", help="Takes everything that is made."),
     ] = Path("openvis-demo"),
-    seconds: Annotated[float, typer.Option(min=0.5, help="Length of the generated video.")] = 4.0,
+    seconds: Annotated[
+        float, typer.Option(min=0.5, metavar="X", help="Length of the generated video.")
+    ] = 4.0,
     as_json: Annotated[
         bool, typer.Option("--json", help="What was made, as JSON on stdout.")
     ] = False,
 ) -> None:
-    """Make a video and a checkpoint, export it, and track the video: a check of the installation.
+    """Check the installation: make, export and track an example.
 
-    No trained weights are shipped. The checkpoint has random weights but for its last layers, which
-    are solved for this one video; everything else is the path that a real checkpoint takes.
+    The example is a generated video. No trained weights are shipped: the checkpoint has random
+    weights but for its last layers, which are solved for this one video. Everything else is the
+    path that a real checkpoint takes.
     """
     require_export()
-    from openvis_rt.export.demo_weights import fit_demo_model
-    from openvis_rt.export.source import save_checkpoint
+    from openvis_rt.checkpoints.load import save_checkpoint
     from openvis_rt.runtime.video.generated import (
         SAMPLE_CLASSES,
         sample_frames,
         sample_names,
         write_sample_video,
     )
+    from openvis_rt.training.demo_weights import fit_demo_model
 
     video, checkpoint = output / "video.mp4", output / "checkpoint.pth"
     bundle, results = output / "bundle", output / "results"

@@ -13,85 +13,131 @@ from rich.table import Table
 from openvis_rt.cli.ui import CONSOLE, parse_size, print_json, progress_bar, warn
 from openvis_rt.errors import DependencyError, InputError
 from openvis_rt.files import refuse_existing
+from openvis_rt.records import json_from_record
+from openvis_rt.systems import variant_named
 from openvis_rt.systems.graphs import PRECISIONS
-from openvis_rt.systems.variants import variant_named
+
+_WEIGHTS, _GRAPHS = "Weights", "Graphs"  # groups of --help
+
+
+ModelArgument = Annotated[str, typer.Argument(help="A model of `openvis models`.")]
+OutputOption = Annotated[
+    Path,
+    typer.Option(
+        "--output", "-o", metavar="FOLDER", help="Becomes the bundle; made by this command."
+    ),
+]
+CheckpointOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        rich_help_panel=_WEIGHTS,
+        help="Official weights: .pth with a 'model' entry, or .safetensors.",
+    ),
+]
+RandomWeightsOption = Annotated[
+    int | None,
+    typer.Option(
+        metavar="SEED",
+        rich_help_panel=_WEIGHTS,
+        help="Random weights instead, to try the toolchain without a checkpoint.",
+    ),
+]
+SizeOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="HxW",
+        rich_help_panel=_GRAPHS,
+        help="Height x width of the resized frame, such as 480x864; the graph pads it to "
+        "multiples of 32. Default: the model's rule for 16:9 video, such as 480x853.",
+    ),
+]
+SourceSizeOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="HxW",
+        rich_help_panel=_GRAPHS,
+        help="Height x width of the source video: then the graph itself resizes, exactly like "
+        "Pillow, and masks come at this size.",
+    ),
+]
+ClipOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FILE|TAG",
+        rich_help_panel=_WEIGHTS,
+        help="CLIP's weights for OVFormer and OV2Seg, whose checkpoints hold none: a file, or "
+        "a tag of open_clip such as ViT-B-32:openai. Without it the bundle takes text "
+        "classifiers, and OVFormer's image embeddings, from files only.",
+    ),
+]
+QuickGeluOption = Annotated[
+    bool | None,
+    typer.Option(
+        rich_help_panel=_WEIGHTS,
+        help="CLIP's activation: QuickGELU for OpenAI's weights, which OVFormer and OV2Seg "
+        "use. A tag tells; for a file, the default is QuickGELU.",
+        show_default=False,
+    ),
+]
+WindowLengthOption = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        metavar="N",
+        rich_help_panel=_GRAPHS,
+        help="Most frames of a window, up to 64, for ovformer-video; any shorter window runs "
+        "as well. Default: 5, as released.",
+    ),
+]
+PrecisionOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME",
+        rich_help_panel=_GRAPHS,
+        help="fp32, fp16 or both, with a comma or repeated. Default: both. fp16 halves the "
+        "files and is what TensorRT is fast with; norms, softmax, mask and class scores stay "
+        "FP32 in it (docs/fp16.md). Take fp32 alone where weights exceed FP16's range.",
+    ),
+]
+OverwriteOption = Annotated[
+    bool, typer.Option("--overwrite", help="Replace the bundle if there is one.")
+]
+VerifyOption = Annotated[
+    bool,
+    typer.Option(
+        rich_help_panel=_GRAPHS, help="Compare every graph with PyTorch, in ONNX Runtime."
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Result as JSON on stdout.")]
 
 
 def export(
-    model: Annotated[str, typer.Argument(help="A model of `openvis models`.")],
-    output: Annotated[
-        Path, typer.Option("--output", "-o", help="The bundle's directory, made by this command.")
-    ],
-    checkpoint: Annotated[
-        Path | None,
-        typer.Option(help="Official weights: .pth with a 'model' entry, or .safetensors."),
-    ] = None,
-    random_weights: Annotated[
-        int | None,
-        typer.Option(help="A seed: random weights, to try the toolchain without a checkpoint."),
-    ] = None,
-    size: Annotated[
-        str | None,
-        typer.Option(
-            help="Height x width of the resized frame, such as 480x864; the graph pads it to "
-            "multiples of 32. Default: the model's rule for 16:9 video, such as 480x853."
-        ),
-    ] = None,
-    source_size: Annotated[
-        str | None,
-        typer.Option(
-            help="Height x width of the source video: then the graph itself resizes, exactly like "
-            "Pillow, and masks come at this size."
-        ),
-    ] = None,
-    clip: Annotated[
-        str | None,
-        typer.Option(
-            help="CLIP's weights for OVFormer and OV2Seg, whose checkpoints hold none: a file "
-            "under open_clip's names, or a tag such as ViT-B-32:openai. Without it the bundle "
-            "takes text classifiers, and OVFormer's image embeddings, from files only."
-        ),
-    ] = None,
-    quick_gelu: Annotated[
-        bool | None,
-        typer.Option(
-            help="CLIP's activation: OpenAI's weights, which OVFormer and OV2Seg are trained "
-            "with, have QuickGELU. A tag knows; for a file, the default is with.",
-            show_default=False,
-        ),
-    ] = None,
-    window_length: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            help="Most frames of a window, up to 64, for ovformer-video; any shorter window runs "
-            "as well. Default: 5, as released.",
-        ),
-    ] = None,
-    precision: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="fp32, fp16 or both, with a comma or repeated; both if not given. fp16 halves "
-            "the files and is what TensorRT is fast with; norms, softmax, mask and class scores "
-            "stay FP32 in it (docs/fp16.md). Take fp32 alone where weights exceed FP16's range."
-        ),
-    ] = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace the bundle if there is one.")
-    ] = False,
-    verify: Annotated[
-        bool, typer.Option(help="Compare every graph with PyTorch, in ONNX Runtime.")
-    ] = True,
-    as_json: Annotated[bool, typer.Option("--json", help="Result as JSON on stdout.")] = False,
+    model: ModelArgument,
+    output: OutputOption,
+    checkpoint: CheckpointOption = None,
+    random_weights: RandomWeightsOption = None,
+    size: SizeOption = None,
+    source_size: SourceSizeOption = None,
+    clip: ClipOption = None,
+    quick_gelu: QuickGeluOption = None,
+    window_length: WindowLengthOption = None,
+    precision: PrecisionOption = None,
+    overwrite: OverwriteOption = False,
+    verify: VerifyOption = True,
+    as_json: JsonOption = False,
 ) -> None:
-    """Export a checkpoint to a bundle of ONNX graphs, each compared with PyTorch.
+    """Export a checkpoint to a bundle of ONNX graphs.
+
+    Each graph is compared with PyTorch before the bundle takes its name.
 
     Example: `openvis export clip-vis-r50 --checkpoint clipvis_r50.pth -o bundle`
 
     With CLIP beside it: `openvis export ovformer-video-r50 --checkpoint ovformer_r50_lvvis.pth
     --clip ViT-B-32:openai -o bundle`
     """
-    if (checkpoint is None) == (random_weights is None):
+    weights = checkpoint if random_weights is None else random_weights
+    if weights is None or (checkpoint is not None and random_weights is not None):
         raise InputError("give either --checkpoint FILE or --random-weights SEED")
     if random_weights is not None and clip is not None:
         raise InputError("random weights include CLIP's; --clip goes with --checkpoint")
@@ -101,45 +147,40 @@ def export(
     refuse_existing(output, overwrite=overwrite)  # before minutes of work
     variant = variant_named(model)
     require_export()
+    from openvis_rt.checkpoints.load import load_model
     from openvis_rt.export.bundle import (
         checked_precisions,
         checked_size,
         checked_window_length,
         export_bundle,
     )
-    from openvis_rt.export.source import doubt_about, model_from_source
 
     wanted = [name.strip() for text in precision or PRECISIONS for name in text.split(",")]
     precisions = checked_precisions(wanted)
     checked_size(variant, network, source)
     checked_window_length(variant, window_length)
-    doubt = ""
     with progress_bar() as bar:
         bar("loading the weights", 0, None)
-        network_model, origin = model_from_source(
-            model, checkpoint, random_weights, clip, quick_gelu
-        )
-        if checkpoint is not None:
-            doubt = doubt_about(model, checkpoint)
+        loaded = load_model(model, weights, clip, quick_gelu)
+        for doubt in loaded.warnings:
+            warn(doubt)
         result = export_bundle(
-            network_model,
+            loaded.model,
             output,
             network_size=network,
             source_size=source,
             window_length=window_length,
             precisions=precisions,
-            checkpoint=origin,
+            checkpoint=loaded.facts,
             overwrite=overwrite,
             verify=verify,
             progress=bar,
         )
-    if doubt:
-        warn(doubt)
     if as_json:
         print_json(
             {
                 "bundle": output,
-                "graphs": result.bundle.manifest.to_json()["graphs"],
+                "graphs": json_from_record(result.bundle.manifest)["graphs"],
                 "differences": [d.to_json() for d in result.differences],
             }
         )

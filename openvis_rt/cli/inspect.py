@@ -1,4 +1,4 @@
-"""``openvis inspect``: what is in a bundle or a checkpoint."""
+"""``openvis inspect``: what is in a bundle, in one file of it, or in a checkpoint."""
 
 from __future__ import annotations
 
@@ -9,62 +9,131 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from openvis_rt.bundle.bundle import Bundle
+from openvis_rt.bundle.bundle import MANIFEST, Bundle
+from openvis_rt.checkpoints.formats import refuse_foreign_file
 from openvis_rt.cli.ui import print_json
 from openvis_rt.engines.plan import check_plan
 from openvis_rt.errors import BundleError, DependencyError, EngineError
+from openvis_rt.files import sha256_of
+from openvis_rt.records import json_from_record
+from openvis_rt.systems.graphs import TensorSpec
+
+_DEPTH = 3  # folders between an engine and its bundle
 
 
 def inspect(
-    path: Annotated[Path, typer.Argument(help="A bundle's directory, or a checkpoint file.")],
+    path: Annotated[
+        Path, typer.Argument(help="A bundle's folder, a graph or engine in it, or a checkpoint.")
+    ],
     as_json: Annotated[bool, typer.Option("--json", help="As JSON on stdout.")] = False,
 ) -> None:
-    """Check a bundle's hashes and show its graphs and engines, or say what a checkpoint is."""
+    """Say what a bundle, one of its files or a checkpoint holds.
+
+    A bundle's files are compared with the hashes in its manifest. Only checkpoints need torch.
+    """
     if path.is_file():
-        facts = _checkpoint(path)
+        facts = _part_of_a_bundle(path) or _checkpoint(path)
         if as_json:
             print_json(facts)
         else:
-            for key, value in facts.items():
-                Console().print(f"{key}: {value}", highlight=False, markup=False, soft_wrap=True)
+            _print_facts(facts)
         return
     bundle = Bundle.open(path)
-    manifest = bundle.manifest
     engines = _engines(bundle)
     if as_json:
-        print_json({**manifest.to_json(), "engines": engines})
-        return
-    console = Console(highlight=False, markup=False)
-    rule = manifest.preprocess
-    console.print(f"{manifest.variant} ({manifest.family}), weights: {manifest.checkpoint}")
-    windows = f" in windows of up to {manifest.window_length}" if manifest.window_length > 1 else ""
-    console.print(
-        f"frames {rule.network_size[0]}x{rule.network_size[1]}{windows}, "
-        f"tracker {manifest.tracker.name} "
-        f"{manifest.tracker.parameters}, "
-        f"{manifest.detections} detections a video"
+        print_json({**json_from_record(bundle.manifest), "engines": engines})
+    else:
+        _print_bundle(bundle, engines)
+
+
+def _print_facts(facts: dict[str, Any], indent: str = "") -> None:
+    """A line for each fact; what a fact holds inside stands below it, set in."""
+    for key, value in facts.items():
+        if isinstance(value, dict) and value:
+            typer.echo(f"{indent}{key}:")
+            _print_facts(value, f"{indent}  ")
+            continue
+        text = ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+        typer.echo(f"{indent}{key}: {text}")
+
+
+def _print_bundle(bundle: Bundle, engines: dict[str, str]) -> None:
+    manifest = bundle.manifest
+    height, width = manifest.preprocess.network_size
+    windows = (
+        f", in windows of up to {manifest.window_length}" if manifest.window_length > 1 else ""
+    )
+    tracker = [f"{name} {value}" for name, value in manifest.tracker.parameters.items()]
+    _print_facts(
+        {
+            "model": f"{manifest.variant} ({manifest.system})",
+            "weights": manifest.checkpoint,
+            "frames": f"{height}x{width} (height x width){windows}",
+            "tracker": [manifest.tracker.name, *tracker],
+            "detections of a video": manifest.detections,
+        }
     )
     table = Table("graph", "tensor", "", *manifest.graphs, "shape")
     for name in bundle.graphs:
         specs = [graphs[name].spec for graphs in manifest.graphs.values()]
         for side in ("inputs", "outputs"):
             for same in zip(*(getattr(spec, side) for spec in specs), strict=True):
-                shape = ", ".join(str(d) for d in same[0].shape)
                 types = [tensor.dtype for tensor in same]
-                table.add_row(name, same[0].name, side.removesuffix("puts"), *types, f"[{shape}]")
+                shape = _shape(same[0])
+                table.add_row(name, same[0].name, side.removesuffix("puts"), *types, shape)
         table.add_section()
-    console.print(table)
+    Console(highlight=False, markup=False).print(table)
     for name, entry in manifest.files.items():
-        console.print(f"{entry['bytes'] / 1e6:8.1f} MB  {name}  sha256 {entry['sha256'][:16]}")
-    console.print("every file has the hash that the manifest names")
+        typer.echo(f"{entry.bytes / 1e6:9.3f} MB  {name}  sha256 {entry.sha256[:16]}")
+    typer.echo("every file has the hash that the manifest names")
     for name, state in engines.items():
-        console.print(f"engine {name}: {state}")
+        typer.echo(f"engine {name}:\n  {state}")
     if not engines:
-        console.print("no engines; `openvis build` makes them")
+        typer.echo("no engines; `openvis build` makes them")
+
+
+def _part_of_a_bundle(path: Path) -> dict[str, Any] | None:
+    """What the manifest of the bundle around it says of a file; None if no manifest lists it.
+
+    Raises:
+        BundleError: the file was changed since the export, or the manifest is damaged.
+    """
+    folders = path.absolute().parents[:_DEPTH]
+    folder = next((folder for folder in folders if (folder / MANIFEST).is_file()), None)
+    if folder is None:
+        return None
+    bundle = Bundle.open(folder, verify=False)
+    name = path.absolute().relative_to(folder).as_posix()
+    facts: dict[str, Any] = {"file": str(path), "bundle": str(folder)}
+    facts["model"] = bundle.manifest.variant
+    if path.suffix == ".plan" and name in (engines := _engines(bundle)):
+        return {**facts, "engine": engines[name]}
+    if name not in bundle.manifest.files:
+        return None
+    digest = sha256_of(path)
+    if digest != bundle.manifest.files[name].sha256:
+        raise BundleError(
+            f"{path} was changed since {folder} was exported: its sha256 is {digest[:16]}..., and "
+            "the manifest names another. Export the bundle again with `openvis export`."
+        )
+    facts |= {"bytes": path.stat().st_size, "sha256": digest}
+    precisions = bundle.manifest.graphs.items()
+    held = [(p, graph) for p, graphs in precisions for graph in graphs.values()]
+    serving = {precision: graph for precision, graph in held if graph.file == name}
+    for graph in [*serving.values()][:1]:
+        facts |= {"graph": graph.spec.name, "precision": graph.precision, "serves": [*serving]}
+        for side in ("inputs", "outputs"):
+            tensors = getattr(graph.spec, side)
+            facts[side] = {t.name: f"{t.dtype} {_shape(t)}  {t.doc}".rstrip() for t in tensors}
+    return facts
+
+
+def _shape(tensor: TensorSpec) -> str:
+    return f"[{', '.join(map(str, tensor.shape))}]"
 
 
 def _engines(bundle: Bundle) -> dict[str, str]:
-    """Plans below the bundle, and whether each is whole and built from these graphs."""
+    """Engines below the bundle, and whether each is whole and built from these graphs."""
     found = {}
     for plan in sorted(bundle.path.glob("engines/*/*.plan")):
         name = plan.relative_to(bundle.path).as_posix()
@@ -86,8 +155,9 @@ def _engines(bundle: Bundle) -> dict[str, str]:
 
 
 def _checkpoint(path: Path) -> dict[str, Any]:
+    refuse_foreign_file(path)  # before torch is asked for
     try:
-        from openvis_rt.export.source import describe_checkpoint
+        from openvis_rt.checkpoints.load import Checkpoint
     except ImportError as exc:
         raise DependencyError(exc.name or "torch", "export") from exc
-    return describe_checkpoint(path)
+    return Checkpoint.open(path).describe()

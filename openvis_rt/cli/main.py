@@ -17,7 +17,7 @@ from openvis_rt.cli.export import export
 from openvis_rt.cli.inspect import inspect
 from openvis_rt.cli.models import models
 from openvis_rt.cli.run import run
-from openvis_rt.cli.ui import CONSOLE
+from openvis_rt.cli.ui import CONSOLE, Verb
 from openvis_rt.errors import OpenVISError
 
 __all__ = ["app", "main"]
@@ -27,11 +27,10 @@ _INTERRUPTED = 130  # what shells give a process that Ctrl-C ended
 app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
-    rich_markup_mode="markdown",
+    rich_markup_mode=None,
 )
 for verb in (models, assemble, export, build, run, inspect, doctor, demo):
-    app.command()(verb)
+    app.command(cls=Verb)(verb)
 
 
 def _show_version(wanted: bool) -> None:
@@ -47,7 +46,9 @@ def openvis(
         typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version."),
     ] = False,
 ) -> None:
-    """Open-vocabulary video instance segmentation: checkpoint to ONNX to TensorRT to tracked video.
+    """Open-vocabulary video instance segmentation, from a checkpoint to a tracked video.
+
+    `openvis demo` tries everything; `openvis doctor` says what works on this machine.
 
     Exit codes: 0 done, 1 a defect of ours, 2 bad usage or input, 3 the environment lacks something,
     4 a parity gate failed, 130 interrupted.
@@ -57,7 +58,7 @@ def openvis(
 def main() -> None:
     """Run the command; every error of ours becomes one message and its exit code."""
     try:
-        app()
+        app(prog_name="openvis")
     except OpenVISError as exc:
         CONSOLE.print(f"[bold red]error:[/] {escape(str(exc))}")
         sys.exit(exc.exit_code)
@@ -65,7 +66,3 @@ def main() -> None:
         if exc.code == _INTERRUPTED:
             CONSOLE.print("interrupted; nothing half-written was left")
         raise
-
-
-if __name__ == "__main__":
-    main()

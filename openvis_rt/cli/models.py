@@ -7,14 +7,14 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Column, Table
+from rich.table import Table
 
 from openvis_rt.cli.ui import print_json
 from openvis_rt.errors import InputError
+from openvis_rt.systems import VARIANTS
 from openvis_rt.systems.table import COLUMNS, markdown_table, support_table
-from openvis_rt.systems.variants import VARIANTS
 
-_SHOWN = ("model", "short side", "tracks by", "streaming")
+_SHOWN = ("model", "tracks by", "streaming")  # what 80 columns have room for
 
 
 def models(
@@ -32,7 +32,7 @@ def models(
     if markdown:
         typer.echo(markdown_table(), nl=False)
         return
-    table = Table(*(Column(name, no_wrap=name == "model") for name in _SHOWN))
+    table = Table(*_SHOWN, box=None, padding=(0, 2, 0, 0), pad_edge=False)
     for row in support_table():
         cells = dict(zip(COLUMNS, row, strict=True))
         table.add_row(*(cells[name] for name in _SHOWN))

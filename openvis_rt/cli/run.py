@@ -7,164 +7,244 @@ from typing import Annotated, Literal
 
 import typer
 
-from openvis_rt.bundle.bundle import Bundle
 from openvis_rt.cli.ui import CONSOLE, print_json, progress_bar, warn
 from openvis_rt.errors import InputError
 from openvis_rt.files import refuse_existing
-from openvis_rt.runtime.selection import Selection
+from openvis_rt.runtime.options import Selection, TrackingOptions
 from openvis_rt.vocabulary import Vocabulary
+
+# groups of --help
+_LOOK_FOR, _TRACKING = "What to look for", "Tracking"
+_WHERE, _OUTPUT = "Where it runs", "What is read and written"
+
+
+BundleArgument = Annotated[Path, typer.Argument(help="A bundle of `openvis export`.")]
+SourceArgument = Annotated[
+    str,
+    typer.Argument(
+        help="A video file, a folder of images, the number of a camera, or the address of a stream."
+    ),
+]
+OutputOption = Annotated[
+    Path,
+    typer.Option(
+        "--output", "-o", metavar="FOLDER", help="Takes the results; made by this command."
+    ),
+]
+ClassesOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--class",
+        "-c",
+        metavar="NAME",
+        rich_help_panel=_LOOK_FOR,
+        help="A class; may be repeated. Synonyms: 'monkey, ape'.",
+    ),
+]
+VocabularyOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        rich_help_panel=_LOOK_FOR,
+        help="Class names: one a line, or YTVIS/LV-VIS JSON.",
+    ),
+]
+ClassifierOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="NPY",
+        rich_help_panel=_LOOK_FOR,
+        help="Text embeddings of the classes, float [classes, width], in place of running "
+        "CLIP's text encoder.",
+    ),
+]
+ImageEmbeddingsOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="NPY",
+        rich_help_panel=_LOOK_FOR,
+        help="OVFormer: CLIP's embeddings of the frames, float [frames, 512], in place of "
+        "computing them.",
+    ),
+]
+ModeOption = Annotated[
+    Literal["auto", "video", "stream"],
+    typer.Option(
+        metavar="MODE",
+        rich_help_panel=_TRACKING,
+        help="video scores the whole video officially; stream is causal, with flat memory; auto "
+        "is stream for cameras and addresses only.",
+    ),
+]
+BackendOption = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME",
+        rich_help_panel=_WHERE,
+        help="tensorrt, tensorrt-rtx, onnxruntime, or auto: TensorRT where `openvis build` made "
+        "engines for this GPU, else ONNX Runtime.",
+    ),
+]
+DeviceOption = Annotated[
+    Literal["auto", "cpu", "cuda"],
+    typer.Option(
+        metavar="NAME",
+        rich_help_panel=_WHERE,
+        help="cpu, cuda, or auto: CUDA where it works.",
+    ),
+]
+PrecisionOption = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME", rich_help_panel=_WHERE, help="One that the bundle holds, such as fp16."
+    ),
+]
+CudaOption = Annotated[
+    Literal["auto", "cuda-python", "pycuda"],
+    typer.Option(
+        metavar="NAME",
+        rich_help_panel=_WHERE,
+        help="CUDA binding: auto, cuda-python (has CUDA graphs), pycuda.",
+    ),
+]
+ThresholdOption = Annotated[
+    float,
+    typer.Option(
+        min=0.0,
+        max=1.0,
+        metavar="P",
+        rich_help_panel=_OUTPUT,
+        help="Lowest score that is drawn and logged.",
+    ),
+]
+MaxInstancesOption = Annotated[
+    int,
+    typer.Option(
+        min=1,
+        metavar="N",
+        rich_help_panel=_OUTPUT,
+        help="Most instances of a frame that are shown.",
+    ),
+]
+MaxFramesOption = Annotated[
+    int | None,
+    typer.Option(min=1, metavar="N", rich_help_panel=_OUTPUT, help="Stop after this many frames."),
+]
+TrackerFramesOption = Annotated[
+    int | None,
+    typer.Option(
+        metavar="T",
+        rich_help_panel=_TRACKING,
+        help="CLIP-VIS: T, frames that the tracker remembers (9).",
+    ),
+]
+TrackerTopKOption = Annotated[
+    int | None,
+    typer.Option(
+        metavar="K",
+        rich_help_panel=_TRACKING,
+        help="CLIP-VIS: K, frames that match together (5; paper: 3).",
+    ),
+]
+WindowLengthOption = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        metavar="N",
+        rich_help_panel=_TRACKING,
+        help="Frames of a window, up to the exported number; results wait for the last one.",
+    ),
+]
+DetectionsOption = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        metavar="N",
+        rich_help_panel=_TRACKING,
+        help="Most instances in results.json; else as released.",
+    ),
+]
+VideoIdOption = Annotated[
+    int,
+    typer.Option(metavar="N", rich_help_panel=_OUTPUT, help="video_id in results.json."),
+]
+OverlayOption = Annotated[
+    bool,
+    typer.Option(
+        rich_help_panel=_OUTPUT,
+        help="Write overlay.mp4.",
+    ),
+]
+AllowTruncatedOption = Annotated[
+    bool,
+    typer.Option(
+        "--allow-truncated",
+        rich_help_panel=_OUTPUT,
+        help="Take what can be read of a damaged video.",
+    ),
+]
+OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace the output folder.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Report as JSON on stdout.")]
 
 
 def run(
-    bundle: Annotated[Path, typer.Argument(help="A bundle of `openvis export`.")],
-    source: Annotated[
-        str,
-        typer.Argument(
-            help="A video file, a directory of images, a camera index such as 0, "
-            "or a stream address."
-        ),
-    ],
-    output: Annotated[
-        Path,
-        typer.Option("--output", "-o", help="Directory for the results, made by this command."),
-    ],
-    classes: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--class",
-            "-c",
-            help="A class to look for; repeat it. Commas separate synonyms: 'monkey, ape'.",
-        ),
-    ] = None,
-    vocabulary: Annotated[
-        Path | None,
-        typer.Option(
-            help="Class names from a file: one a line, or JSON (YTVIS/LV-VIS categories)."
-        ),
-    ] = None,
-    classifier: Annotated[
-        Path | None,
-        typer.Option(
-            help="Rows for the class names from a .npy file, float [classes, width], in place of "
-            "CLIP's text encoder; such as the public fg_bg_5_10_lvvis_ens.npy."
-        ),
-    ] = None,
-    image_embeddings: Annotated[
-        Path | None,
-        typer.Option(
-            help="For OVFormer: CLIP's embedding of each frame from a .npy file, float [frames, "
-            "512], in place of computing them."
-        ),
-    ] = None,
-    mode: Annotated[
-        Literal["auto", "video", "stream"],
-        typer.Option(
-            help="video: official whole-video scoring. stream: causal, flat memory. "
-            "auto: video for files, stream for cameras and addresses."
-        ),
-    ] = "auto",
-    backend: Annotated[
-        Literal["auto", "tensorrt", "tensorrt-rtx", "onnxruntime"],
-        typer.Option(
-            help="What runs the graphs. auto: TensorRT where `openvis build` made engines for this "
-            "GPU, else ONNX Runtime."
-        ),
-    ] = "auto",
-    device: Annotated[
-        Literal["auto", "cpu", "cuda"], typer.Option(help="Where; auto is CUDA where it works.")
-    ] = "auto",
-    precision: Annotated[str, typer.Option(help="A precision that the bundle holds.")] = "fp32",
-    cuda: Annotated[
-        Literal["auto", "cuda-python", "pycuda"],
-        typer.Option(help="The CUDA binding for TensorRT; only cuda-python has CUDA graphs."),
-    ] = "auto",
-    threshold: Annotated[
-        float,
-        typer.Option(
-            min=0.0, max=1.0, help="Least score that is drawn and logged; results.json keeps all."
-        ),
-    ] = Selection.threshold,
-    max_instances: Annotated[
-        int, typer.Option(min=1, help="Most instances shown in a frame.")
-    ] = Selection.limit,
-    max_frames: Annotated[
-        int | None, typer.Option(min=1, help="Stop after this many frames.")
-    ] = None,
-    tracker_frames: Annotated[
-        int | None,
-        typer.Option(help="CLIP-VIS: T, frames that the tracker remembers (9)."),
-    ] = None,
-    tracker_top_k: Annotated[
-        int | None,
-        typer.Option(help="CLIP-VIS: K, frames that match together (5; paper: 3)."),
-    ] = None,
-    window_length: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            help="Frames that a model of windows looks at together, up to the exported ones. A "
-            "result waits for the window's last frame.",
-        ),
-    ] = None,
-    detections: Annotated[
-        int | None,
-        typer.Option(
-            min=1, help="Most instances in results.json, of video mode; default: as released."
-        ),
-    ] = None,
-    video_id: Annotated[int, typer.Option(help="video_id in results.json.")] = 1,
-    overlay: Annotated[bool, typer.Option(help="Write overlay.mp4.")] = True,
-    allow_truncated: Annotated[
-        bool, typer.Option("--allow-truncated", help="Take what can be read of a damaged video.")
-    ] = False,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace the output directory.")
-    ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Report as JSON on stdout.")] = False,
+    bundle: BundleArgument,
+    source: SourceArgument,
+    output: OutputOption,
+    classes: ClassesOption = None,
+    vocabulary: VocabularyOption = None,
+    classifier: ClassifierOption = None,
+    image_embeddings: ImageEmbeddingsOption = None,
+    mode: ModeOption = "auto",
+    backend: BackendOption = "auto",
+    device: DeviceOption = "auto",
+    precision: PrecisionOption = "fp32",
+    cuda: CudaOption = "auto",
+    threshold: ThresholdOption = Selection.threshold,
+    max_instances: MaxInstancesOption = Selection.limit,
+    max_frames: MaxFramesOption = None,
+    tracker_frames: TrackerFramesOption = None,
+    tracker_top_k: TrackerTopKOption = None,
+    window_length: WindowLengthOption = None,
+    detections: DetectionsOption = None,
+    video_id: VideoIdOption = 1,
+    overlay: OverlayOption = True,
+    allow_truncated: AllowTruncatedOption = False,
+    overwrite: OverwriteOption = False,
+    as_json: JsonOption = False,
 ) -> None:
-    """Segment, classify and track the named classes in a video; no torch is needed.
+    """Segment, classify and track the named classes in a video.
 
     Writes overlay.mp4, frames.jsonl (one line a frame) and, in video mode, results.json in the
     YTVIS / LV-VIS format.
 
     Example: `openvis run bundle street.mp4 -c person -c "bicycle, bike" -o out`
     """
+    from openvis_rt.runtime.backends.registry import BackendOptions
     from openvis_rt.runtime.pipeline import Pipeline
     from openvis_rt.runtime.run import RunOptions, resolve_mode, run_video
 
     refuse_existing(output, overwrite=overwrite)  # before the bundle is opened
     words = _words(classes, vocabulary)
-    selection = Selection(threshold, max_instances)
-    options = RunOptions(
-        video_id=video_id,
-        overlay=overlay,
-        allow_truncated=allow_truncated,
-        max_frames=max_frames,
-        overwrite=overwrite,
-    )
+    options = RunOptions(video_id, overlay, allow_truncated, max_frames, overwrite)
     resolved = resolve_mode(mode, source)
     with progress_bar() as bar:
         bar("opening the bundle", 0, None)
         with Pipeline.open(
-            Bundle.open(bundle),
+            bundle,
             vocabulary=words,
             classifier=classifier,
             image_embeddings=image_embeddings,
             backend=backend,
-            device=device,
+            backend_options=BackendOptions(device, cuda),
             precision=precision,
             mode=resolved,
-            selection=selection,
-            tracker_frames=tracker_frames,
-            tracker_top_k=tracker_top_k,
-            window_length=window_length,
-            detections=detections,
-            cuda=cuda,
+            selection=Selection(threshold, max_instances),
+            tracking=TrackingOptions(window_length, tracker_frames, tracker_top_k, detections),
             progress=lambda done, total: bar("embedding class names", done, total),
+            warn=warn,
         ) as pipeline:
-            report = run_video(pipeline, source, output, options, bar)
-    for message in report.warnings:
-        warn(message)
+            report = run_video(pipeline, source, output, options, bar, warn)
     if as_json:
         print_json(report.to_json())
         return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -19,10 +20,34 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from typer.core import TyperCommand
 
-__all__ = ["CONSOLE", "Bar", "parse_size", "print_json", "progress_bar", "warn"]
+__all__ = ["CONSOLE", "Bar", "Verb", "parse_size", "print_json", "progress_bar", "warn"]
 
 CONSOLE = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+_NAMES = 24  # columns for the names of options; a longer one stands on a line of its own
+
+
+class Verb(TyperCommand):
+    """A verb whose ``--help`` shows its options in groups: those of each ``rich_help_panel``.
+
+    The names stand in a column that is never cut or wrapped, whatever the terminal's width.
+    """
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Write the arguments, then the groups in the order of their first options."""
+        groups: dict[str, list[tuple[str, str]]] = defaultdict(list)
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            if record is not None:
+                usual = "Arguments" if parameter.param_type_name == "argument" else "Options"
+                panel = getattr(parameter, "rich_help_panel", None)
+                groups[panel or usual].append(record)
+        for name, records in groups.items():
+            with formatter.section(name):
+                formatter.write_dl(records, col_max=_NAMES)
 
 
 _EVERY = 10.0  # seconds between lines where there is no terminal to draw a bar on

@@ -1,1 +1,1 @@
-"""ONNX graphs to TensorRT plans, each with a sidecar that says what was built and from what."""
+"""ONNX graphs to TensorRT engines, each with a sidecar that says what was built and from what."""

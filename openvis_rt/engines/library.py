@@ -4,9 +4,9 @@
     compiles for                 the GPU that it runs on     a list of compute capabilities
     needs a GPU to compile       yes                         no
     timing cache                 yes                         accepted and ignored, deprecated
-    optimization levels          yes                         accepted; every level, the same plan
-    version-compatible plans     yes                         no (needs a library it comes without)
-    plans for other GPUs         Ampere and newer; newer     its list is that
+    optimization levels          yes                         accepted; every level, the same engine
+    version-compatible engines   yes                         no (needs a library it comes without)
+    engines for other GPUs       Ampere and newer; newer     its list is that
                                  releases: same capability
     cache of compiled kernels    no                          yes, kept by the runtime
 
@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
+from openvis_rt.engines.api import Logger, Module
 from openvis_rt.errors import BackendError, DependencyError, InputError, UnavailableError
 
 __all__ = [
@@ -45,7 +46,7 @@ class TensorRtLibrary:
     """
 
     backend: str
-    module: Any
+    module: Module
     version: str
 
     def __str__(self) -> str:
@@ -75,7 +76,7 @@ class _Backend:
 
     module: str
     extra: str
-    least: tuple[int, int]
+    minimum: tuple[int, int]
 
 
 _BACKENDS = {
@@ -101,18 +102,20 @@ def tensorrt_library(backend: str) -> TensorRtLibrary:
         )
     known = _BACKENDS[backend]
     try:
-        module = import_module(known.module)
+        module: Any = import_module(known.module)
     except ModuleNotFoundError as exc:
         if exc.name == known.module:
             raise DependencyError(known.module, known.extra) from exc
         raise _broken(known, exc) from exc
     except (ImportError, OSError, RuntimeError) as exc:  # a shared library is missing, or is older
         raise _broken(known, exc) from exc
-    version = str(module.__version__)
-    if version_numbers(version)[:2] < known.least:
-        least = ".".join(map(str, known.least))
+    version = str(getattr(module, "__version__", ""))
+    if not version:  # a folder of that name is enough for Python
+        raise BackendError(f"{known.module} that is imported here has no version: {module}")
+    if version_numbers(version)[:2] < known.minimum:
+        minimum = ".".join(map(str, known.minimum))
         raise UnavailableError(
-            f"{known.module} {version} is installed, and openvis-rt needs {least} or newer. On a "
+            f"{known.module} {version} is installed, and openvis-rt needs {minimum} or newer. On a "
             "Jetson it comes with JetPack 6; elsewhere: "
             f"pip install --upgrade 'openvis-rt[{known.extra}]'"
         )
@@ -141,19 +144,22 @@ class Messages:
         return "\n".join(f"  {message}" for message in kept if message) or "  (it gave no reason)"
 
 
-def new_logger(trt: Any, messages: Messages) -> Any:
+def new_logger(trt: Module, messages: Messages) -> Logger:
     """A logger that keeps warnings and errors and prints nothing."""
     severities = (trt.ILogger.INTERNAL_ERROR, trt.ILogger.ERROR, trt.ILogger.WARNING)
 
-    class Logger(trt.ILogger):  # type: ignore[misc]  # the library has no types
+    base: Any = trt.ILogger
+
+    class Kept(base):  # type: ignore[misc]  # a class of the library, which has no types
         def __init__(self) -> None:
-            trt.ILogger.__init__(self)
+            base.__init__(self)
 
         def log(self, severity: Any, message: str) -> None:
             if severity in severities:
                 messages.kept.append(message)
 
-    return Logger()
+    logger: Logger = Kept()
+    return logger
 
 
 def _broken(known: _Backend, error: Exception) -> BackendError:

@@ -1,18 +1,18 @@
-"""The JSON beside each plan: what was built, with what and from what; and which plan fits where.
+"""The JSON beside each engine: what was built, with what and from what; which one fits where.
 
 ``<graph>.<precision>.plan`` is a bare plan, as every tool of the vendor expects it, and
-``<graph>.<precision>.json`` describes it. A plan without its sidecar is not loaded. This module
+``<graph>.<precision>.json`` describes it. An engine without its sidecar is not loaded. This module
 imports no library beyond the standard one, so that a runtime can read sidecars.
 
-A plan is used only where all of this holds:
+An engine is used only where all of this holds:
 
     bundle       built from the ONNX file that the bundle holds now
-    bytes        the plan has the size and the SHA-256 that were written
+    bytes        the file has the size and the SHA-256 that were written
     platform     the same system and processor
     library      the same backend in exactly the same version; with ``--version-compatible`` also
                  any newer version, and never an older one
-    GPU          its compute capability is among the plan's targets, or at least 8.0 where the plan
-                 was built with ``--hardware-compatible ampere+``
+    GPU          its compute capability is among the engine's targets, or at least 8.0 where it was
+                 built with ``--hardware-compatible ampere+``
 """
 
 from __future__ import annotations
@@ -20,11 +20,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import sysconfig
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from openvis_rt.engines.library import version_numbers
-from openvis_rt.errors import EngineError
+from openvis_rt.errors import EngineError, RecordError
 from openvis_rt.files import output_file, sha256_of
+from openvis_rt.records import json_from_record, record_from_json
 from openvis_rt.systems.graphs import TensorSpec
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ __all__ = [
 SCHEMA = 2
 
 AMPERE_PLUS = "ampere+"
-"""The target of a plan for every GPU from compute capability 8.0 on."""
+"""The target of an engine for every GPU from compute capability 8.0 on."""
 
 
 class Profile(NamedTuple):
@@ -78,7 +79,7 @@ class BuildOptions:
     Attributes:
         workspace_mib: most temporary GPU memory of one layer, MiB.
         optimization_level: 0 (quick build) to 5 (longest search).
-        version_compatible: the plan also runs on newer versions, and may be slower.
+        version_compatible: the engine also runs on newer versions, and may be slower.
         hardware_compatible: ``ampere+``, or ``same-compute-capability``, which is for other models
             of the builder's own compute capability.
     """
@@ -101,11 +102,11 @@ class Sidecar:
         graph: its name in the bundle.
         precision: that of the graph's file: ``fp32``, ``fp16`` or ``int8``.
         precision_built: the same, by the types of the layers.
-        plan_sha256: of the plan's bytes.
-        plan_bytes: the plan's size.
+        plan_sha256: of the file's bytes.
+        plan_bytes: the file's size.
         backend: ``tensorrt`` or ``tensorrt-rtx``.
         library_version: of the library that built it.
-        platform: system and processor of the builder; a plan runs on no other.
+        platform: system and processor of the builder; an engine runs on no other.
         gpu: name of the GPU that it was built on; None where none took part.
         targets: compute capabilities, ascending, such as ``sm87``; or ``ampere+`` alone.
         options: as the library was asked.
@@ -122,6 +123,7 @@ class Sidecar:
             ``inspector`` if the built engine was asked.
         build_seconds: wall time, with rewriting and its check.
         created_with: version of this distribution.
+        schema: of this JSON.
     """
 
     graph: str
@@ -146,11 +148,13 @@ class Sidecar:
     layers_from: str
     build_seconds: float
     created_with: str
+    schema: int = SCHEMA
 
     def write(self, path: Path) -> None:
         """Write to ``path``, whole or not at all."""
         with output_file(path) as partial:
-            partial.write_text(json.dumps(self.to_json(), indent=2) + "\n", encoding="utf-8")
+            text = json.dumps(json_from_record(self), indent=2)
+            partial.write_text(text + "\n", encoding="utf-8")
 
     @classmethod
     def read(cls, path: Path) -> Sidecar:
@@ -162,77 +166,31 @@ class Sidecar:
         try:
             entry = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError as exc:
-            raise EngineError(f"{path} is missing; a plan without it is not used.") from exc
+            raise EngineError(f"{path} is missing; an engine without it is not used.") from exc
         except (OSError, ValueError) as exc:
             raise EngineError(f"{path} cannot be read: {exc}") from exc
         try:
-            return cls.from_json(entry)
-        except (AttributeError, KeyError, TypeError, ValueError) as exc:
-            raise EngineError(f"{path} is not a sidecar of schema {SCHEMA}: {exc}") from exc
-
-    def to_json(self) -> dict[str, Any]:
-        """The form that the file holds."""
-        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        fields["inputs"] = [spec.to_json() for spec in self.inputs]
-        fields["outputs"] = [spec.to_json() for spec in self.outputs]
-        fields["options"] = dataclasses.asdict(self.options)
-        return {"schema": SCHEMA, **fields}
-
-    @classmethod
-    def from_json(cls, entry: dict[str, Any]) -> Sidecar:
-        """Inverse of :meth:`to_json`; KeyError, TypeError or ValueError if malformed."""
-        fields = dict(entry)
-        schema = fields.pop("schema", None)
-        if schema != SCHEMA:
-            raise ValueError(f"its schema is {schema!r}")
-        names = {f.name for f in dataclasses.fields(cls)}
-        if fields.keys() != names:
-            raise ValueError(f"fields missing or unknown: {sorted(names ^ fields.keys())}")
-        for field in dataclasses.fields(cls):
-            wanted = _PLAIN_TYPES.get(str(field.type))
-            if wanted is not None and not isinstance(fields[field.name], wanted):
-                raise TypeError(f"{field.name} is {fields[field.name]!r}, not {field.type}")
-        fields["targets"] = tuple(str(target) for target in fields["targets"])
-        fields["options"] = BuildOptions(**fields["options"])
-        fields["inputs"] = tuple(TensorSpec.from_json(spec) for spec in fields["inputs"])
-        fields["outputs"] = tuple(TensorSpec.from_json(spec) for spec in fields["outputs"])
-        fields["profiles"] = {
-            str(name): Profile(*(int(size) for size in sizes))
-            for name, sizes in fields["profiles"].items()
-        }
-        fields["shape_values"] = {
-            str(name): ShapeValues(*(tuple(int(v) for v in values) for values in ranges))
-            for name, ranges in fields["shape_values"].items()
-        }
-        return cls(**fields)
-
-
-_PLAIN_TYPES: dict[str, tuple[type, ...]] = {
-    "str": (str,),
-    "str | None": (str, type(None)),
-    "int": (int,),
-    "float": (int, float),
-    "float | None": (int, float, type(None)),
-    "tuple[str, ...]": (list,),
-    "tuple[TensorSpec, ...]": (list,),
-    "dict[str, dict[str, int]]": (dict,),
-}
+            if isinstance(entry, dict) and entry.get("schema") != SCHEMA:
+                raise RecordError("", f"its schema is {entry.get('schema')!r}")
+            return record_from_json(cls, entry)
+        except RecordError as exc:
+            raise EngineError(f"{path} is not a sidecar of schema {SCHEMA}: {exc}.") from exc
 
 
 def plan_folder(bundle_path: Path, backend: str, targets: Sequence[str]) -> Path:
-    """Where a backend's plans for these targets stand in a bundle."""
+    """Where a backend's engines for these targets stand in a bundle."""
     return bundle_path / "engines" / "-".join((backend, *targets))
 
 
 def plan_path(
     bundle_path: Path, backend: str, targets: Sequence[str], graph: str, precision: str
 ) -> Path:
-    """Where one graph's plan stands; the precision is that of the graph's file."""
+    """Where one graph's engine stands; the precision is that of the graph's file."""
     return plan_folder(bundle_path, backend, targets) / f"{graph}.{precision}.plan"
 
 
 def sidecar_path(plan_path: Path) -> Path:
-    """The JSON that belongs to a plan."""
+    """The JSON that belongs to an engine."""
     return plan_path.with_suffix(".json")
 
 
@@ -242,19 +200,19 @@ def capability_number(target: str) -> int:
 
 
 def check_plan(plan_path: Path, onnx_sha256: str) -> Sidecar:
-    """The sidecar of a plan that is whole and was built from this ONNX file.
+    """The sidecar of an engine that is whole and was built from this ONNX file.
 
     Args:
         plan_path: ``<bundle>/engines/<target>/<graph>.<precision>.plan``.
         onnx_sha256: of the graph's file as it is in the bundle now.
 
     Raises:
-        EngineError: the plan or its sidecar is missing or damaged, or the ONNX file is another
+        EngineError: the engine or its sidecar is missing or damaged, or the ONNX file is another
             one now.
     """
     bundle = plan_path.parents[2]
     if not plan_path.is_file():
-        raise EngineError(f"there is no plan {plan_path}. Build it with: openvis build {bundle}")
+        raise EngineError(f"there is no engine {plan_path}. Build it with: openvis build {bundle}")
     try:
         sidecar = Sidecar.read(sidecar_path(plan_path))
     except EngineError as exc:
@@ -282,7 +240,7 @@ def find_plan(
     version: str,
     capability: str | None,
 ) -> tuple[Path, Sidecar]:
-    """The plan of a graph that this library and this GPU can load, and its sidecar.
+    """The engine of a graph that this library and this GPU can load, and its sidecar.
 
     Of several, the one built for the fewest targets, by this very version.
 
@@ -296,8 +254,8 @@ def find_plan(
 
     Raises:
         BundleError: the bundle does not hold this graph in this precision.
-        EngineError: no plan fits; the message has every candidate with what was found and what was
-            needed, and the command that builds one.
+        EngineError: no engine fits; the message has every candidate with what was found and what
+            was needed, and the command that builds one.
     """
     name = f"{graph}.{bundle.graph(graph, precision).precision}.plan"
     problems = []
@@ -324,7 +282,7 @@ def find_plan(
     targets = (capability,) if backend == "tensorrt-rtx" and capability else ()
     command = _build_command(bundle.path, backend, precision, graph, targets=targets)
     raise EngineError(
-        f"{bundle.path} has no {name} for {backend} {version}"
+        f"{bundle.path} has no engine {name} for {backend} {version}"
         f"{f' on {capability}' if capability else ''}.\n"
         + "".join(f"  {problem}\n" for problem in problems)
         + f"Build it with: {command}"
@@ -332,10 +290,10 @@ def find_plan(
 
 
 def _misfit(sidecar: Sidecar, backend: str, version: str, capability: str | None) -> str | None:
-    """Why this library and GPU cannot load a plan, as the end of a sentence about it."""
+    """Why this library and GPU cannot load an engine, as the end of a sentence about it."""
     platform = sysconfig.get_platform()
     if sidecar.backend != backend:
-        return f"is a plan of {sidecar.backend}, and {backend} was asked for"
+        return f"is an engine of {sidecar.backend}, and {backend} was asked for"
     if sidecar.platform != platform:
         return f"was built on {sidecar.platform}, and this is {platform}"
     if not _version_fits(sidecar, version):
@@ -360,7 +318,7 @@ def _capability_fits(targets: Sequence[str], capability: str) -> bool:
 
 
 def _distance(sidecar: Sidecar, version: str) -> tuple[bool, bool, int]:
-    """Smaller is the better plan of two that fit."""
+    """Smaller is the better engine of two that fit."""
     other_version = sidecar.library_version != version
     return AMPERE_PLUS in sidecar.targets, other_version, len(sidecar.targets)
 
@@ -370,7 +328,7 @@ def _other_graph(sidecar: Sidecar, onnx_sha256: str) -> str | None:
         return None
     return (
         f"was built from another {sidecar.graph} graph: the bundle's ONNX file has SHA-256 "
-        f"{onnx_sha256}, and the plan is of {sidecar.onnx_sha256}"
+        f"{onnx_sha256}, and the engine is of {sidecar.onnx_sha256}"
     )
 
 
@@ -396,7 +354,7 @@ def _build_command(
     targets: Sequence[str],
     options: BuildOptions = LIBRARY_DEFAULTS,
 ) -> str:
-    """The command that makes such a plan."""
+    """The command that builds such an engine."""
     words = ["openvis build", str(bundle), "--backend", backend, "--precision", precision]
     if backend == "tensorrt-rtx" and targets:
         words += ["--targets", ",".join(targets)]

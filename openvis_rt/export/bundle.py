@@ -1,4 +1,4 @@
-"""A model to a bundle: trace every graph, hold it against PyTorch, write it aside and rename."""
+"""A model to a bundle: trace every graph, compare it with PyTorch, write it aside and rename."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from torch import nn
 
 from openvis_rt.bundle.bundle import (
     MANIFEST,
+    TOKENIZER,
     TRACKER,
     Bundle,
     GraphFile,
@@ -23,27 +24,21 @@ from openvis_rt.bundle.bundle import (
     Preprocess,
     write_manifest,
 )
-from openvis_rt.compare.torch_reference import Difference, TorchReference, compare_with_torch
+from openvis_rt.compare.differences import Difference
+from openvis_rt.compare.torch_reference import TorchReference, compare_with_torch
 from openvis_rt.errors import InputError
-from openvis_rt.export.families import (
-    clip_of,
-    clip_side,
-    graphs_of,
-    network_modules,
-    query_sizes,
-    tracker_of,
-    tracker_weights,
-)
 from openvis_rt.export.fp16.convert import fp16_from_fp32
 from openvis_rt.export.fp16.emulation import fp16_emulation
-from openvis_rt.export.masks import Masks, masks_graph
+from openvis_rt.export.graph_module import graph_modules
+from openvis_rt.export.masks import masks_graph
 from openvis_rt.export.onnx_export import OPSET, add_metadata, onnx_from_module
 from openvis_rt.export.tokenizer import write_tokenizer
 from openvis_rt.files import output_directory
 from openvis_rt.geometry import resized_size
-from openvis_rt.models.zoo import Model
+from openvis_rt.models.clip import picture_side
+from openvis_rt.models.network import Network
 from openvis_rt.systems.graphs import PRECISIONS, GraphSpec
-from openvis_rt.systems.variants import Variant
+from openvis_rt.systems.system import Variant
 
 __all__ = [
     "ExportResult",
@@ -51,11 +46,11 @@ __all__ = [
     "checked_size",
     "checked_window_length",
     "export_bundle",
-    "graph_modules",
+    "sized_graphs",
     "tool_versions",
 ]
 
-_WIDE = frozenset({"masks"})  # nothing in it may be narrowed
+_WIDE = frozenset({"masks"})  # nothing in it may be converted to FP16
 _LONGEST = 64  # frames of a window
 
 _LARGEST = 8192  # pixels a side; an 8K frame
@@ -74,7 +69,7 @@ class ExportResult:
 
 
 def export_bundle(
-    model: Model,
+    model: Network,
     output: Path,
     *,
     network_size: tuple[int, int] | None = None,
@@ -92,11 +87,12 @@ def export_bundle(
         model: with its weights, in evaluation mode.
         output: the bundle's directory; it must not exist, or ``overwrite`` replaces it at the very
             end.
-        network_size: (H, W) of the frames that the network sees, pixels; None for the family's rule
-            on a 16:9 video. The graph pads it to the family's divisor.
+        network_size: (H, W) of the frames that the network sees, pixels; None for the model's rule
+            on a 16:9 video. The graph pads it to the model's divisor.
         source_size: (Hs, Ws) of the source video: then `propose` takes frames of this size and
             resizes them itself, and `masks` makes masks of this size. None: the host resizes.
-        window_length: most frames of a window, for models that take windows; None for the released one.
+        window_length: most frames of a window, for models that take windows; None for the released
+            one.
         precisions: of :data:`PRECISIONS`, at least one. Every graph is traced once; its FP16
             version is made from the FP32 one in memory.
         checkpoint: where the weights came from, for the manifest.
@@ -105,40 +101,28 @@ def export_bundle(
         progress: told before each step.
 
     Raises:
-        InputError: a size, clip length or precision that cannot be exported, or weights beyond
+        InputError: a size, window length or precision that cannot be exported, or weights beyond
             FP16's range.
         OutputError: ``output`` exists or cannot be written.
         ParityError: a graph's outputs are not PyTorch's.
     """
-    variant = model.variant
-    size = checked_size(variant, network_size, source_size)
-    clips = checked_window_length(variant, window_length)
+    size = checked_size(model.variant, network_size, source_size)
+    length = checked_window_length(model.variant, window_length)
     precisions = checked_precisions(precisions)
-    specs, padded = _sized_graphs(model, size, source_size)
-    modules = graph_modules(model, padded, size, source_size)
     tools = tool_versions()
-    facts = {"openvis_rt": tools["openvis-rt"], "variant": variant.name, "checkpoint": checkpoint}
+    facts = {
+        "openvis_rt": tools["openvis-rt"],
+        "variant": model.variant.name,
+        "checkpoint": checkpoint,
+    }
     with output_directory(output, overwrite=overwrite, ours=_is_bundle) as folder:
-        work = _Export(
-            folder, precisions, facts, graphs=len(specs), verify=verify, progress=progress
-        )
-        for name, spec in specs.items():
-            work.step(f"exporting {name}")
-            if name == "masks":
-                frame = source_size or size
-                graph = masks_graph(
-                    spec, padded_size=padded, network_size=size, frame_size=frame, opset=OPSET
-                )
-            else:
-                graph = onnx_from_module(modules[name], spec)
-            work.write(graph, spec, modules[name])
+        work = _Export(folder, precisions, facts, model, verify=verify, progress=progress)
+        work.write_graphs(size, source_size)
         work.step("writing the manifest")
-        if "text" in specs:
-            write_tokenizer(folder / "tokenizer" / "tokenizer.json")
-        if weights := tracker_weights(model):
-            save_file({k: v.contiguous() for k, v in weights.items()}, folder / TRACKER)
-        preprocess = _preprocess(model, size, source_size)
-        write_manifest(folder, _manifest(model, work.graphs, preprocess, clips, checkpoint, tools))
+        others = _write_companions(model, folder)
+        preprocess = _preprocess(model.variant, size, source_size)
+        manifest = _manifest(model, work.files, preprocess, length, checkpoint, tools)
+        write_manifest(folder, manifest, others)
     return ExportResult(Bundle.open(output, verify=False), work.differences)
 
 
@@ -146,8 +130,8 @@ class _Export:
     """Files of one export as they are written, one traced graph after the other.
 
     Attributes:
-        graphs: for the manifest.
-        differences: of every file that was held against PyTorch.
+        files: for the manifest, by precision and graph.
+        differences: of every file that was compared with PyTorch.
     """
 
     def __init__(
@@ -155,17 +139,18 @@ class _Export:
         folder: Path,
         precisions: tuple[str, ...],
         facts: dict[str, Any],
+        model: Network,
         *,
-        graphs: int,
         verify: bool,
         progress: Progress,
     ) -> None:
-        self._folder, self._facts, self._verify = folder, facts, verify
-        self._progress, self._done = progress, 0
-        narrow = graphs - len(_WIDE) if "fp16" in precisions else 0
-        wide = graphs if "fp32" in precisions else len(_WIDE)
-        self._steps = 1 + graphs + narrow + (narrow + wide) * verify
-        self.graphs: dict[str, dict[str, GraphFile]] = {p: {} for p in precisions}
+        self._folder, self._facts, self._model = folder, facts, model
+        self._verify, self._progress, self._done = verify, progress, 0
+        graphs = len(model.graphs)
+        converted = graphs - len(_WIDE) if "fp16" in precisions else 0
+        traced = graphs if "fp32" in precisions else len(_WIDE)
+        self._steps = 1 + graphs + converted + (converted + traced) * verify
+        self.files: dict[str, dict[str, GraphFile]] = {p: {} for p in precisions}
         self.differences: list[Difference] = []
 
     def step(self, phase: str) -> None:
@@ -173,21 +158,36 @@ class _Export:
         self._progress(phase, self._done, self._steps)
         self._done += 1
 
-    def write(self, model: onnx.ModelProto, spec: GraphSpec, module: nn.Module) -> None:
-        """Write a traced graph in every precision, each held against the module."""
+    def write_graphs(self, size: tuple[int, int], source: tuple[int, int] | None) -> None:
+        """Trace every graph and write it in every precision; sizes as :func:`sized_graphs`."""
+        specs, padded = sized_graphs(self._model, size, source)
+        modules = graph_modules(self._model, padded, size, source)
+        for name, spec in specs.items():
+            self.step(f"exporting {name}")
+            if name == "masks":
+                frame = source or size
+                graph = masks_graph(
+                    spec, padded_size=padded, network_size=size, frame_size=frame, opset=OPSET
+                )
+            else:
+                graph = onnx_from_module(modules[name], spec)
+            self._write(graph, spec, modules[name])
+
+    def _write(self, model: onnx.ModelProto, spec: GraphSpec, module: nn.Module) -> None:
+        """Write a traced graph in every precision, each compared with the module."""
         reference = TorchReference(spec, module)
         wide = GraphFile(f"{spec.name}.onnx", "fp32", spec)
         alone = spec.name in _WIDE  # one file for every precision
-        if "fp32" in self.graphs or alone:
+        if "fp32" in self.files or alone:
             self._save(model, wide, reference, {})
-        for precision in self.graphs:
-            self.graphs[precision][spec.name] = wide
-        if "fp16" in self.graphs and not alone:
+        for precision in self.files:
+            self.files[precision][spec.name] = wide
+        if "fp16" in self.files and not alone:
             self.step(f"converting {spec.name} to FP16")
             half = fp16_from_fp32(model, spec)
             narrow = GraphFile(f"{spec.name}.fp16.onnx", "fp16", half.spec)
             self._save(half.model, narrow, reference, {"kept_in_fp32": half.kept})
-            self.graphs["fp16"][spec.name] = narrow
+            self.files["fp16"][spec.name] = narrow
 
     def _save(
         self,
@@ -201,7 +201,7 @@ class _Export:
         onnx.save_model(model, path)
         onnx.checker.check_model(path, full_check=True)
         if self._verify:
-            self.step(f"holding {file.file} against PyTorch")
+            self.step(f"comparing {file.file} with PyTorch")
             narrow = file.precision == "fp16"
             graph = fp16_emulation(model).SerializeToString() if narrow else path
             self.differences += compare_with_torch(graph, file.spec, reference, file.precision)
@@ -263,13 +263,13 @@ def checked_size(
     if not 1 / _STRETCH <= stretch <= _STRETCH:
         raise InputError(
             f"a source of {source[0]}x{source[1]} would be stretched to {size[0]}x{size[1]}; give "
-            "sizes of the same shape, or leave --size out for the family's rule"
+            "sizes of the same shape, or leave --size out for the model's rule"
         )
     return size
 
 
 def checked_window_length(variant: Variant, wanted: int | None) -> int:
-    """Most frames of a clip: the wanted ones, or the released number.
+    """Most frames of a window: the wanted ones, or the released number.
 
     Raises:
         InputError: the model takes no windows, or none of that length.
@@ -283,34 +283,24 @@ def checked_window_length(variant: Variant, wanted: int | None) -> int:
     return wanted
 
 
-def graph_modules(
-    model: Model,
-    padded: tuple[int, int],
-    size: tuple[int, int],
-    source: tuple[int, int] | None,
-) -> dict[str, nn.Module]:
-    """What is traced, and held against: one module for each graph.
+def sized_graphs(
+    model: Network, size: tuple[int, int], source: tuple[int, int] | None
+) -> tuple[dict[str, GraphSpec], tuple[int, int]]:
+    """The graphs of a network with every size filled in, but for the dynamic axes.
 
     Args:
-        model: with its weights.
-        padded, size: of the network's frame, (H, W) in pixels, with and without padding.
-        source: (H, W) of the source's frames where the graph resizes.
+        model: the network.
+        size: (H, W) of its frames, pixels.
+        source: (H, W) of the source's frames where the graphs resize.
+
+    Returns:
+        the graphs, and the frames' size with their padding.
     """
-    return {**network_modules(model, source, size), "masks": Masks(padded, size, source or size)}
-
-
-def _is_bundle(folder: Path) -> bool:
-    return (folder / MANIFEST).is_file()
-
-
-def _sized_graphs(
-    model: Model, size: tuple[int, int], source: tuple[int, int] | None
-) -> tuple[dict[str, GraphSpec], tuple[int, int]]:
     variant = model.variant
-    divisor = variant.size_divisor
-    height, width = (side + -side % divisor for side in size)
+    height, width = (side + -side % variant.size_divisor for side in size)
+    side = 0 if model.clip_model is None else picture_side(model.clip_model)
     sizes = {
-        **query_sizes(model),
+        **model.sizes(),
         "D": variant.embed_dim,
         "Cf": variant.feature_channels[-1],
         "H": (source or size)[0],
@@ -320,19 +310,34 @@ def _sized_graphs(
         "hp": height // 32,
         "wp": width // 32,
         "P": (height // 32) * (width // 32),
-        "Hc": source[0] if source else clip_side(model),
-        "Wc": source[1] if source else clip_side(model),
+        "Hc": source[0] if source else side,
+        "Wc": source[1] if source else side,
     }
     if variant.window_length == 1:
         sizes["T"] = 1
-    graphs = graphs_of(model)
-    return {name: spec.with_sizes(sizes) for name, spec in graphs.items()}, (height, width)
+    specs = {name: spec.with_sizes(sizes) for name, spec in model.graphs.items()}
+    return specs, (height, width)
+
+
+def _is_bundle(folder: Path) -> bool:
+    return (folder / MANIFEST).is_file()
+
+
+def _write_companions(model: Network, folder: Path) -> list[str]:
+    """The files beside the graphs: the tokenizer and the tracker's weights, where there are any."""
+    written = []
+    if "text" in model.graphs:
+        write_tokenizer(folder / TOKENIZER)
+        written.append(TOKENIZER)
+    if model.recurrence:
+        save_file({k: v.contiguous() for k, v in model.recurrence.items()}, folder / TRACKER)
+        written.append(TRACKER)
+    return written
 
 
 def _preprocess(
-    model: Model, size: tuple[int, int], source_size: tuple[int, int] | None
+    variant: Variant, size: tuple[int, int], source_size: tuple[int, int] | None
 ) -> Preprocess:
-    variant = model.variant
     return Preprocess(
         network_size=size,
         source_size=source_size,
@@ -344,8 +349,8 @@ def _preprocess(
 
 
 def _manifest(
-    model: Model,
-    graphs: dict[str, dict[str, GraphFile]],
+    model: Network,
+    files: dict[str, dict[str, GraphFile]],
     preprocess: Preprocess,
     window_length: int,
     checkpoint: dict[str, Any],
@@ -353,11 +358,12 @@ def _manifest(
 ) -> Manifest:
     variant = model.variant
     return Manifest(
-        family=variant.family,
+        system=variant.system,
         variant=variant.name,
-        graphs=graphs,
+        graphs=files,
         preprocess=preprocess,
-        tracker=tracker_of(model),
+        tracker=model.tracker,
+        score=model.score,
         window_length=window_length,
         detections=variant.detections,
         prompts=variant.prompts,
@@ -367,12 +373,12 @@ def _manifest(
     )
 
 
-def _text_digest(model: Model) -> str:
-    """Digest of the weights that text embeddings depend on; empty without a text graph."""
-    if (clip := clip_of(model)) is None:
+def _text_digest(model: Network) -> str:
+    """Digest of the weights that text embeddings depend on; empty without CLIP."""
+    if model.clip_model is None:
         return ""
     digest = hashlib.sha256()
-    for key, value in sorted(clip.state_dict().items()):
+    for key, value in sorted(model.clip_model.state_dict().items()):
         if not key.startswith("visual.") and key != "logit_scale":
             digest.update(key.encode())
             digest.update(value.detach().float().contiguous().numpy().tobytes())

@@ -4,7 +4,8 @@
       --bilinear--> padded size --crop--> network size --bilinear--> source size -- > 0 --> uint8
 
 as `sem_seg_postprocess` of the public evaluation does it. ``frame_size`` is an initializer that is
-also an input: ONNX Runtime lets the caller override it, TensorRT takes its value as a constant.
+also an input: ONNX Runtime lets the caller override it, TensorRT takes its value as a constant. The
+same in PyTorch is :class:`openvis_rt.models.masks.Masks`.
 """
 
 from __future__ import annotations
@@ -12,42 +13,11 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 import onnx
-import torch
 from onnx import TensorProto, helper, numpy_helper
-from torch import Tensor, nn
-from torch.nn import functional as F
 
 from openvis_rt.systems.graphs import GraphSpec
 
-__all__ = ["Masks", "masks_graph"]
-
-
-class Masks(nn.Module):
-    """The same in PyTorch, to hold the graph against.
-
-    Args:
-        padded_size, network_size, frame_size: as for :func:`masks_graph`.
-    """
-
-    def __init__(
-        self,
-        padded_size: tuple[int, int],
-        network_size: tuple[int, int],
-        frame_size: tuple[int, int],
-    ) -> None:
-        super().__init__()
-        self.padded_size, self.network_size = padded_size, network_size
-        self.frame_size = frame_size
-
-    def forward(self, mask_logits: Tensor, selected: Tensor) -> Tensor:
-        """Logits float32 [N, T, h, w] and indices int64 [n] to uint8 [n, T, Hs, Ws]."""
-        height, width = self.network_size
-        padded = _bilinear(mask_logits[selected], self.padded_size)
-        return (_bilinear(padded[..., :height, :width], self.frame_size) > 0).to(torch.uint8)
-
-
-def _bilinear(x: Tensor, size: tuple[int, int]) -> Tensor:
-    return F.interpolate(x, size=size, mode="bilinear", align_corners=False)
+__all__ = ["masks_graph"]
 
 
 def masks_graph(

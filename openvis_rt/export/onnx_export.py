@@ -17,7 +17,8 @@ from onnxscript.optimizer import fold_constants, remove_unused_nodes
 from torch import nn
 from torch.export import Dim
 
-from openvis_rt.export.wrappers import example_inputs
+from openvis_rt.export.graph_module import example_inputs
+from openvis_rt.records import json_from_record
 from openvis_rt.systems.graphs import DYNAMIC_AXES, GraphSpec, TensorSpec
 
 __all__ = ["OPSET", "add_metadata", "onnx_from_module"]
@@ -29,16 +30,16 @@ _TABLE = 64 << 20  # bytes: a position table of a 4K frame
 
 
 def onnx_from_module(module: nn.Module, spec: GraphSpec) -> onnx.ModelProto:
-    """Trace a wrapper of :mod:`openvis_rt.export.wrappers`.
+    """Trace a module such as :class:`~openvis_rt.export.graph_module.GraphModule`.
 
     Args:
-        module: its ``forward`` takes the graph's inputs in order.
+        module: its ``forward`` takes the graph's inputs by name and returns its outputs in order.
         spec: the graph with every size filled in, but for the dynamic axes.
 
     Returns:
         the model, weights inside, without traces of the machine that made it. A node's name is
-        ``<path of the module that made it>/<name>``, without a path where the wrapper's own
-        ``forward`` or an optimisation made it.
+        ``<path of the module that made it>/<name>``, without a path where the traced module's
+        own ``forward``, a method that it calls, or an optimisation made it.
     """
     dynamic = {t.name: _dynamic_shape(t) for t in spec.inputs}
     with _quiet():
@@ -74,7 +75,7 @@ def add_metadata(model: onnx.ModelProto, spec: GraphSpec, facts: dict[str, Any])
     model.graph.name = spec.name
     model.producer_name = "openvis-rt"
     model.producer_version = facts["openvis_rt"]
-    for key, value in {"graph": spec.to_json(), **facts}.items():
+    for key, value in {"graph": json_from_record(spec), **facts}.items():
         entry = model.metadata_props.add()
         entry.key, entry.value = f"openvis_rt.{key}", json.dumps(value)
 
@@ -84,7 +85,7 @@ def _name_in_module(node: onnx.NodeProto) -> str:
     scopes = next(
         (p.value for p in node.metadata_props if p.key == "pkg.torch.onnx.name_scopes"), "[]"
     )
-    *modules, _ = ast.literal_eval(scopes) or [""]  # from the wrapper to the operator
+    *modules, _ = ast.literal_eval(scopes) or [""]  # from the outermost to the operator
     path = modules[-1] if modules else ""
     name = node.name.removeprefix("node_")
     return f"{path}/{name}" if path else name

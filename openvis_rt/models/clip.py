@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from openvis_rt.models.attention import BLOCKED
-from openvis_rt.systems.variants import Variant
+from openvis_rt.systems.system import Variant
 
 __all__ = [
     "CONTEXT_LENGTH",
@@ -27,6 +27,7 @@ __all__ = [
     "clip_backbone",
     "encode_text",
     "open_clip_model",
+    "picture_side",
 ]
 
 CONTEXT_LENGTH = 77
@@ -71,10 +72,6 @@ class ClipBackbone(nn.Module):
         scale = self.clip_model.logit_scale
         assert isinstance(scale, Tensor)
         return scale.exp().clamp(max=100.0)
-
-    def encode_text(self, tokens: Tensor) -> Tensor:
-        """See :func:`encode_text`."""
-        return encode_text(self.clip_model, tokens)
 
 
 def encode_text(clip: Any, tokens: Tensor) -> Tensor:
@@ -174,8 +171,8 @@ class ClipConvNeXt(ClipBackbone):
 
 def clip_backbone(variant: Variant) -> ClipBackbone:
     """An untrained backbone of that variant, in open_clip's modules."""
-    kinds = {"attention": ClipResNet, "average": ClipConvNeXt}
-    return kinds[variant.pooling](open_clip_model(variant))
+    kinds = {"clip-resnet": ClipResNet, "clip-convnext": ClipConvNeXt}
+    return kinds[variant.encoder](open_clip_model(variant))
 
 
 def open_clip_model(variant: Variant) -> nn.Module:
@@ -189,6 +186,12 @@ def open_clip_model(variant: Variant) -> nn.Module:
     finally:
         log.removeFilter(_not_about_random_weights)
     return model
+
+
+def picture_side(clip: Any) -> int:
+    """Pixels of the square picture that the image encoder of open_clip's model was trained with."""
+    size = clip.visual.image_size
+    return int(size if isinstance(size, int) else size[0])
 
 
 def _not_about_random_weights(record: logging.LogRecord) -> bool:

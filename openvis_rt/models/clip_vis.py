@@ -10,43 +10,23 @@ cos.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from openvis_rt.models.clip import ClipBackbone, clip_backbone
 from openvis_rt.models.images import Normalise
 from openvis_rt.models.mask2former import SegmentationHead
+from openvis_rt.models.mask_quality import mask_quality
+from openvis_rt.models.network import Network
 from openvis_rt.models.pixel_decoder import PixelDecoder
-from openvis_rt.models.query_decoder import MLP, QueryDecoder
-from openvis_rt.systems.variants import VARIANTS, Variant
+from openvis_rt.models.query_decoder import MLP, QueryDecoder, decoder_sizes
+from openvis_rt.systems.clip_vis import ClipVisVariant
+from openvis_rt.systems.system import Variant
 
-__all__ = [
-    "ClipVis",
-    "Proposal",
-    "build_clip_vis_convnext_b",
-    "build_clip_vis_r50",
-]
-
-
-@dataclass(frozen=True)
-class Proposal:
-    """What one batch of frames shows.
-
-    Attributes:
-        mask_logits: float32 [B, N, h, w] at stride 4 of the padded frame.
-        queries: float32 [B, N, C], after ``decoder_norm``.
-        object_logits: float32 [B, N, 2]; class 0 is an object.
-        mask_iou: float32 [B, N], 0..1.
-        features: CLIP's dense feature, float32 [B, Cf, h/8, w/8].
-    """
-
-    mask_logits: Tensor
-    queries: Tensor
-    object_logits: Tensor
-    mask_iou: Tensor
-    features: Tensor
+__all__ = ["ClipVis", "ClipVisDecoder", "build", "sizes_of_checkpoint"]
 
 
 class ClipVisDecoder(QueryDecoder):
@@ -62,26 +42,47 @@ class ClipVisDecoder(QueryDecoder):
         return self.object_embed(embedding), self.iou_head(embedding)[..., 0].sigmoid()
 
 
-class ClipVis(nn.Module):
+class ClipVis(Network):
     """The network; ``state_dict`` has the keys of the official checkpoints."""
 
     def __init__(
         self, variant: Variant, backbone: ClipBackbone, head: SegmentationHead[ClipVisDecoder]
     ) -> None:
-        super().__init__()
-        self.variant = variant
+        super().__init__(variant)
+        assert isinstance(variant, ClipVisVariant)
+        self.empty_mask_is_uniform = variant.empty_mask_is_uniform
         self.backbone = backbone
         self.sem_seg_head = head
         self.normalise = Normalise(variant.pixel_mean, variant.pixel_std, variant.size_divisor)
 
-    def propose(self, frames: Tensor) -> Proposal:
-        """Class-agnostic instances of each frame; frames uint8 [B, H, W, 3]."""
+    @property
+    def clip_model(self) -> Any:  # the backbone's, whose keys the checkpoints have
+        """open_clip's whole model."""
+        return self.backbone.clip_model
+
+    def sizes(self) -> dict[str, int]:
+        """N and C."""
+        return self.sem_seg_head.predictor.sizes()
+
+    def propose(self, frames: Tensor) -> dict[str, Tensor]:
+        """Class-agnostic instances of one frame, uint8 [1, H, W, 3]: the outputs of `propose`."""
         features = self.backbone(self.normalise(frames))
         mask_features, memory = self.sem_seg_head.pixel_decoder(features)
         predictor = self.sem_seg_head.predictor
         queries, mask_logits = predictor(mask_features, memory)
         object_logits, mask_iou = predictor.heads(queries)
-        return Proposal(mask_logits, queries, object_logits, mask_iou, features["res5"])
+        pool_mask = self.pool_mask(mask_logits)
+        area, mass = mask_quality(mask_logits)
+        return {
+            "mask_logits": mask_logits.transpose(0, 1),  # [N, T, h, w]
+            "queries": queries[0],
+            "object_logits": object_logits[0],
+            "mask_iou": mask_iou[0],
+            "features": features["res5"],
+            "pool_mask": pool_mask[0],
+            "mask_area": area[0],
+            "mask_mass": mass[0],
+        }
 
     def pool_mask(self, mask_logits: Tensor) -> Tensor:
         """Where to pool.
@@ -97,7 +98,7 @@ class ClipVis(nn.Module):
 
     def classify(
         self, features: Tensor, pool_mask: Tensor, text_embeddings: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    ) -> dict[str, Tensor]:
         """Classify the instances of one frame.
 
         Args:
@@ -106,31 +107,38 @@ class ClipVis(nn.Module):
             text_embeddings: float32 [K, D], L2-normalised rows.
 
         Returns:
-            instance tokens float32 [N, D], and class scores float32 [N, K]: over the K rows,
-            softmax(exp(logit_scale) * cos). Rows that are synonyms of one class are merged by
+            ``instance_tokens`` float32 [N, D], and ``class_scores`` float32 [N, K]: over the K
+            rows, softmax(exp(logit_scale) * cos). Rows that are synonyms of one class are merged by
             the runtime (`merge_synonyms` in its scoring).
         """
         tokens = self.backbone.pool(features, pool_mask)
         unit = tokens / tokens.norm(dim=-1, keepdim=True).clamp(min=1e-12)
         logits = self.backbone.logit_scale() * (unit @ text_embeddings.T)
-        if self.variant.empty_mask_is_uniform:  # type: ignore[attr-defined]
+        if self.empty_mask_is_uniform:
             logits = logits * pool_mask.flatten(1).any(dim=1, keepdim=True).to(logits.dtype)
-        return tokens, logits.softmax(-1)
+        return {"instance_tokens": tokens, "class_scores": logits.softmax(-1)}
 
 
-def _build(variant: Variant, *, decoder_layers: int, queries: int) -> ClipVis:
+def build(
+    variant: Variant, decoder_layers: int | None = None, queries: int | None = None
+) -> ClipVis:
+    """CLIP-VIS, untrained.
+
+    Args:
+        variant: whose CLIP is the image encoder.
+        decoder_layers: 6 for LVIS weights, 9 for those of COCO and YouTube-VIS; None for the
+            variant's.
+        queries: N; None for the variant's.
+    """
     head = SegmentationHead(
         PixelDecoder(variant.feature_channels),
-        ClipVisDecoder(layers=decoder_layers, queries=queries),
+        ClipVisDecoder(
+            layers=decoder_layers or variant.decoder_layers, queries=queries or variant.queries
+        ),
     )
     return ClipVis(variant, clip_backbone(variant), head).requires_grad_(requires_grad=False).eval()
 
 
-def build_clip_vis_r50(*, decoder_layers: int = 9, queries: int = 100) -> ClipVis:
-    """CLIP-VIS with CLIP's ResNet-50; 6 decoder layers for LVIS weights, 9 for COCO + YTVIS."""
-    return _build(VARIANTS["clip-vis-r50"], decoder_layers=decoder_layers, queries=queries)
-
-
-def build_clip_vis_convnext_b(*, decoder_layers: int = 9, queries: int = 100) -> ClipVis:
-    """CLIP-VIS with CLIP's ConvNeXt-B; 6 or 9 decoder layers as for ResNet-50."""
-    return _build(VARIANTS["clip-vis-convnext-b"], decoder_layers=decoder_layers, queries=queries)
+def sizes_of_checkpoint(state: Mapping[str, Tensor]) -> dict[str, int]:
+    """What :func:`build` needs to know of a checkpoint."""
+    return decoder_sizes(state)

@@ -1,9 +1,9 @@
 """Mask2Former: backbone, pixel decoder and query decoder under the official key names.
 
-:class:`Trunk` is what the systems that build on it share. :class:`Mask2Former` is the original,
-with a ResNet and a closed vocabulary, as MinVIS and InstFormer's proposals use it: its class head
-has one output for each class that the checkpoint was trained on and one for "no object"; a
-class-agnostic model has one class.
+:class:`Trunk` is what the systems that build on it share. :class:`Mask2Former` is the original
+with a closed vocabulary, as MinVIS and InstFormer's proposals use it: its class head has one output
+for each class that the checkpoint was trained on and one for "no object"; a class-agnostic model
+has one class.
 """
 
 from __future__ import annotations
@@ -15,10 +15,20 @@ from torch import Tensor, nn
 
 from openvis_rt.models.pixel_decoder import PixelDecoder
 from openvis_rt.models.query_decoder import QueryDecoder
-from openvis_rt.models.resnet import BLOCKS, CHANNELS, ResNet
-from openvis_rt.models.swin import Swin
+from openvis_rt.models.resnet import ResNet
+from openvis_rt.models.swin import HEAD, Swin
+from openvis_rt.systems.system import Variant
 
-__all__ = ["Backbone", "Instances", "Mask2Former", "SegmentationHead", "Trunk"]
+__all__ = [
+    "Backbone",
+    "ClassDecoder",
+    "Instances",
+    "Mask2Former",
+    "SegmentationHead",
+    "Trunk",
+    "backbone_of",
+    "mask2former",
+]
 
 Backbone = ResNet | Swin
 """Normalised images float32 [B, 3, H, W] to ``res2``..``res5`` at strides 4..32."""
@@ -39,7 +49,9 @@ class Instances:
     class_logits: Tensor
 
 
-class _Decoder(QueryDecoder):
+class ClassDecoder(QueryDecoder):
+    """The query decoder with a class head: ``classes`` outputs, and one for "no object"."""
+
     def __init__(self, *, classes: int, layers: int, queries: int, width: int = 256) -> None:
         super().__init__(layers=layers, queries=queries, width=width)
         self.class_embed = nn.Linear(width, classes + 1)
@@ -93,31 +105,34 @@ class Trunk(nn.Module, Generic[P]):
         return queries, mask_logits
 
 
-class Mask2Former(Trunk[_Decoder]):
-    """The network with a ResNet and a closed vocabulary.
-
-    Args:
-        classes: of the class head, without "no object".
-        decoder_layers: the public config's DEC_LAYERS less one.
-        queries: N.
-        encoder_layers: of the pixel decoder.
-        blocks, channels: of the backbone's res2..res5; ResNet-50's if they are not given.
-    """
-
-    def __init__(
-        self,
-        *,
-        classes: int = 1,
-        decoder_layers: int = 9,
-        queries: int = 100,
-        encoder_layers: int = 6,
-        blocks: tuple[int, int, int, int] = BLOCKS,
-        channels: tuple[int, int, int, int] = CHANNELS,
-    ) -> None:
-        predictor = _Decoder(classes=classes, layers=decoder_layers, queries=queries)
-        super().__init__(ResNet(blocks, channels), predictor, encoder_layers=encoder_layers)
+class Mask2Former(Trunk[ClassDecoder]):
+    """The network with a closed vocabulary."""
 
     def forward(self, images: Tensor) -> Instances:
         """Instances of normalised, padded images, float32 [B, 3, H, W]."""
         queries, mask_logits = self.decode(images)
         return Instances(mask_logits, queries, self.predictor.class_embed(queries))
+
+
+def mask2former(
+    variant: Variant, *, classes: int, decoder_layers: int, queries: int
+) -> Mask2Former:
+    """An untrained network.
+
+    Args:
+        variant: says which image encoder.
+        classes: of the class head, without "no object".
+        decoder_layers: the public config's DEC_LAYERS less one.
+        queries: N.
+    """
+    predictor = ClassDecoder(classes=classes, layers=decoder_layers, queries=queries)
+    return Mask2Former(backbone_of(variant), predictor)
+
+
+def backbone_of(variant: Variant) -> Backbone:
+    """The variant's untrained image encoder, where that is not CLIP's own."""
+    first, second, third, last = variant.feature_channels
+    if variant.encoder == "swin":
+        heads = (first // HEAD, second // HEAD, third // HEAD, last // HEAD)
+        return Swin(first, heads=heads)
+    return ResNet(channels=variant.feature_channels)

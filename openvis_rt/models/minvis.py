@@ -6,16 +6,23 @@ classify:  queries -> class logits, the last of them "no object"
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from torch import Tensor, nn
 
 from openvis_rt.models.images import Normalise
-from openvis_rt.models.mask2former import Mask2Former
-from openvis_rt.systems.variants import VARIANTS, Variant
+from openvis_rt.models.mask2former import Mask2Former, mask2former
+from openvis_rt.models.mask_quality import mask_quality
+from openvis_rt.models.network import Network
+from openvis_rt.models.query_decoder import decoder_sizes
+from openvis_rt.systems.system import Variant
 
-__all__ = ["MinVis", "build_minvis_r50"]
+__all__ = ["MinVis", "build", "sizes_of_checkpoint"]
+
+_CLASS_HEAD = "sem_seg_head.predictor.class_embed.weight"  # [classes + 1, C]
 
 
-class MinVis(nn.Module):
+class MinVis(Network):
     """The network with its variant's normalisation.
 
     Args:
@@ -24,27 +31,57 @@ class MinVis(nn.Module):
     """
 
     def __init__(self, variant: Variant, network: Mask2Former) -> None:
-        super().__init__()
-        self.variant, self.network = variant, network
+        super().__init__(variant)
+        self.network, self.clip_model = network, None
         self.normalise = Normalise(variant.pixel_mean, variant.pixel_std, variant.size_divisor)
 
-    def propose(self, frames: Tensor) -> tuple[Tensor, Tensor]:
-        """Instances of one frame, uint8 [1, H, W, 3].
+    @property
+    def checkpoint_module(self) -> nn.Module:
+        """The network without the normalisation."""
+        return self.network
 
-        Returns:
-            mask logits float32 [N, 1, h, w] and query embeddings float32 [N, C].
-        """
+    def sizes(self) -> dict[str, int]:
+        """N, C, and Kc, the classes with "no object"."""
+        predictor = self.network.predictor
+        return {**predictor.sizes(), "Kc": predictor.class_embed.out_features}
+
+    def propose(self, frames: Tensor) -> dict[str, Tensor]:
+        """Instances of one frame, uint8 [1, H, W, 3]: the outputs of `propose`."""
         queries, mask_logits = self.network.decode(self.normalise(frames))
-        return mask_logits.transpose(0, 1), queries[0]
+        masks = mask_logits.transpose(0, 1)
+        return {
+            "mask_logits": masks,
+            "queries": queries[0],
+            "mask_area": mask_quality(masks)[0][:, 0],
+        }
 
-    def classify(self, queries: Tensor) -> Tensor:
-        """Logits float32 [N, Kc] of queries [N, C]."""
-        logits: Tensor = self.network.predictor.class_embed(queries)
-        return logits
+    def classify(self, queries: Tensor) -> dict[str, Tensor]:
+        """``class_scores``, logits float32 [N, Kc] of queries [N, C]."""
+        return {"class_scores": self.network.predictor.class_embed(queries)}
 
 
-def build_minvis_r50(*, classes: int = 40, decoder_layers: int = 9, queries: int = 100) -> MinVis:
-    """MinVIS with ResNet-50, untrained; 40 classes are YouTube-VIS's."""
-    network = Mask2Former(classes=classes, decoder_layers=decoder_layers, queries=queries)
-    model = MinVis(VARIANTS["minvis-r50"], network)
-    return model.requires_grad_(requires_grad=False).eval()
+def build(
+    variant: Variant,
+    decoder_layers: int | None = None,
+    queries: int | None = None,
+    classes: int = 40,
+) -> MinVis:
+    """MinVIS, untrained.
+
+    Args:
+        variant: which image encoder it has.
+        decoder_layers, queries: None for the variant's.
+        classes: without "no object"; 40 are YouTube-VIS's.
+    """
+    network = mask2former(
+        variant,
+        classes=classes,
+        decoder_layers=decoder_layers or variant.decoder_layers,
+        queries=queries or variant.queries,
+    )
+    return MinVis(variant, network).requires_grad_(requires_grad=False).eval()
+
+
+def sizes_of_checkpoint(state: Mapping[str, Tensor]) -> dict[str, int]:
+    """What :func:`build` needs to know of a checkpoint."""
+    return {**decoder_sizes(state), "classes": state[_CLASS_HEAD].shape[:1].numel() - 1}

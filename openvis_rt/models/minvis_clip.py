@@ -23,32 +23,35 @@ its proportions. An instance without a pixel is the whole frame's square, all ba
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from openvis_rt.errors import InputError
-from openvis_rt.models.clip import encode_text
+from openvis_rt.models.clip import picture_side
 from openvis_rt.models.images import Normalise
 from openvis_rt.models.instformer import (
     InstFormer,
-    InstFormerConfig,
-    build_instformer_r50,
+    clip_and_proposal,
+    default_config,
     object_logits,
 )
 from openvis_rt.models.mask2former import Mask2Former
-from openvis_rt.systems.variants import CLIP_MEAN, CLIP_STD, VARIANTS, Variant
+from openvis_rt.models.mask_quality import mask_quality
+from openvis_rt.models.network import Network
+from openvis_rt.systems.instformer import InstFormerConfig
+from openvis_rt.systems.minvis_clip import MINVIS_CLIP
+from openvis_rt.systems.system import CLIP_MEAN, CLIP_STD, Variant
 
 __all__ = [
     "Background",
     "CropConfig",
     "MaskedCrops",
     "MinVisClip",
-    "MinVisClipProposal",
     "boxes_of",
-    "build_minvis_clip_r50",
+    "build",
     "crop_weights",
 ]
 
@@ -71,21 +74,6 @@ class CropConfig:
             raise InputError(
                 f"background is one of {', '.join(get_args(Background))}; got {self.background!r}"
             )
-
-
-@dataclass(frozen=True)
-class MinVisClipProposal:
-    """What a frame shows.
-
-    Attributes:
-        mask_logits: float32 [N, h, w] at stride 4 of the padded frame.
-        queries: float32 [N, C].
-        object_logits: float32 [N, 2]; class 0 is an object of any kind.
-    """
-
-    mask_logits: Tensor
-    queries: Tensor
-    object_logits: Tensor
 
 
 def boxes_of(mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -180,7 +168,7 @@ class MaskedCrops(nn.Module):
         return crops if self.config.background == "mean" else (crops - self.mean) / self.std
 
 
-class MinVisClip(nn.Module):
+class MinVisClip(Network):
     """The network.
 
     Args:
@@ -190,16 +178,13 @@ class MinVisClip(nn.Module):
         proposal: finds the instances.
     """
 
-    clip_model: Any  # open_clip's module; its parts have no types
-
     def __init__(
         self, variant: Variant, config: CropConfig, clip_model: nn.Module, proposal: Mask2Former
     ) -> None:
-        super().__init__()
-        self.variant, self.config = variant, config
+        super().__init__(variant)
+        self.config = config
         self.proposal, self.clip_model = proposal, clip_model
-        size = self.clip_model.visual.image_size
-        self.crops = MaskedCrops(size if isinstance(size, int) else size[0], config)
+        self.crops = MaskedCrops(picture_side(clip_model), config)
         self.normalise = Normalise(variant.pixel_mean, variant.pixel_std, variant.size_divisor)
 
     @classmethod
@@ -210,21 +195,36 @@ class MinVisClip(nn.Module):
 
         Its parts are shared, not copied. Where the model's adapter was merged into CLIP, the crops
         go through the adapted CLIP as well: for plain CLIP, give a model without an adapter.
+
+        Args:
+            model: whose parts it takes.
+            config: see its class; None for the default.
+            variant: its own; None for the system's first.
         """
-        variant = variant or VARIANTS["minvis-clip-r50"]
+        variant = variant or MINVIS_CLIP.variants[0]
         out = cls(variant, config or CropConfig(), model.clip_model, model.proposal)
         return out.requires_grad_(requires_grad=False).eval()
 
-    def propose(self, frames: Tensor) -> MinVisClipProposal:
-        """Class-agnostic instances of one frame, uint8 [1, H, W, 3]."""
+    def sizes(self) -> dict[str, int]:
+        """N and C."""
+        return self.proposal.predictor.sizes()
+
+    def propose(self, frames: Tensor) -> dict[str, Tensor]:
+        """Class-agnostic instances of one frame, uint8 [1, H, W, 3]: the outputs of `propose`."""
         found = self.proposal(self.normalise(frames))
-        return MinVisClipProposal(
-            found.mask_logits[0], found.queries[0], object_logits(found.class_logits[0])
-        )
+        logits, queries = found.mask_logits[0], found.queries[0]
+        objects = object_logits(found.class_logits[0])
+        masks = logits[:, None]  # [N, T, h, w]
+        return {
+            "mask_logits": masks,
+            "queries": queries,
+            "object_logits": objects,
+            "mask_area": mask_quality(masks)[0][:, 0],
+        }
 
     def classify(
         self, frames: Tensor, mask_logits: Tensor, text_embeddings: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    ) -> dict[str, Tensor]:
         """Tokens and class logits of all instances of a frame, a pass of CLIP for each.
 
         Args:
@@ -233,19 +233,24 @@ class MinVisClip(nn.Module):
             text_embeddings: float32 [K, D], L2-normalised rows.
 
         Returns:
-            CLIP's image embeddings float32 [N, D], not normalised, and exp(logit_scale) (<= 100)
-            times their cosine with the texts, float32 [N, K].
+            ``instance_tokens``, CLIP's image embeddings float32 [N, D], not normalised, and
+            ``class_scores`` float32 [N, K]: exp(logit_scale) (<= 100) times their cosine with the
+            texts.
         """
         tokens: Tensor = self.clip_model.visual(self.crops(frames, mask_logits))
         unit = tokens / tokens.norm(dim=-1, keepdim=True).clamp(min=1e-12)
         scale = self.clip_model.logit_scale.exp().clamp(max=100.0)
-        return tokens, scale * (unit @ text_embeddings.T)
-
-    def encode_text(self, tokens: Tensor) -> Tensor:
-        """See :func:`openvis_rt.models.clip.encode_text`."""
-        return encode_text(self.clip_model, tokens)
+        return {"instance_tokens": tokens, "class_scores": scale * (unit @ text_embeddings.T)}
 
 
-def build_minvis_clip_r50(config: InstFormerConfig | None = None) -> MinVisClip:
-    """MinVIS-CLIP with InstFormer's Mask2Former ResNet-50 and CLIP ViT-B/32, untrained."""
-    return MinVisClip.from_instformer(build_instformer_r50(config))
+def build(variant: Variant, config: InstFormerConfig | None = None) -> MinVisClip:
+    """MinVIS-CLIP, untrained.
+
+    Args:
+        variant: whose image encoder and CLIP it has.
+        config: an InstFormer's, of which the sizes and CLIP's activation count; None for the
+            variant's.
+    """
+    config = config or default_config(variant)
+    model = MinVisClip(variant, CropConfig(), *clip_and_proposal(variant, config))
+    return model.requires_grad_(requires_grad=False).eval()

@@ -31,13 +31,13 @@ class Network(nn.Module):
         variant: sizes and normalisation.
 
     Attributes:
-        clip_model: open_clip's whole model; None without it.
+        clip_model: open_clip's whole model; None without it. Each sub-class sets it.
         tracker, score: the rules that a bundle of it records.
         recurrence: weights of a rollout tracker under torch's names; they run in the runtime and
             are no part of ``state_dict``. Empty where there are none.
     """
 
-    clip_model: Any = None
+    clip_model: Any  # open_clip's module; its parts have no types
 
     def __init__(self, variant: Variant) -> None:
         super().__init__()
@@ -67,12 +67,12 @@ class Network(nn.Module):
         """Instances of a window, uint8 [T, H, W, 3]: the outputs of `propose`."""
         raise NotImplementedError
 
-    def classify(self, **inputs: Tensor) -> Outputs:
-        """The outputs of `classify`, of its inputs by name."""
+    def classify(self, *args: Any, **inputs: Any) -> Outputs:
+        """The outputs of `classify`; a sub-class names the inputs as its graph does."""
         raise NotImplementedError
 
     def embed(self, pictures: Tensor) -> Outputs:
-        """CLIP's embeddings of whole frames: the outputs of `embed`, where a system has it."""
+        """CLIP's embeddings of whole frames: the output of `embed`, where a system has it."""
         raise NotImplementedError
 
     def text(self, tokens: Tensor) -> Outputs:
@@ -86,13 +86,21 @@ def build_network(variant: Variant, *args: Any, **sizes: Any) -> Network:
     Args:
         variant: which.
         args, sizes: as its module's ``build`` takes them; each has a default.
+
+    Raises:
+        InputError: the sizes contradict one another.
     """
     network: Network = _module_of(variant).build(variant, *args, **sizes)
     return network
 
 
 def sizes_of_checkpoint(variant: Variant, state: Mapping[str, Tensor]) -> dict[str, Any]:
-    """What an official checkpoint says of the sizes that ``build`` takes."""
+    """What an official checkpoint says of the sizes that ``build`` takes.
+
+    Args:
+        variant: of a system whose checkpoints are state dicts of its public code.
+        state: the checkpoint's, under detectron2's key names.
+    """
     sizes: dict[str, Any] = _module_of(variant).sizes_of_checkpoint(state)
     return sizes
 

@@ -13,6 +13,8 @@ and a query that would see nothing sees everything. Queries belong to one frame,
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from itertools import pairwise
 
 from torch import Tensor, nn
@@ -21,7 +23,10 @@ from torch.nn import functional as F
 from openvis_rt.models.attention import Attention, blocked_bias
 from openvis_rt.models.positions import sine_positions, window_positions
 
-__all__ = ["MLP", "QueryDecoder", "WindowQueryDecoder"]
+__all__ = ["MLP", "QueryDecoder", "WindowQueryDecoder", "decoder_sizes"]
+
+_LAST_PART = re.compile(r"sem_seg_head\.predictor\.transformer_ffn_layers\.(\d+)\.")
+_QUERIES = "sem_seg_head.predictor.query_feat.weight"
 
 
 class MLP(nn.Module):
@@ -103,6 +108,10 @@ class QueryDecoder(nn.Module):
         self.level_embed = nn.Embedding(levels, width)
         self.mask_embed = MLP(width, width, width, 3)
 
+    def sizes(self) -> dict[str, int]:
+        """N and C: the number of queries and their width."""
+        return {"N": self.query_feat.num_embeddings, "C": self.query_feat.embedding_dim}
+
     @property
     def layers(self) -> int:
         """Number of decoder layers (the public config's DEC_LAYERS less one)."""
@@ -182,7 +191,7 @@ class QueryDecoder(nn.Module):
 class WindowQueryDecoder(QueryDecoder):
     """Queries of a window (`video_mask2former_transformer_decoder.py`).
 
-    In place of a batch of frames there is one clip: memory and mask features are [T, C, ., .],
+    In place of a batch of frames there is one window: memory and mask features are [T, C, ., .],
     queries [1, N, C], mask logits [1, N, T, h, w]. A query attends to the cells of every frame, in
     the frames' order, and a cell's position has its frame's added.
     """
@@ -210,6 +219,16 @@ class WindowQueryDecoder(QueryDecoder):
         features = mask_features.transpose(0, 1)  # [C, T, h, w]
         logits: Tensor = (embed @ features.flatten(1)).unflatten(2, features.shape[1:])
         return logits
+
+
+def decoder_sizes(state: Mapping[str, Tensor]) -> dict[str, int]:
+    """``decoder_layers`` and ``queries`` of an official checkpoint.
+
+    They are at least 1, so that a file of some other network is told by its keys when it is loaded.
+    """
+    layers = [int(found[1]) + 1 for key in state if (found := _LAST_PART.match(key))]
+    queries = state[_QUERIES].shape[:1].numel() if _QUERIES in state else 0
+    return {"decoder_layers": max([1, *layers]), "queries": max(1, queries)}
 
 
 def _blocked(mask_logits: Tensor, level: Tensor) -> Tensor:

@@ -24,13 +24,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["DEPTHS", "EMBED_DIM", "HEADS", "WINDOW", "Swin"]
+__all__ = ["DEPTHS", "EMBED_DIM", "HEAD", "HEADS", "WINDOW", "Swin"]
 
 EMBED_DIM = 128
 DEPTHS = (2, 2, 18, 2)
 HEADS = (4, 8, 16, 32)
 WINDOW = 12
 """Of Swin-B."""
+HEAD = 32
+"""Channels of an attention head, in every Swin."""
 
 _PATCH = 4
 _APART = -100.0  # as trained: finite, so strong logits still see a little across

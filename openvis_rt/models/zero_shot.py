@@ -88,4 +88,4 @@ class ZeroShotDecoder(QueryDecoder):
 
 
 class ZeroShotWindowDecoder(ZeroShotDecoder, WindowQueryDecoder):
-    """The same for the queries of a clip."""
+    """The same for the queries of a window."""

@@ -10,15 +10,25 @@ a class, in the order of the data set's categories.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from openvis_rt.errors import VocabularyError
+from openvis_rt.bundle.bundle import Bundle
+from openvis_rt.errors import InputError, VocabularyError
+from openvis_rt.runtime.matrices import Matrix, matrix_from
 from openvis_rt.vocabulary import Vocabulary
 
-__all__ = ["Classifier", "classifier_from_rows", "closed_classifier"]
+__all__ = [
+    "Classifier",
+    "classifier_for",
+    "classifier_from_rows",
+    "closed_classifier",
+    "image_embeddings_for",
+]
 
 Floats = npt.NDArray[np.float32]
 
@@ -38,6 +48,78 @@ class Classifier:
     names: tuple[str, ...]
     rows: list[int]
     embeddings: Floats | None
+
+
+class Embedder(Protocol):
+    """Names to rows, as :class:`openvis_rt.runtime.text.TextEmbedder` does it."""
+
+    def __call__(self, vocabulary: Vocabulary, progress: Callable[[int, int], None]) -> Floats:
+        """Float32 [K, D] of every synonym of every class."""
+
+
+def classifier_for(
+    bundle: Bundle,
+    precision: str,
+    words: Vocabulary,
+    given: Matrix | Classifier | None,
+    embedder: Embedder | None,
+    progress: Callable[[int, int], None],
+) -> Classifier:
+    """What a bundle's model classifies these names with.
+
+    Args:
+        bundle, precision: which graphs.
+        words: the names; of a closed vocabulary all of them, in the model's order.
+        given: rows in place of the embedder's, one a name; or a classifier, whose rows are used as
+            they stand; or None.
+        embedder: the bundle's; None where it was exported without CLIP.
+        progress: told of phrases that are embedded, done and in all.
+
+    Raises:
+        InputError: rows for a closed vocabulary, or none and no embedder.
+        VocabularyError: another number of names than rows or classes.
+    """
+    if isinstance(given, Classifier):
+        return given
+    name, spec = bundle.manifest.variant, bundle.graph("classify", precision).spec
+    width = next((t.shape[-1] for t in spec.inputs if t.name == "text_embeddings"), None)
+    if width is None:
+        if given is not None:
+            raise InputError(f"{name} has a closed vocabulary, and takes no classifier")
+        scores = next(t for t in spec.outputs if t.name == "class_scores")
+        return closed_classifier(words, int(scores.shape[-1]) - 1, name)
+    if given is not None:
+        return classifier_from_rows(words, matrix_from(given, int(width), "classifiers"))
+    if embedder is None:
+        raise InputError(
+            f"{bundle.path} was exported without CLIP, so it cannot read class names: "
+            "give --classifier FILE.npy, one row a name, or export it again with --clip"
+        )
+    return Classifier(words.names, words.rows_of_class, embedder(words, progress))
+
+
+def image_embeddings_for(bundle: Bundle, given: Matrix | None) -> Floats | None:
+    """Image embeddings that take the place of the graph `embed`, checked.
+
+    Returns:
+        float32 [frames, D]; None if the graph computes them, or the model looks at none.
+
+    Raises:
+        InputError: some for a model that looks at none; or none, and the bundle has no `embed`.
+    """
+    name, precision = bundle.manifest.variant, next(iter(bundle.manifest.graphs))
+    inputs = bundle.graph("classify", precision).spec.inputs
+    wanted = next((t for t in inputs if t.name == "image_embeddings"), None)
+    if wanted is not None and given is not None:
+        return matrix_from(given, int(wanted.shape[-1]), "image embeddings")
+    if given is not None:
+        raise InputError(f"{name} looks at no image embeddings; leave them out")
+    if wanted is not None and "embed" not in bundle.graphs:
+        raise InputError(
+            f"{bundle.path} was exported without CLIP, so it cannot look at whole frames: give "
+            "--image-embeddings FILE.npy, one row a frame, or export it again with --clip"
+        )
+    return None
 
 
 def classifier_from_rows(vocabulary: Vocabulary, rows: Floats) -> Classifier:

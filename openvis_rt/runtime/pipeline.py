@@ -4,10 +4,15 @@ with Pipeline.open("bundle", vocabulary=["cat", "skateboard"]) as pipeline:
     for result in pipeline.stream(frames):
         ...
     video = pipeline.finish()
+
+A window of frames is submitted and collected; most systems work frame by frame, and their windows
+have one frame. Where the backend keeps two windows in flight, the device works on the next one
+while the host associates this one; each has a slot of buffers of its own.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -20,22 +25,32 @@ import numpy.typing as npt
 from openvis_rt.bundle.bundle import Bundle
 from openvis_rt.errors import InputError
 from openvis_rt.runtime.backends.base import Backend
-from openvis_rt.runtime.backends.registry import BackendOptions, Device, open_backend
-from openvis_rt.runtime.backends.tensorrt.cuda import CudaChoice
-from openvis_rt.runtime.classifier import Classifier, classifier_from_rows, closed_classifier
-from openvis_rt.runtime.families import family_of
-from openvis_rt.runtime.matrices import Matrix, matrix_from
-from openvis_rt.runtime.preprocessing import Letterbox
-from openvis_rt.runtime.selection import Selection
+from openvis_rt.runtime.backends.registry import BackendOptions, open_backend
+from openvis_rt.runtime.classifier import Classifier, classifier_for, image_embeddings_for
+from openvis_rt.runtime.graphs import Graphs
+from openvis_rt.runtime.matrices import Matrix
+from openvis_rt.runtime.options import Selection, TrackingOptions
+from openvis_rt.runtime.preprocessing import Letterbox, letterbox_for
 from openvis_rt.runtime.text import TextEmbedder
+from openvis_rt.runtime.tracking.rules import (
+    Matcher,
+    check_score,
+    matcher_from_bundle,
+    scores_from_rule,
+)
 from openvis_rt.runtime.video.reading import Frame
 from openvis_rt.runtime.video.results import FrameResult, VideoResult
-from openvis_rt.runtime.window_pipeline import WindowPipeline
+from openvis_rt.runtime.video_state import VideoState
 from openvis_rt.vocabulary import Vocabulary
 
 __all__ = ["Mode", "Pipeline"]
 
 Mode = Literal["video", "stream"]
+Image8 = npt.NDArray[np.uint8]
+Progress = Callable[[int, int], None]
+Warn = Callable[[str], None]
+
+_LOG = logging.getLogger("openvis_rt")
 
 
 class Pipeline:
@@ -44,25 +59,42 @@ class Pipeline:
     Attributes:
         bundle: what it runs.
         backend: where it runs: name, device and precision, for people.
+        mode: ``video`` or ``stream``.
+        selection: what a frame's result shows.
+        window_length: frames that the model looks at together; results come when the last of them
+            is there.
+        warnings: what was told so far that did not stop the work.
     """
 
     def __init__(
-        self, bundle: Bundle, factory: Backend, inner: WindowPipeline, precision: str
+        self,
+        bundle: Bundle,
+        backend: Backend,
+        graphs: Graphs,
+        matcher: Matcher,
+        *,
+        precision: str,
+        mode: Mode,
+        selection: Selection,
+        tracking: TrackingOptions,
+        image_embeddings: npt.NDArray[np.float32] | None,
+        warnings: list[str],
+        warn: Warn,
     ) -> None:
-        self.bundle = bundle
-        self._factory = factory
-        self._warned: list[str] = []
-        self._precision = precision
-        self.backend = f"{factory.name} ({factory.device}, {precision})"
-        self._inner = inner
+        manifest = bundle.manifest
+        self.bundle, self.mode, self.selection, self.warnings = bundle, mode, selection, warnings
+        self.backend = f"{backend.name} ({backend.device}, {precision})"
+        self.window_length = tracking.window_length or manifest.window_length
+        self._detections = tracking.detections or manifest.detections
+        self._backend, self._graphs, self._matcher = backend, graphs, matcher
+        self._precision, self._given_embeddings = precision, image_embeddings
+        self._classifier = Classifier((), [], None)  # until the first vocabulary
+        self._video: VideoState | None = None  # from a video's first frame to its end
         self._embedder: TextEmbedder | None = None
         if "text" in bundle.graphs:
             self._embedder = TextEmbedder(
-                bundle,
-                precision,
-                lambda: factory.open(bundle, "text", precision),
+                bundle, precision, lambda: backend.open(bundle, "text", precision), warn
             )
-        self._frames = 0
 
     @classmethod
     def open(
@@ -70,19 +102,16 @@ class Pipeline:
         bundle: str | Path | Bundle,
         *,
         vocabulary: Iterable[str] | Vocabulary,
-        classifier: Matrix | None = None,
+        classifier: Matrix | Classifier | None = None,
         image_embeddings: Matrix | None = None,
-        backend: str = "auto",
-        device: Device = "auto",
+        backend: str | Backend = "auto",
+        backend_options: BackendOptions | None = None,
         precision: str = "fp32",
         mode: Mode = "video",
         selection: Selection | None = None,
-        tracker_frames: int | None = None,
-        tracker_top_k: int | None = None,
-        window_length: int | None = None,
-        detections: int | None = None,
-        cuda: CudaChoice = "auto",
-        progress: Callable[[int, int], None] = lambda *_: None,
+        tracking: TrackingOptions | None = None,
+        progress: Progress = lambda *_: None,
+        warn: Warn = _LOG.warning,
     ) -> Pipeline:
         """Open every graph of a bundle on a backend and embed the vocabulary.
 
@@ -91,55 +120,65 @@ class Pipeline:
             vocabulary: class names; ``"monkey, ape"`` is one class with two synonyms. Of a model
                 with a closed vocabulary all of its names, in its own order.
             classifier: rows for these names in place of CLIP's text encoder, float [C, D], or a
-                ``.npy`` file of them; see :mod:`openvis_rt.runtime.classifier`.
+                ``.npy`` file of them; or a :class:`~openvis_rt.runtime.classifier.Classifier`,
+                whose names and rows are used as they stand.
             image_embeddings: CLIP's of every frame, float [frames, D], or a ``.npy`` file of them,
                 in place of computing them; for OVFormer.
             backend: ``tensorrt``, ``tensorrt-rtx``, ``onnxruntime``, or ``auto``: the first of
-                these that works here for this bundle; :attr:`backend` says which.
-            device: ``cpu``, ``cuda`` or ``auto``.
+                these that works here for this bundle; :attr:`backend` says which. Or a backend
+                object (:class:`~openvis_rt.runtime.backends.base.Backend`), which the pipeline
+                closes when it is closed, and also where it cannot be opened.
+            backend_options: device and CUDA binding of a backend that is given by its name.
             precision: ``fp32``, or another one that the bundle holds.
             mode: ``video`` keeps run-length masks so that :meth:`finish` reports the video;
                 ``stream`` keeps memory flat over any length.
             selection: what a frame's result shows.
-            tracker_frames, tracker_top_k: T and K of the association; None for the bundle's.
-            window_length: frames of a window, at most the bundle's; None for the bundle's.
-            detections: most instances that a video's result reports; None for the bundle's.
-            cuda: the CUDA binding of the TensorRT backends: ``cuda-python`` (it has CUDA graphs),
-                ``pycuda``, or ``auto``, the first of them that is installed.
+            tracking: window length, tracker and number of reported instances.
             progress: told of phrases that are embedded, done and in all.
+            warn: told what does not stop the work but should be known, when it arises; by default
+                the logger ``openvis_rt``.
 
         Raises:
             BundleError, VocabularyError, InputError, UnavailableError: see their classes.
         """
-        if not isinstance(bundle, Bundle):
-            bundle = Bundle.open(bundle)
-        if mode not in get_args(Mode):
-            raise InputError(f"the mode is {' or '.join(get_args(Mode))}; got {mode!r}")
-        if detections is not None and detections < 1:
-            raise InputError(f"a video reports at least one instance; got detections={detections}")
-        words = Vocabulary.of(vocabulary)
-        family = family_of(bundle, tracker_frames, tracker_top_k)
-        given = _given_embeddings(bundle, image_embeddings)
-        warned: list[str] = []
+        told: list[str] = []
+
+        def tell(message: str) -> None:
+            told.append(message)
+            warn(message)
+
         with ExitStack() as stack:
-            factory = open_backend(
-                backend, bundle, precision, BackendOptions(device, cuda), warned.append
-            )
-            stack.callback(factory.close)
-            frames = WindowPipeline(
+            if not isinstance(backend, str):
+                stack.callback(backend.close)
+            if not isinstance(bundle, Bundle):
+                bundle = Bundle.open(bundle)
+            if mode not in get_args(Mode):
+                raise InputError(f"the mode is {' or '.join(get_args(Mode))}; got {mode!r}")
+            words, tracking = Vocabulary.of(vocabulary), tracking or TrackingOptions()
+            _check_window_length(bundle, tracking.window_length)
+            given = image_embeddings_for(bundle, image_embeddings)
+            matcher = matcher_from_bundle(bundle, frames=tracking.frames, top_k=tracking.top_k)
+            check_score(bundle.manifest.score)
+            if isinstance(backend, str):
+                backend = open_backend(backend, bundle, precision, backend_options, tell)
+                stack.callback(backend.close)
+            else:
+                backend.check(bundle, precision)
+            graphs = Graphs(bundle, backend, precision, embeds=given is None)
+            stack.callback(graphs.close)
+            pipeline = cls(
                 bundle,
-                family,
-                factory,
-                precision,
-                selection or Selection(),
-                window_length=_window_length(bundle, window_length),
-                detections=detections,
+                backend,
+                graphs,
+                matcher,
+                precision=precision,
+                mode=mode,
+                selection=selection or Selection(),
+                tracking=tracking,
                 image_embeddings=given,
-                keep_video=mode == "video",
+                warnings=told,
+                warn=tell,
             )
-            stack.callback(frames.close)
-            pipeline = cls(bundle, factory, frames, precision)
-            pipeline._warned = warned
             pipeline.set_vocabulary(words, progress, classifier=classifier)
             stack.pop_all()
         return pipeline
@@ -147,97 +186,75 @@ class Pipeline:
     def set_vocabulary(
         self,
         vocabulary: Iterable[str] | Vocabulary,
-        progress: Callable[[int, int], None] = lambda *_: None,
+        progress: Progress = lambda *_: None,
         *,
-        classifier: Matrix | None = None,
+        classifier: Matrix | Classifier | None = None,
     ) -> None:
-        """Look for other classes from the next window or frame on; nothing is rebuilt.
+        """Look for other classes from the next window on; nothing is rebuilt.
 
+        Tracks go on, class averages start anew, and windows in flight are classified again.
         Embeddings of phrases that were seen before come from the bundle's cache.
 
         Args:
             vocabulary, progress, classifier: as for :meth:`open`.
 
         Raises:
-            InputError: in the middle of a video in video mode; or rows that do not fit.
+            InputError: in the middle of a video in video mode, whose averages cannot mix
+                vocabularies; or rows that do not fit, or more than the backend takes. All stays as
+                it was.
             VocabularyError: names that do not fit.
         """
-        self._inner.check_classifier_may_change()
-        self._inner.set_classifier(self._classifier(vocabulary, progress, classifier))
-
-    def _classifier(
-        self,
-        vocabulary: Iterable[str] | Vocabulary,
-        progress: Callable[[int, int], None],
-        given: Matrix | None,
-    ) -> Classifier:
-        words, name = Vocabulary.of(vocabulary), self.bundle.manifest.variant
-        spec = self.bundle.graph("classify", self._precision).spec
-        width = next((t.shape[-1] for t in spec.inputs if t.name == "text_embeddings"), None)
-        if width is None:
-            if given is not None:
-                raise InputError(f"{name} has a closed vocabulary, and takes no classifier")
-            scores = next(t for t in spec.outputs if t.name == "class_scores")
-            return closed_classifier(words, int(scores.shape[-1]) - 1, name)
-        if given is not None:
-            return classifier_from_rows(words, matrix_from(given, int(width), "classifiers"))
-        if self._embedder is None:
+        video = self._video
+        if self.mode == "video" and video is not None and video.begun:
             raise InputError(
-                f"{self.bundle.path} was exported without CLIP, so it cannot read class names: "
-                "give --classifier FILE.npy, one row a name, or export it again with --clip"
+                "the vocabulary cannot change in the middle of a video in video mode; "
+                "call reset() first, or open the pipeline for streaming"
             )
-        return Classifier(words.names, words.rows_of_class, self._embedder(words, progress))
+        words = Vocabulary.of(vocabulary)
+        found = classifier_for(
+            self.bundle, self._precision, words, classifier, self._embedder, progress
+        )
+        if found.embeddings is not None:
+            self._graphs.set_text_embeddings(found.embeddings)  # refused as a whole, if at all
+        self._classifier = found
+        if video is not None:
+            video.set_classifier(found)
 
     @property
-    def warnings(self) -> list[str]:
-        """What did not stop the work but should be known."""
-        return [*self._warned, *(self._embedder.warnings if self._embedder else ())]
+    def given_embeddings(self) -> int | None:
+        """Frames for which image embeddings were given; None if they are computed or not needed."""
+        return None if self._given_embeddings is None else len(self._given_embeddings)
 
     @property
-    def window_length(self) -> int:
-        """Frames that the model looks at together; results come when the last of them is there."""
-        return self._inner.window_length
+    def class_names(self) -> tuple[str, ...]:
+        """What is looked for; category ids are places in it, from 1."""
+        return self._classifier.names
+
+    @property
+    def best(self) -> tuple[float, str]:
+        """The best score of a visible object of this video so far, shown or not, and its class."""
+        return (0.0, "") if self._video is None else self._video.best
 
     def delay(self, in_flight: int | None = None) -> int:
         """How many further frames a frame's result may wait for; see :meth:`stream`."""
         return self.window_length * self._most_in_flight(in_flight) - 1
 
-    def _most_in_flight(self, wanted: int | None) -> int:
-        if wanted is not None and wanted < 1:
-            raise InputError(f"at least one clip is in flight; got in_flight={wanted}")
-        return min(wanted or self._inner.most_in_flight, self._inner.most_in_flight)
-
-    @property
-    def given_embeddings(self) -> int | None:
-        """Frames for which image embeddings were given; None if they are computed or not needed."""
-        return self._inner.given_embeddings
-
     def counters(self) -> dict[str, float]:
         """Seconds and bytes since it was opened.
 
         ``place_seconds``, ``submit_seconds``, ``wait_seconds``, ``associate_seconds`` and
-        ``masks_seconds`` are the host's, as :class:`WindowPipeline` says. What the backend counts
-        comes beside them: ``device_seconds`` and bytes over the bus.
+        ``masks_seconds`` are the host's, as :class:`~openvis_rt.runtime.graphs.Graphs` says. What
+        the backend counts comes beside them: ``device_seconds`` and bytes over the bus.
         """
-        host = {f"{stage}_seconds": seconds for stage, seconds in self._inner.seconds.items()}
-        return {**host, **self._factory.counters()}
+        host = {f"{stage}_seconds": seconds for stage, seconds in self._graphs.seconds.items()}
+        return {**host, **self._backend.counters()}
 
-    @property
-    def mode(self) -> Mode:
-        """``video`` or ``stream``."""
-        return "video" if self._inner.keep_video else "stream"
-
-    @property
-    def selection(self) -> Selection:
-        """What a frame's result shows."""
-        return self._inner.selection
-
-    def placement(self, height: int, width: int) -> Letterbox:
+    def letterbox(self, height: int, width: int) -> Letterbox:
         """Where a source frame of this size (pixels) lies in the network's frame."""
-        return self._inner.placement(height, width)
+        return letterbox_for(height, width, self.bundle.manifest.preprocess)
 
     def stream(
-        self, frames: Iterable[Frame | npt.NDArray[np.uint8]], *, in_flight: int | None = None
+        self, frames: Iterable[Frame | Image8], *, in_flight: int | None = None
     ) -> Iterator[FrameResult]:
         """Results frame by frame, causal: each says what is known with the frames up to it.
 
@@ -246,8 +263,8 @@ class Pipeline:
         shorter; it counts like a whole one, so give a video in one call.
 
         Where the backend allows, the device works on the next window while the host works on this
-        one. Then a result comes when the next clip is there: with a live source and ``in_flight`` 1
-        it comes at once. If the caller stops early, what was taken ahead becomes no part of the
+        one. Then a result comes when the next window is there: with a live source and ``in_flight``
+        1 it comes at once. If the caller stops early, what was taken ahead becomes no part of the
         video; but a window whose first result was given is part of it as a whole.
 
         Args:
@@ -259,46 +276,34 @@ class Pipeline:
                 another stream has frames in flight.
             BackendError: a graph failed, or gave NaN or infinity.
         """
-        inner, source = self._inner, iter(frames)
-        most = self._most_in_flight(in_flight)
+        most, source = self._most_in_flight(in_flight), iter(frames)
         self._refuse_open_stream()
         failure: Exception | None = None
-        ended = False
-        window: list[Frame] = []
+        ended, video = False, self._video
         try:
             while not ended:
+                if self._video is not video:  # reset() came in between, and perhaps another stream
+                    self._refuse_open_stream()
+                video = None
                 try:
-                    while len(window) < inner.window_length and not ended:
-                        ended = not self._take(source, window)
+                    ended = self._fill(source)
                 except Exception as exc:  # first the results of the frames before it
                     failure, ended = exc, True
+                if (video := self._video) is None:  # not even the first frame was good
+                    break
                 try:
-                    if window:
-                        inner.submit(window)
-                        window = []
+                    video.submit()
                 except Exception as exc:
                     failure, ended = failure or exc, True
-                while inner.in_flight == most or (ended and inner.in_flight):
-                    yield from inner.collect()
+                while video.in_flight == most or (ended and video.in_flight):
+                    yield from video.collect()
         finally:
-            self._frames -= inner.discard() + len(window)
+            if self._video is not None and video in (None, self._video):  # no other stream's
+                self._video.discard()
         if failure is not None:
             raise failure
 
-    def _take(self, source: Iterator[Frame | npt.NDArray[np.uint8]], window: list[Frame]) -> bool:
-        """Add the next frame to a window; false if there is none."""
-        try:
-            frame = next(source)
-        except StopIteration:
-            return False
-        window.append(self._checked(frame))
-        return True
-
-    def _refuse_open_stream(self) -> None:
-        if self._inner.in_flight:  # whose results would come in place of the new frame's
-            raise InputError("another stream is open: take it to its end, or close it, first")
-
-    def step(self, frame: Frame | npt.NDArray[np.uint8]) -> FrameResult:
+    def step(self, frame: Frame | Image8) -> FrameResult:
         """The next frame of the video, and its result; see :meth:`stream`.
 
         Raises:
@@ -308,45 +313,48 @@ class Pipeline:
         """
         if self.window_length > 1:
             raise InputError(
-                f"{self.bundle.manifest.variant} looks at {self.window_length} frames together; use "
-                "stream(), or open it with window_length=1"
+                f"{self.bundle.manifest.variant} looks at {self.window_length} frames together; "
+                "use stream(), or open it with window_length=1"
             )
         self._refuse_open_stream()
-        checked = self._checked(frame)
+        video = self._take(frame)
         try:
-            self._inner.submit([checked])
+            video.submit()
         except BaseException:
-            self._frames -= 1
+            video.discard()
             raise
-        return self._inner.collect()[0]
-
-    def _checked(self, frame: Frame | npt.NDArray[np.uint8]) -> Frame:
-        """The frame with its number; one that is refused takes none."""
-        if not isinstance(frame, Frame):
-            frame = Frame(self._frames, None, frame)
-        self._inner.check_frame(frame.image)
-        self._frames += 1
-        return frame
+        return video.collect()[0]
 
     def finish(self) -> VideoResult:
         """The whole video by the official scoring; then a new video begins.
 
         Raises:
-            InputError: no frame was given, or the mode is ``stream``.
+            InputError: no frame was given, or one failed half-way; or a stream has frames in
+                flight; or the mode is ``stream``.
         """
-        result = self._inner.finish()
-        self._frames = 0
+        if self.mode == "stream":
+            raise InputError("a pipeline opened for streaming keeps no video to report")
+        video = self._video
+        if video is not None:
+            video.refuse_torn()
+        if video is None or not video.begun:
+            raise InputError("no frame was given, so there is no video to report")
+        self._refuse_open_stream()
+        result = video.result(self._detections)
+        self.reset()
         return result
 
     def reset(self) -> None:
-        """Forget the video; the next frame starts a new one."""
-        self._frames = 0
-        self._inner.reset()
+        """Forget the video: tracks, sums and masks; the next frame starts a new one."""
+        video, self._video = self._video, None
+        if video is not None:
+            video.close()
 
     def close(self) -> None:
         """Give all memory back."""
-        self._inner.close()
-        self._factory.close()
+        self.reset()
+        self._graphs.close()
+        self._backend.close()
 
     def __enter__(self) -> Pipeline:
         return self
@@ -359,37 +367,73 @@ class Pipeline:
     ) -> None:
         self.close()
 
+    def _most_in_flight(self, wanted: int | None) -> int:
+        if wanted is not None and wanted < 1:
+            raise InputError(f"at least one window is in flight; got in_flight={wanted}")
+        return min(wanted or self._graphs.slots, self._graphs.slots)
 
-def _given_embeddings(bundle: Bundle, given: Matrix | None) -> npt.NDArray[np.float32] | None:
-    """Image embeddings that take the place of the graph's, checked."""
-    name, inputs = bundle.manifest.variant, bundle.graph("classify", _any(bundle)).spec.inputs
-    wanted = next((t for t in inputs if t.name == "image_embeddings"), None)
-    if wanted is not None and given is not None:
-        return matrix_from(given, int(wanted.shape[-1]), "image embeddings")
-    if given is not None:
-        raise InputError(f"{name} looks at no image embeddings; leave them out")
-    if wanted is not None and "embed" not in bundle.graphs:
-        raise InputError(
-            f"{bundle.path} was exported without CLIP, so it cannot look at whole frames: give "
-            "--image-embeddings FILE.npy, one row a frame, or export it again with --clip"
+    def _refuse_open_stream(self) -> None:
+        if self._video is not None and self._video.in_flight:
+            # whose results would come in place of the new frame's
+            raise InputError("another stream is open: take it to its end, or close it, first")
+
+    def _fill(self, source: Iterator[Frame | Image8]) -> bool:
+        """Take the frames of a window; whether the source has ended."""
+        for _ in range(self.window_length):
+            try:
+                frame = next(source)
+            except StopIteration:
+                return True
+            self._take(frame)
+        return False
+
+    def _take(self, frame: Frame | Image8) -> VideoState:
+        """Check a frame and add it to its video, which begins with its first frame.
+
+        Raises:
+            InputError: it is not RGB of 8 bits, or as :meth:`VideoState.take`.
+        """
+        image = frame.image if isinstance(frame, Frame) else frame
+        _check_image(image)
+        if self._video is None:
+            self._video = self._begin(image)
+        self._video.take(frame)
+        return self._video
+
+    def _begin(self, image: Image8) -> VideoState:
+        """The state of a new video, whose first frame this is."""
+        keep, rule = self.mode == "video", self.bundle.manifest.score
+        return VideoState(
+            self._graphs,
+            self.letterbox(*image.shape[:2]),
+            self._matcher,
+            self._classifier,
+            lambda rows: scores_from_rule(rule, self._graphs.queries, rows, keep=keep),
+            self.selection,
+            self._given_embeddings,
+            keep=keep,
         )
-    return None
 
 
-def _any(bundle: Bundle) -> str:
-    return next(iter(bundle.manifest.graphs))
+def _check_image(image: Image8) -> None:
+    if not isinstance(image, np.ndarray):
+        raise InputError(f"a frame is a numpy array; got {type(image).__name__}")
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape:
+        raise InputError(
+            f"a frame is uint8 [H, W, 3] in RGB; got {image.dtype} {list(image.shape)}"
+        )
 
 
-def _window_length(bundle: Bundle, wanted: int | None) -> int | None:
+def _check_window_length(bundle: Bundle, wanted: int | None) -> None:
     most = bundle.manifest.window_length
-    if wanted is not None and not 1 <= wanted <= most:
-        frames = bundle.graph("propose", _any(bundle)).spec.inputs[0]
-        if frames.shape[0] == 1:
-            raise InputError(
-                f"{bundle.manifest.variant} works frame by frame, not on windows of {wanted}"
-            )
+    if wanted is None or 1 <= wanted <= most:
+        return
+    frames = bundle.graph("propose", next(iter(bundle.manifest.graphs))).spec.inputs[0]
+    if frames.shape[0] == 1:
         raise InputError(
-            f"{bundle.path} takes windows of 1 to {most} frames, got {wanted}; export it again with "
-            "a larger --window-length for longer ones"
+            f"{bundle.manifest.variant} works frame by frame, not on windows of {wanted}"
         )
-    return wanted
+    raise InputError(
+        f"{bundle.path} takes windows of 1 to {most} frames, got {wanted}; export it again with "
+        "a larger --window-length for longer ones"
+    )

@@ -13,7 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
@@ -23,25 +23,25 @@ import numpy.typing as npt
 
 from openvis_rt.errors import InputError, OutputError, VideoError
 from openvis_rt.files import output_directory
-from openvis_rt.runtime.pipeline import Pipeline
-from openvis_rt.runtime.selection import Selection
-from openvis_rt.runtime.video.overlay import OverlayWriter, draw
+from openvis_rt.runtime.pipeline import Mode, Pipeline
+from openvis_rt.runtime.video.drawing import Drawer
+from openvis_rt.runtime.video.overlay import OverlayWriter
 from openvis_rt.runtime.video.reading import Frame, VideoSource, is_live, open_video
 from openvis_rt.runtime.video.results import (
     FrameLog,
     FrameResult,
-    Instance,
     VideoResult,
-    box_of,
+    write_categories,
     write_results,
 )
 
-__all__ = ["RunOptions", "RunReport", "frame_results", "run_video"]
+__all__ = ["RunOptions", "RunReport", "resolve_mode", "run_video"]
 
-_OUTPUTS = frozenset({"overlay.mp4", "frames.jsonl", "results.json"})
+_OUTPUTS = frozenset({"overlay.mp4", "frames.jsonl", "results.json", "categories.json"})
 
 Progress = Callable[[str, int, int | None], None]
 """Called with the phase, frames done, and frames in all if that is known."""
+Warn = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -63,25 +63,33 @@ class RunOptions:
     overwrite: bool = False
 
 
-@dataclass
+@dataclass(frozen=True)
 class RunReport:
-    """What a run did: files by kind, frames, warnings for people.
+    """What a run did.
 
-    ``seconds`` is the wall time of the pass that segments: reading and the pipeline, and in stream
-    mode drawing and writing. ``delay_frames`` is how many further frames a frame's result may have
-    to wait for in stream mode: the rest of its window, and the windows that the device has ahead.
-    ``delay_seconds`` is that in the video's time.
+    Attributes:
+        mode: ``video`` or ``stream``.
+        backend: where the graphs ran, for people.
+        frames: how many were segmented.
+        tracks: how many objects reached the threshold.
+        seconds: wall time of the pass that segments: reading and the pipeline, and in stream mode
+            drawing and writing.
+        delay_frames: how many further frames a frame's result may have to wait for in stream mode:
+            the rest of its window, and the windows that the device has ahead.
+        delay_seconds: that in the video's time.
+        outputs: the files that were written, by kind.
+        warnings: what was told of this run and of its pipeline.
     """
 
-    mode: str
+    mode: Mode
     backend: str
-    outputs: dict[str, Path] = field(default_factory=dict)
-    frames: int = 0
-    tracks: int = 0
-    seconds: float = 0.0
-    delay_frames: int = 0
-    delay_seconds: float = 0.0
-    warnings: list[str] = field(default_factory=list)
+    frames: int
+    tracks: int
+    seconds: float
+    delay_frames: int
+    delay_seconds: float
+    outputs: dict[str, Path]
+    warnings: list[str]
 
     @property
     def frames_per_second(self) -> float:
@@ -123,8 +131,9 @@ def run_video(
     pipeline: Pipeline,
     source: str,
     output: Path,
-    options: RunOptions,
+    options: RunOptions | None = None,
     progress: Progress = lambda *_: None,
+    warn: Warn = lambda _: None,
 ) -> RunReport:
     """Run a whole source in the pipeline's own mode; :func:`resolve_mode` tells which one fits it.
 
@@ -132,36 +141,175 @@ def run_video(
         pipeline: open, with its vocabulary. It begins a new video, and forgets it at the end, also
             where the end is an error.
         source: a file, a directory of images, a camera index or a stream address.
-        output: directory that takes ``overlay.mp4``, ``frames.jsonl`` and ``results.json``; it gets
-            its name only when everything in it is whole.
+        output: directory that takes ``overlay.mp4``, ``frames.jsonl``, ``categories.json`` and, in
+            video mode, ``results.json``; it gets its name only when everything in it is whole.
         options: see :class:`RunOptions`.
         progress: told after each frame.
+        warn: told what does not stop the run, when it arises.
 
     Raises:
         VideoError: the source cannot be read to its end.
         OutputError: ``output`` exists, holds the source, or cannot be written.
     """
+    options = options or RunOptions()
     mode = resolve_mode(pipeline.mode, source)
     if not is_live(source) and Path(source).resolve().is_relative_to(output.resolve()):
         raise OutputError(f"{source} lies in {output}; give another place for the output")
+    told: list[str] = []
+
+    def tell(message: str) -> None:
+        told.append(message)
+        warn(message)
+
     with ExitStack() as stack:
         folder = stack.enter_context(
             output_directory(output, overwrite=options.overwrite, ours=_is_run)
         )
-        video = stack.enter_context(open_video(source, allow_truncated=options.allow_truncated))
+        run = _Run(pipeline, source, folder, options, progress, tell)
         pipeline.reset()
         stack.callback(pipeline.reset)
-        report = RunReport(mode, pipeline.backend)
-        _explain_letterbox(pipeline, video, report)
-        if mode == "stream":
-            report.delay_frames = pipeline.delay(_in_flight(video))
-            report.delay_seconds = float(report.delay_frames / video.fps)
-            _stream(pipeline, video, source, folder, options, report, progress)
-        else:
-            _whole(pipeline, video, source, folder, options, report, progress)
-        report.warnings += [*video.warnings, *pipeline.warnings]
-        report.outputs = {file.stem: output / file.name for file in sorted(folder.iterdir())}
-    return report
+        with run.opened() as video:
+            _explain_letterbox(pipeline, video, tell)
+            write_categories(folder / "categories.json", pipeline.class_names)
+            found = run.stream(video) if mode == "stream" else run.whole(video)
+            delay = pipeline.delay(_in_flight(video)) if mode == "stream" else 0
+            delay_seconds = float(delay / video.fps)
+        if not found.tracks:
+            tell(_nothing_found(pipeline, found.best))
+        outputs = {file.stem: output / file.name for file in sorted(folder.iterdir())}
+    return RunReport(
+        mode=mode,
+        backend=pipeline.backend,
+        frames=found.frames,
+        tracks=found.tracks,
+        seconds=found.seconds,
+        delay_frames=delay,
+        delay_seconds=delay_seconds,
+        outputs=outputs,
+        warnings=[*told, *pipeline.warnings],
+    )
+
+
+@dataclass(frozen=True)
+class _Found:
+    """Frames that were segmented and in what time, tracks that were shown, and the best score."""
+
+    frames: int
+    seconds: float
+    tracks: int
+    best: tuple[float, str]
+
+
+@dataclass(frozen=True)
+class _Run:
+    """One source on its way to one folder."""
+
+    pipeline: Pipeline
+    source: str
+    folder: Path
+    options: RunOptions
+    progress: Progress
+    tell: Warn
+
+    @contextmanager
+    def opened(self) -> Iterator[VideoSource]:
+        """The source, from its first frame on; its warnings are told when it is closed."""
+        with open_video(self.source, allow_truncated=self.options.allow_truncated) as video:
+            yield video
+            for message in video.warnings:
+                self.tell(message)
+
+    def stream(self, video: VideoSource) -> _Found:
+        """Draw and log each frame as soon as its result is known."""
+        tracks: set[int] = set()
+        clock, drawer = _Clock(), Drawer()
+        with self.writers(video) as (log, overlay):
+            for image, result in self.segmented(video, clock):
+                log.write(result)
+                tracks.update(instance.track_id for instance in result.instances)
+                if overlay is not None:
+                    overlay.write(drawer.draw(image, result))
+        return _Found(clock.frames, clock.seconds, len(tracks), self.pipeline.best)
+
+    def whole(self, video: VideoSource) -> _Found:
+        """Segment the video, score it as a whole, then read it again to draw and log it."""
+        clock, threshold = _Clock(), self.pipeline.selection.threshold
+        for _ in self.segmented(video, clock):
+            pass
+        result = self.pipeline.finish()
+        write_results(self.folder / "results.json", result.to_results(self.options.video_id))
+        self.draw(result)
+        shown = {i.track_id for i in result.instances if i.score >= threshold}
+        best = max(((i.score, i.name) for i in result.instances), default=(0.0, ""))
+        return _Found(clock.frames, clock.seconds, len(shown), best)
+
+    def draw(self, result: VideoResult) -> None:
+        """The second pass: every frame with the whole video's tracks and scores."""
+        selection, drawer = self.pipeline.selection, Drawer()
+        again = open_video(self.source, allow_truncated=self.options.allow_truncated)
+        with again, self.writers(again) as (log, overlay):
+            for index, frame in enumerate(islice(again, result.frame_count)):
+                shown = result.frame(
+                    index, frame.time, threshold=selection.threshold, limit=selection.limit
+                )
+                log.write(shown)
+                if overlay is not None:
+                    overlay.write(drawer.draw(frame.image, shown))
+                self.progress("drawing", index + 1, result.frame_count)
+
+    def segmented(
+        self, video: VideoSource, clock: _Clock
+    ) -> Iterator[tuple[npt.NDArray[np.uint8], FrameResult]]:
+        """Every frame's image and its result, as soon as it is known."""
+        most = self.options.max_frames
+        images: deque[npt.NDArray[np.uint8]] = deque()  # of the frames in flight
+        begin = time.perf_counter()
+        with _stop_on_interrupt(enabled=video.live) as stopped:
+
+            def frames() -> Iterator[Frame]:
+                for frame in islice(video, most):
+                    images.append(frame.image)
+                    yield frame
+                    if stopped.is_set():
+                        break
+
+            for result in self.pipeline.stream(frames(), in_flight=_in_flight(video)):
+                clock.frames += 1
+                yield images.popleft(), result
+                self.progress("segmenting", clock.frames, most or video.frame_count)
+        clock.seconds = time.perf_counter() - begin
+        if not clock.frames:
+            raise VideoError(f"{video.name} gave no frame")
+        given = self.pipeline.given_embeddings
+        if given is not None and given != clock.frames and most is None:
+            self.tell(
+                f"image embeddings were given for {given} frames, and the video has "
+                f"{clock.frames}: they may be another video's"
+            )
+
+    @contextmanager
+    def writers(self, video: VideoSource) -> Iterator[tuple[FrameLog, OverlayWriter | None]]:
+        """The log and, if it is wanted, the overlay; what the latter warns of is told."""
+        with ExitStack() as stack:
+            log = stack.enter_context(FrameLog(self.folder / "frames.jsonl"))
+            overlay = None
+            if self.options.overlay:
+                audio = self.source if Path(self.source).is_file() else None
+                path = self.folder / "overlay.mp4"
+                overlay = stack.enter_context(
+                    OverlayWriter(path, video.width, video.height, video.fps, audio)
+                )
+            yield log, overlay
+            for message in overlay.warnings if overlay is not None else ():
+                self.tell(message)
+
+
+@dataclass
+class _Clock:
+    """Frames that were segmented so far, and in what time when all are."""
+
+    frames: int = 0
+    seconds: float = 0.0
 
 
 def _in_flight(video: VideoSource) -> int | None:
@@ -173,120 +321,18 @@ def _is_run(folder: Path) -> bool:
     return {file.name for file in folder.iterdir()} <= _OUTPUTS
 
 
-def frame_results(
-    video: VideoResult, selection: Selection, index: int, time: float | None
-) -> FrameResult:
-    """One frame of a finished video: each shown track once, under its best class."""
-    instances: dict[int, Instance] = {}
-    for found in video.instances:
-        rle = found.segmentations[index]
-        known = instances.get(found.track_id)
-        if found.score < selection.threshold or (known and known.score >= found.score):
-            continue
-        box = box_of(rle)
-        if box[2] > 0:
-            instances[found.track_id] = Instance(
-                found.track_id, found.category_id, found.name, found.score, box, rle
-            )
-    best = sorted(instances.values(), key=lambda i: -i.score)[: selection.limit]
-    return FrameResult(index, time, video.height, video.width, tuple(best))
-
-
-def _stream(
-    pipeline: Pipeline,
-    video: VideoSource,
-    source: str,
-    folder: Path,
-    options: RunOptions,
-    report: RunReport,
-    progress: Progress,
-) -> None:
-    tracks: set[int] = set()
-    with _writers(video, source, folder, options, report) as (log, overlay):
-        for image, result in _pass(pipeline, video, options, report, progress):
-            log.write(result)
-            tracks.update(instance.track_id for instance in result.instances)
-            if overlay is not None:
-                overlay.write(draw(image, result))
-    report.tracks = len(tracks)
-
-
-def _whole(
-    pipeline: Pipeline,
-    video: VideoSource,
-    source: str,
-    folder: Path,
-    options: RunOptions,
-    report: RunReport,
-    progress: Progress,
-) -> None:
-    for _ in _pass(pipeline, video, options, report, progress):
-        pass
-    result = pipeline.finish()
-    write_results(folder / "results.json", result.to_results(options.video_id))
-    again = open_video(source, allow_truncated=options.allow_truncated)
-    with again, _writers(again, source, folder, options, report) as (log, overlay):
-        for index, frame in enumerate(again):
-            if index == result.frame_count:
-                break
-            shown = frame_results(result, pipeline.selection, index, frame.time)
-            log.write(shown)
-            if overlay is not None:
-                overlay.write(draw(frame.image, shown))
-            progress("drawing", index + 1, result.frame_count)
+def _nothing_found(pipeline: Pipeline, best: tuple[float, str]) -> str:
+    score, name = best
     threshold = pipeline.selection.threshold
-    report.tracks = len({i.track_id for i in result.instances if i.score >= threshold})
-
-
-def _pass(
-    pipeline: Pipeline,
-    video: VideoSource,
-    options: RunOptions,
-    report: RunReport,
-    progress: Progress,
-) -> Iterator[tuple[npt.NDArray[np.uint8], FrameResult]]:
-    total = options.max_frames or video.frame_count
-    images: deque[npt.NDArray[np.uint8]] = deque()  # of the frames in flight
-    begin = time.perf_counter()
-    with _stop_on_interrupt(enabled=video.live) as stopped:
-
-        def frames() -> Iterator[Frame]:
-            for frame in islice(video, options.max_frames):
-                images.append(frame.image)
-                yield frame
-                if stopped.is_set():
-                    break
-
-        for result in pipeline.stream(frames(), in_flight=_in_flight(video)):
-            report.frames += 1
-            yield images.popleft(), result
-            progress("segmenting", report.frames, total)
-    report.seconds = time.perf_counter() - begin
-    if not report.frames:
-        raise VideoError(f"{video.name} gave no frame")
-    given = pipeline.given_embeddings
-    if given is not None and given != report.frames and options.max_frames is None:
-        report.warnings.append(
-            f"image embeddings were given for {given} frames, and the video has {report.frames}: "
-            "they may be another video's"
+    if score <= 0:
+        return (
+            "no object was found at all; check that the frames show what the names say, and try "
+            "other names"
         )
-
-
-@contextmanager
-def _writers(
-    video: VideoSource, source: str, folder: Path, options: RunOptions, report: RunReport
-) -> Iterator[tuple[FrameLog, OverlayWriter | None]]:
-    with ExitStack() as stack:
-        log = stack.enter_context(FrameLog(folder / "frames.jsonl"))
-        overlay = None
-        if options.overlay:
-            audio = source if Path(source).is_file() else None
-            overlay = stack.enter_context(
-                OverlayWriter(folder / "overlay.mp4", video.width, video.height, video.fps, audio)
-            )
-        yield log, overlay
-        if overlay is not None:
-            report.warnings += overlay.warnings
+    return (
+        f"no object reached the threshold of {threshold:g}; the best score was {score:.3f} "
+        f"({name}). Try --threshold {max(0.0, 0.8 * score):.2g}, or other names"
+    )
 
 
 @contextmanager
@@ -309,23 +355,23 @@ def _stop_on_interrupt(*, enabled: bool) -> Iterator[threading.Event]:
         signal.signal(signal.SIGINT, before)
 
 
-def _explain_letterbox(pipeline: Pipeline, video: VideoSource, report: RunReport) -> None:
-    placement = pipeline.placement(video.height, video.width)
+def _explain_letterbox(pipeline: Pipeline, video: VideoSource, tell: Warn) -> None:
+    letterbox = pipeline.letterbox(video.height, video.width)
     rule = pipeline.bundle.manifest.preprocess
     network = rule.source_size or rule.network_size
-    resized = rule.source_size is not None and rule.source_size != placement.source
+    resized = rule.source_size is not None and rule.source_size != letterbox.source
     if resized and "embed" in pipeline.bundle.graphs and pipeline.given_embeddings is None:
-        report.warnings.append(
+        tell(
             "CLIP sees this video's frames as they are fitted into the bundle's "
             f"{network[0]}x{network[1]}, not as they are; for the official image embeddings, "
             f"export with --source-size {video.height}x{video.width}, or without it"
         )
-    if not placement.fills:
-        option, exact = "--size", placement.official
+    if not letterbox.fills:
+        option, exact = "--size", letterbox.official
         if rule.source_size is not None:  # the graph resizes, by the rule
-            option, exact = "--source-size", placement.source
-        report.warnings.append(
-            f"the video's frames fill only {placement.picture[0]}x{placement.picture[1]} (height x "
+            option, exact = "--source-size", letterbox.source
+        tell(
+            f"the video's frames fill only {letterbox.picture[0]}x{letterbox.picture[1]} (height x "
             f"width) of the bundle's {network[0]}x{network[1]}; for the official numbers on this "
             f"video, export with {option} {exact[0]}x{exact[1]}"
         )

@@ -10,9 +10,7 @@ changes costs only its new phrases, and another checkpoint never reads this one'
 
 from __future__ import annotations
 
-import hashlib
 import html
-import json
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,14 +18,12 @@ from pathlib import Path
 import ftfy
 import numpy as np
 import numpy.typing as npt
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 from tokenizers import Tokenizer
 
-from openvis_rt.bundle.bundle import Bundle
-from openvis_rt.errors import OutputError, VocabularyError
-from openvis_rt.files import output_file
+from openvis_rt.bundle.bundle import TOKENIZER, Bundle
+from openvis_rt.errors import BundleError, VocabularyError
 from openvis_rt.runtime.backends.base import Session
+from openvis_rt.runtime.text_cache import TextCache
 from openvis_rt.vocabulary import Vocabulary, prompts_for
 
 __all__ = ["ClipTokenizer", "TextEmbedder"]
@@ -80,15 +76,25 @@ class TextEmbedder:
         precision: which of the bundle's `text` graphs embeds; each precision has its own entries in
             the cache.
         open_session: opens that graph; called only when a phrase is not in the cache.
+        warn: told, once at the most, why the cache is of no use.
     """
 
-    def __init__(self, bundle: Bundle, precision: str, open_session: Callable[[], Session]) -> None:
-        self._bundle = bundle
-        self._precision = bundle.graph("text", precision).precision
+    def __init__(
+        self,
+        bundle: Bundle,
+        precision: str,
+        open_session: Callable[[], Session],
+        warn: Callable[[str], None],
+    ) -> None:
+        graph = bundle.graph("text", precision)
+        width = graph.spec.outputs[0].shape[-1]
+        if not isinstance(width, int):
+            raise BundleError(f"{bundle.path / graph.file} has embeddings of no fixed width")
+        self._prompts = bundle.manifest.prompts
         self._open_session = open_session
-        self._tokenizer = ClipTokenizer(bundle.path / "tokenizer" / "tokenizer.json")
+        self._tokenizer = ClipTokenizer(bundle.file_path(TOKENIZER))
+        self._cache = TextCache(bundle, graph.precision, width, warn)
         self._known: dict[str, Floats] = {}
-        self.warnings: list[str] = []
 
     def __call__(self, vocabulary: Vocabulary, progress: Progress = lambda *_: None) -> Floats:
         """Embeddings of every synonym of every class.
@@ -104,9 +110,9 @@ class TextEmbedder:
             VocabularyError: a name is longer than CLIP reads.
         """
         phrases = list(dict.fromkeys(vocabulary.phrases))
-        prompts = self._bundle.manifest.prompts
-        tokens = {p: self._tokenizer.batch(prompts_for(p, prompts)) for p in phrases}
-        missing = [p for p in phrases if not self._recall(p)]
+        tokens = {p: self._tokenizer.batch(prompts_for(p, self._prompts)) for p in phrases}
+        self._known |= self._cache.get(p for p in phrases if p not in self._known)
+        missing = [p for p in phrases if p not in self._known]
         if missing:
             self._embed(missing, tokens, progress)
         return np.stack([self._known[p] for p in vocabulary.phrases])
@@ -121,52 +127,15 @@ class TextEmbedder:
                 session.run()
                 raw = np.asarray(session.fetch("embeddings"), np.float32)
                 unit = _unit(raw).reshape(len(batch), -1, raw.shape[-1])
-                for phrase, embedding in zip(batch, _unit(unit.mean(1)), strict=True):
-                    self._known[phrase] = embedding
-                    self._store(phrase, embedding)
+                self._known.update(zip(batch, _unit(unit.mean(1)), strict=True))
             progress(len(phrases), len(phrases))
         finally:
             session.close()
-
-    def _path(self, phrase: str) -> Path:
-        manifest = self._bundle.manifest
-        key = json.dumps([manifest.text_sha256, self._precision, manifest.prompts, phrase])
-        name = hashlib.sha256(key.encode()).hexdigest()[:32]
-        return self._bundle.path / "text" / f"{name}.safetensors"
-
-    def _recall(self, phrase: str) -> bool:
-        """Whether the phrase is known, from the cache if need be; a damaged entry is not used."""
-        if phrase in self._known:
-            return True
-        try:
-            with safe_open(self._path(phrase), framework="np") as file:
-                embedding = file.get_tensor("embedding")
-                facts = file.metadata() or {}
-        except (OSError, SafetensorError):
-            return False
-        if facts.get("phrase") != phrase or facts.get("sha256") != _digest(embedding):
-            return False
-        self._known[phrase] = embedding
-        return True
-
-    def _store(self, phrase: str, embedding: Floats) -> None:
-        facts = {"phrase": phrase, "sha256": _digest(embedding)}
-        try:
-            with output_file(self._path(phrase)) as path:
-                save_file({"embedding": embedding}, path, metadata=facts)
-        except (OutputError, SafetensorError) as exc:  # the latter where the disk is full
-            if not self.warnings:  # a read-only bundle works, only without its cache
-                self.warnings.append(
-                    f"the bundle takes no files ({exc.__cause__ or exc}), so text embeddings "
-                    "are not cached: class names are embedded anew at every start"
-                )
+            # also what is done when Ctrl-C ends minutes of work
+            self._cache.put({p: self._known[p] for p in phrases if p in self._known})
 
 
 def _unit(x: Floats) -> Floats:
     norm = np.linalg.norm(x, axis=-1, keepdims=True)
     unit: Floats = x / np.maximum(norm, np.float32(1e-12))
     return unit
-
-
-def _digest(embedding: Floats) -> str:
-    return hashlib.sha256(np.ascontiguousarray(embedding).tobytes()).hexdigest()

@@ -23,7 +23,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 __all__ = [
     "CLASS_LOGITS",
@@ -31,6 +30,7 @@ __all__ = [
     "FEATURES",
     "FRAMES",
     "GUIDANCE_MASK",
+    "HALF_TENSORS",
     "IMAGE_EMBEDDINGS",
     "INSTANCE_TOKENS",
     "MASKS",
@@ -58,9 +58,13 @@ DYNAMIC_AXES = frozenset({"K", "B", "n", "T", "Hs", "Ws"})
 PRECISIONS = ("fp32", "fp16")
 """In which graphs can be exported."""
 
+HALF_TENSORS = frozenset({"features"})
+"""Inputs and outputs that are FP16 in FP16 graphs: large, and passed from graph to graph on the
+device."""
+
 MASKS_PER_RUN = 8
-"""The most masks of one run of `masks`, n times T; more are made in more runs, so buffers stay small.
-Where a window has more frames than that, a run makes one query's masks."""
+"""The most masks of one run of `masks`, n times T; more are made in more runs, so buffers stay
+small. Where a window has more frames than that, a run makes one query's masks."""
 
 
 def masks_per_run(window_length: int) -> int:
@@ -91,27 +95,6 @@ class TensorSpec:
         shape = tuple(sizes.get(d, d) if isinstance(d, str) else d for d in self.shape)
         return replace(self, shape=shape)
 
-    def to_json(self) -> dict[str, Any]:
-        """The form that ``bundle.json`` holds."""
-        return {
-            "name": self.name,
-            "dtype": self.dtype,
-            "shape": list(self.shape),
-            "doc": self.doc,
-            "fetched": self.fetched,
-        }
-
-    @classmethod
-    def from_json(cls, entry: dict[str, Any]) -> TensorSpec:
-        """Inverse of :meth:`to_json`."""
-        return cls(
-            str(entry["name"]),
-            str(entry["dtype"]),
-            tuple(entry["shape"]),
-            str(entry["doc"]),
-            bool(entry["fetched"]),
-        )
-
 
 @dataclass(frozen=True)
 class GraphSpec:
@@ -137,25 +120,6 @@ class GraphSpec:
             tuple(t.with_sizes(sizes) for t in self.inputs),
             tuple(t.with_sizes(sizes) for t in self.outputs),
             self.overridable,
-        )
-
-    def to_json(self) -> dict[str, Any]:
-        """The form that ``bundle.json`` holds."""
-        return {
-            "name": self.name,
-            "inputs": [t.to_json() for t in self.inputs],
-            "outputs": [t.to_json() for t in self.outputs],
-            "overridable": [t.to_json() for t in self.overridable],
-        }
-
-    @classmethod
-    def from_json(cls, entry: dict[str, Any]) -> GraphSpec:
-        """Inverse of :meth:`to_json`."""
-        return cls(
-            str(entry["name"]),
-            tuple(TensorSpec.from_json(t) for t in entry["inputs"]),
-            tuple(TensorSpec.from_json(t) for t in entry["outputs"]),
-            tuple(TensorSpec.from_json(t) for t in entry["overridable"]),
         )
 
 

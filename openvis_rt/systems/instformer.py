@@ -6,11 +6,11 @@ assembled checkpoint records.
 
 from __future__ import annotations
 
-import math
-from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any, Literal, get_args
+from dataclasses import dataclass, field, replace
+from typing import Literal
 
 from openvis_rt.errors import InputError
+from openvis_rt.records import check_fields
 from openvis_rt.systems.graphs import (
     CLASS_LOGITS,
     FRAMES,
@@ -56,6 +56,8 @@ VideoScore = Literal["mean-logits", "mean-logits-objectness"]
 class Guidance:
     """How instances see; the first value of each field is the default, for reasons in the paper.
 
+    A value of another type, or out of range, is an InputError.
+
     Attributes:
         to_grid: mask logits to the patch grid: ``area`` average, ``bilinear`` sampling, or ``max``.
         values: ``logit``: the guidance is scale * logit; ``binary``: 0 where the logit is above 0,
@@ -77,19 +79,19 @@ class Guidance:
     projected: bool = True
 
     def __post_init__(self) -> None:
-        _check_choice("to_grid", self.to_grid, get_args(ToGrid))
-        _check_choice("values", self.values, get_args(Values))
-        _check_types(self)
-        if not (math.isfinite(self.scale) and self.clamp > 0 and self.first_block >= 0):
+        check_fields(self)
+        if not (self.clamp > 0 and self.first_block >= 0):
             raise InputError(
-                "scale must be finite, clamp above 0 and first_block at least 0; got "
-                f"{self.scale}, {self.clamp} and {self.first_block}"
+                "clamp must be above 0 and first_block at least 0; got "
+                f"{self.clamp} and {self.first_block}"
             )
 
 
 @dataclass(frozen=True)
 class InstFormerConfig:
     """What a checkpoint must say of itself beside its weights.
+
+    A value of another type, or out of range, is an InputError.
 
     Attributes:
         guidance: how instances see; see :class:`Guidance`.
@@ -111,46 +113,12 @@ class InstFormerConfig:
     queries: int = 100
 
     def __post_init__(self) -> None:
-        _check_choice("video_score", self.video_score, get_args(VideoScore))
-        _check_types(self)
+        check_fields(self)
         if min(self.classes, self.decoder_layers, self.queries) < 1:
             raise InputError(
                 "classes, decoder_layers and queries must be at least 1; got "
                 f"{self.classes}, {self.decoder_layers} and {self.queries}"
             )
-
-    def to_json(self) -> dict[str, Any]:
-        """As JSON types."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, entry: Any) -> InstFormerConfig:
-        """Inverse of :meth:`to_json`; fields that are absent have their defaults.
-
-        Raises:
-            InputError: a field is unknown, or its value is of another type or out of range.
-        """
-        try:
-            return cls(**{**entry, "guidance": Guidance(**entry.get("guidance", {}))})
-        except (TypeError, AttributeError) as exc:
-            raise InputError(f"the model's configuration is malformed: {exc}") from exc
-
-
-def _check_choice(name: str, value: Any, known: tuple[str, ...]) -> None:
-    if value not in known:
-        raise InputError(f"{name} is one of {', '.join(known)}; got {value!r}")
-
-
-def _check_types(config: Guidance | InstFormerConfig) -> None:
-    """Numbers and truth values are what they say; a file may hold anything."""
-    kinds: dict[str, tuple[type, ...]] = {"bool": (bool,), "int": (int,), "float": (int, float)}
-    for entry in fields(config):
-        value, kind = getattr(config, entry.name), str(entry.type)
-        wanted = kinds.get(kind)
-        if wanted and (
-            not isinstance(value, wanted) or isinstance(value, bool) != (kind == "bool")
-        ):
-            raise InputError(f"{entry.name} is a number or a truth value ({kind}); got {value!r}")
 
 
 INSTFORMER = System(

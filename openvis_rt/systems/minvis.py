@@ -48,7 +48,10 @@ MINVIS = System(
     tracker=Tracker("momentum", parameters={"alpha": 1.0}),
     score=Score("mean-logits", {"formula": "softmax-without-last", "visible_only": False}),
     tracks_by="the previous frame",
-    signature=Signature("mask2former or minvis", (r"sem_seg_head\.predictor\.mask_embed\.",)),
+    signature=Signature(
+        "mask2former or minvis",
+        (r"sem_seg_head\.predictor\.mask_embed\.", r"sem_seg_head\.predictor\.class_embed\.weight"),
+    ),
     variants=(
         Variant(
             name="minvis-r50",

@@ -81,16 +81,6 @@ class Variant:
     prompts: tuple[str, ...] = VILD_PROMPTS
     detections: int
 
-    @property
-    def family(self) -> str:
-        """TEMPORARY."""
-        return self.system
-
-    @property
-    def pooling(self) -> str:
-        """TEMPORARY."""
-        return {"clip-resnet": "attention", "clip-convnext": "average"}[self.encoder]
-
 
 @dataclass(frozen=True)
 class Tracker:

@@ -91,20 +91,30 @@ class ILogger:
 def tensorrt_double(driver: FakeCuda, kind: str = "tensorrt") -> SimpleNamespace:
     """What ``import tensorrt`` would give; ``kind`` is a key of ``VERSIONS``.
 
-    Attributes beside the library's: ``failures``, what went wrong inside of queued work; and
-    ``edit``, called with the outputs of every execution and the ONNX file's stem, before they are
-    written.
+    Attributes beside the library's: ``failures``, what went wrong inside of queued work;
+    ``compiled``, the kernels that were in no cache; and ``edit``, called with the outputs of every
+    execution and the ONNX file's stem, before they are written.
     """
+
+    class BoundRuntime(Runtime):
+        def __init__(self, logger: ILogger) -> None:
+            super().__init__(double, logger)
+
     double = SimpleNamespace(
         **{kind.__name__: kind for kind in (TensorIOMode, TensorLocation, DataType, ILogger)},
-        __version__=VERSIONS[kind],
         CudaGraphStrategy=CudaGraphStrategy,
+        Runtime=BoundRuntime,
+        ICudaEngine=Engine,
+        IExecutionContext=Context,
+        IRuntimeConfig=RtxConfig,
+        IRuntimeCache=RuntimeCache,
+        __version__=VERSIONS[kind],
         kind=kind,
         driver=driver,
         failures=[],
+        compiled=[],
         edit=lambda _stem, _outputs: None,
     )
-    double.Runtime = functools.partial(Runtime, double)
     return double
 
 
@@ -119,8 +129,8 @@ class Plan:
         kind: the library that made it.
         onnx: path of the graph.
         inputs, outputs: name -> type and shape; a dynamic size is a symbol.
-        profiles: symbol -> least, usual, largest.
-        shape_values: shape input -> least, usual and largest values.
+        profiles: symbol -> min, opt, max.
+        shape_values: shape input -> min, opt and max values.
         symbols: shape input -> the symbols that its values are the sizes of.
     """
 
@@ -172,6 +182,8 @@ class _Memory:
 
 
 class Runtime:
+    engine_host_code_allowed = False
+
     def __init__(self, double: SimpleNamespace, logger: ILogger) -> None:
         if not isinstance(logger, ILogger) or not hasattr(logger, "is_made"):
             raise TypeError("logger: ILogger.__init__ was not called")
@@ -259,8 +271,9 @@ class RuntimeConfig:
 
 
 class RtxConfig(RuntimeConfig):
+    cuda_graph_strategy = CudaGraphStrategy.DISABLED
+
     def __init__(self) -> None:
-        self.cuda_graph_strategy = CudaGraphStrategy.DISABLED
         self.cache: RuntimeCache | None = None
 
     def create_runtime_cache(self) -> RuntimeCache:
@@ -274,7 +287,6 @@ class RtxConfig(RuntimeConfig):
 class RuntimeCache:
     def __init__(self) -> None:
         self.kernels: set[str] = set()
-        self.compiled = 0
 
     def deserialize(self, serialized: bytes) -> bool:
         head, _, names = bytes(serialized).partition(b":")
@@ -375,7 +387,8 @@ class Context:
                     group[name] = (self._addresses[name], np.dtype(dtype), shape)
         if isinstance(self._config, RtxConfig) and self._config.cache is not None:
             cache, kernel = self._config.cache, Path(plan.onnx).stem
-            cache.compiled += kernel not in cache.kernels
+            if kernel not in cache.kernels:
+                self._double.compiled.append(kernel)
             cache.kernels.add(kernel)
         key = next(_keys)
         self._jobs[key], _queued[key] = job, weakref.ref(self)

@@ -16,7 +16,7 @@ from openvis_rt import Pipeline
 from openvis_rt.bundle.bundle import Bundle
 from openvis_rt.engines.library import tensorrt_library
 from openvis_rt.errors import UnavailableError
-from openvis_rt.runtime.backends.base import session_factory
+from openvis_rt.runtime.backends.registry import open_backend
 from openvis_rt.runtime.backends.tensorrt.cuda import open_cuda
 from openvis_rt.runtime.video.generated import sample_frames
 
@@ -69,11 +69,11 @@ def test_one_engine_gives_onnx_runtimes_numbers_for_windows_of_every_length(
 def compare_propose(bundle, backend, precision, windows) -> None:
     found = {}
     for name, used in ((backend, precision), ("onnxruntime", "fp32")):
-        factory = session_factory(name, "auto", bundle, used)
+        factory = open_backend(name, bundle, used)
         session = factory.open(bundle, "propose", used, fetched=("queries", "mask_logits"))
         found[name] = []
         for window in windows:
-            session.write("frames", window)
+            session.input_view("frames", window.shape)[...] = window
             session.run()
             found[name] += [session.fetch(n).astype(float) for n in ("queries", "mask_logits")]
         session.close()

@@ -23,7 +23,7 @@ SECONDS = 2.0  # 20 frames
 def demo(tmp_path_factory):
     """What `openvis demo` leaves."""
     folder = tmp_path_factory.mktemp("demo") / "demo"
-    command = [sys.executable, "-m", "openvis_rt.cli.main", "demo", "-o", str(folder)]
+    command = [sys.executable, "-m", "openvis_rt", "demo", "-o", str(folder)]
     result = subprocess.run(
         [*command, "--seconds", str(SECONDS)],
         capture_output=True,
@@ -79,7 +79,7 @@ def test_results_json_has_the_public_format(demo):
 
 def test_streaming_finds_the_same_objects(demo, tmp_path):
     out = tmp_path / "out"
-    command = [sys.executable, "-m", "openvis_rt.cli.main", "run", str(demo / "bundle")]
+    command = [sys.executable, "-m", "openvis_rt", "run", str(demo / "bundle")]
     command += [str(demo / "video.mp4"), "-c", "disc", "-c", "box", "-c", "triangle"]
     result = subprocess.run(
         [*command, "--mode", "stream", "-o", str(out), "--json"],
@@ -91,4 +91,4 @@ def test_streaming_finds_the_same_objects(demo, tmp_path):
     assert result.returncode == 0, result.stderr
     report = json.loads(result.stdout)
     assert (report["frames"], report["tracks"], report["mode"]) == (20, 4, "stream")
-    assert sorted(p.name for p in out.iterdir()) == ["frames.jsonl", "overlay.mp4"]
+    assert sorted(p.name for p in out.iterdir()) == ["categories.json", "frames.jsonl", "overlay.mp4"]

@@ -16,11 +16,12 @@ import torch
 from PIL import Image
 
 from openvis_rt.bundle.bundle import Bundle
-from openvis_rt.checkpoints.load import model_from_seed
+from openvis_rt.checkpoints.load import load_model
+from openvis_rt.compare.differences import sqnr
 from openvis_rt.export.bundle import export_bundle
-from openvis_rt.export.families import network_modules
 from openvis_rt.export.fp16.emulation import fp16_emulation
 from openvis_rt.export.fp16.keeps import KEEPS, GraphView, narrowed
+from openvis_rt.export.graph_module import GraphModule
 from openvis_rt.runtime.video.generated import sample_frames
 
 SIZE = (192, 320)
@@ -40,7 +41,7 @@ GATES = {  # dB
 @pytest.fixture(scope="module", params=["clip-vis-r50", "instformer-r50"])
 def exported(request, tmp_path_factory):
     """A model with seeded weights, and its FP16 bundle."""
-    model = model_from_seed(request.param, 3)
+    model = load_model(request.param, 3).model
     folder = tmp_path_factory.mktemp("fp16") / "bundle"
     options = {"network_size": SIZE, "checkpoint": {}, "precisions": ("fp16",), "verify": False}
     return model, export_bundle(model, folder, **options).bundle
@@ -55,16 +56,11 @@ def session_of(bundle: Bundle, graph: str) -> onnxruntime.InferenceSession:
     )
 
 
-def sqnr(found: np.ndarray, wanted: np.ndarray) -> float:
-    error = found.astype(np.float64) - wanted
-    noise, signal = float((error**2).sum()), float((wanted.astype(np.float64) ** 2).sum())
-    return math.inf if noise == 0 else 10 * math.log10(signal / noise)
-
-
 def test_the_fp16_graphs_give_pytorchs_numbers(exported):
     model, bundle = exported
     propose, classify = session_of(bundle, "propose"), session_of(bundle, "classify")
-    modules = network_modules(model, None, bundle.manifest.preprocess.network_size)
+    specs = {name: bundle.graph(name, "fp16").spec for name in ("propose", "classify")}
+    modules = {name: GraphModule(model, spec) for name, spec in specs.items()}
     *bound, _ = (t.name for t in bundle.graph("classify", "fp16").spec.inputs)  # the last is text
     text = np.random.default_rng(5).standard_normal((9, model.variant.embed_dim), np.float32)
     text /= np.linalg.norm(text, axis=1, keepdims=True)
@@ -72,11 +68,11 @@ def test_the_fp16_graphs_give_pytorchs_numbers(exported):
     for image, _ in sample_frames(width=640, height=400, fps=5, seconds=FRAMES / 5, seed=11):
         frame = np.array(Image.fromarray(image).resize(SIZE[::-1]))[None]
         with torch.inference_mode():
-            wanted = [t.numpy() for t in modules["propose"](torch.from_numpy(frame))]
+            wanted = [t.numpy() for t in modules["propose"](frames=torch.from_numpy(frame))]
         names = [t.name for t in bundle.graph("propose", "fp16").spec.outputs]
         truth = dict(zip(names, wanted, strict=True))
         found = dict(zip(names, propose.run(names, {"frames": frame}), strict=True))
-        # classify is held against PyTorch on PyTorch's own masks and features, which FP16 rounds
+        # classify is compared on PyTorch's own masks and features, which FP16 rounds
         given = {n: ({"frames": frame} | truth)[n] for n in bound} | {"text_embeddings": text}
         with torch.inference_mode():
             scored = modules["classify"](**{n: torch.from_numpy(v) for n, v in given.items()})

@@ -26,9 +26,9 @@ from openvis_rt.models.instance_clip import (  # noqa: E402
     _block,
     instances_after,
 )
-from openvis_rt.models.mask2former import Mask2Former  # noqa: E402
+from openvis_rt.models.mask2former import mask2former  # noqa: E402
+from openvis_rt.systems import VARIANTS  # noqa: E402
 from openvis_rt.systems.instformer import Guidance  # noqa: E402
-from openvis_rt.systems.variants import VARIANTS  # noqa: E402
 
 STAGE = 1e-5  # float32 sums in another order
 CHAIN = (
@@ -90,7 +90,7 @@ def instance_clip(clip, rule: Guidance | None = None) -> InstanceClip:
 
 def test_mask2former_gives_minviss_numbers(reference):
     arrays = need(reference, "minvis-r50")
-    model = Mask2Former(classes=40).eval()
+    model = mask2former(VARIANT, classes=40, decoder_layers=9, queries=100).eval()
     load(model, reference, "minvis-r50")
     frames = torch.from_numpy(arrays["frames_uint8"]).permute(0, 2, 3, 1)
     normalise = Normalise(VARIANT.pixel_mean, VARIANT.pixel_std, VARIANT.size_divisor)

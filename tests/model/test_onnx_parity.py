@@ -17,16 +17,16 @@ import pytest
 import torch
 from PIL import Image
 
-from openvis_rt.checkpoints.load import model_from_seed
+from openvis_rt.checkpoints.load import load_model
+from openvis_rt.compare.differences import largest_error, sqnr
 from openvis_rt.export.bundle import export_bundle
-from openvis_rt.export.families import network_modules
+from openvis_rt.export.graph_module import GraphModule
 from openvis_rt.runtime.backends.onnxruntime import OnnxRuntime
 from openvis_rt.runtime.video.generated import sample_frames
-from openvis_rt.systems.variants import GRAPHS_OF_FAMILY
 
 WHOLE, PADDED = (192, 320), (256, 410)  # the second is padded, to 256x416
 VIDEOS = (1, 3, 12)
-FLIPS, ROUNDING = 30.0, 90.0  # dB; see openvis_rt/compare/torch_reference.py
+FLIPS, ROUNDING = 30.0, 90.0  # dB; see openvis_rt/compare/differences.py
 
 CASES = [("clip-vis-r50", PADDED), ("instformer-r50", WHOLE), ("clip-vis-convnext-b", PADDED)]
 
@@ -35,13 +35,12 @@ CASES = [("clip-vis-r50", PADDED), ("instformer-r50", WHOLE), ("clip-vis-convnex
 def exported(request, tmp_path_factory):
     """A full-size model with seeded weights, and its bundle; `text` is not of this test."""
     name, size = request.param
-    model = model_from_seed(name, 3)
+    model = load_model(name, 3).model
     folder = tmp_path_factory.mktemp(name) / "bundle"
     options = {"network_size": size, "precisions": ("fp32",), "checkpoint": {}, "verify": False}
-    family = model.variant.family
-    graphs = {name: g for name, g in GRAPHS_OF_FAMILY[family].items() if name != "text"}
+    graphs = {name: graph for name, graph in model.graphs.items() if name != "text"}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(GRAPHS_OF_FAMILY, family, graphs)
+        patch.setattr(type(model), "graphs", graphs)
         bundle = export_bundle(model, folder, **options).bundle
     yield model, bundle
     shutil.rmtree(folder)  # half a gigabyte each
@@ -59,7 +58,7 @@ def test_onnx_runtime_gives_pytorchs_numbers_over_videos(exported):
     text = np.random.default_rng(5).standard_normal((9, model.variant.embed_dim), np.float32)
     text /= np.linalg.norm(text, axis=1, keepdims=True)
     classify.write("text_embeddings", text)
-    modules = network_modules(model, None, size)
+    modules = {s.spec.name: GraphModule(model, s.spec) for s in (propose, classify)}
     worst: dict[str, tuple[float, float]] = {}
     frames = sample_frames(width=640, height=400, fps=5, seconds=max(VIDEOS) / 5, seed=11)
     for index, (image, _) in enumerate(frames):
@@ -68,22 +67,24 @@ def test_onnx_runtime_gives_pytorchs_numbers_over_videos(exported):
         propose.run()
         classify.run()
         with torch.inference_mode():
-            wanted = modules["propose"](torch.from_numpy(frame))
-            # classify is held against PyTorch on the inputs that it had
-            given = [frame if n == "frames" else propose.fetch(n) for n in bound]
-            scored = modules["classify"](*map(torch.from_numpy, (*given, text)))
+            wanted = modules["propose"](frames=torch.from_numpy(frame))
+            # classify is compared with PyTorch on the inputs that it had
+            given = {n: frame if n == "frames" else propose.fetch(n) for n in bound}
+            given["text_embeddings"] = text
+            scored = modules["classify"](**{n: torch.from_numpy(v) for n, v in given.items()})
         for session, tensors in ((propose, wanted), (classify, scored)):
             for tensor, value in zip(session.spec.outputs, tensors, strict=True):
-                largest, sqnr = difference(session.fetch(tensor.name), value.numpy())
+                found = session.fetch(tensor.name)
+                largest, ratio = largest_error(found, value.numpy()), sqnr(found, value.numpy())
                 known = worst.get(tensor.name, (0.0, math.inf))
-                worst[tensor.name] = (max(known[0], largest), min(known[1], sqnr))
+                worst[tensor.name] = (max(known[0], largest), min(known[1], ratio))
         if index + 1 in VIDEOS:
             print(f"\n{model.variant.name} {size} {index + 1} frames")
-            for name, (largest, sqnr) in worst.items():
-                print(f"  {name:16s} largest {largest:.1e}  SQNR {sqnr:.0f} dB")
-    for name, (_, sqnr) in worst.items():
+            for name, (largest, ratio) in worst.items():
+                print(f"  {name:16s} largest {largest:.1e}  SQNR {ratio:.0f} dB")
+    for name, (_, ratio) in worst.items():
         gate = ROUNDING if name in ("features", "instance_tokens", "class_scores") else FLIPS
-        assert sqnr >= gate, f"{name}: {sqnr:.0f} dB"
+        assert ratio >= gate, f"{name}: {ratio:.0f} dB"
 
 
 def test_graphs_hold_nothing_that_tensorrt_cannot_take(exported):
@@ -99,12 +100,3 @@ def test_graphs_hold_nothing_that_tensorrt_cannot_take(exported):
             assert np.isfinite(values).all(), f"{graph}: {tensor.name}"
         assert {p.key for p in loaded.metadata_props} >= {"openvis_rt.graph", "openvis_rt.variant"}
         assert "/" not in "".join(n.doc_string for n in loaded.graph.node)
-
-
-def difference(found: np.ndarray, wanted: np.ndarray) -> tuple[float, float]:
-    """Largest absolute difference, and signal-to-noise ratio in dB."""
-    error = found.astype(np.float64) - wanted.astype(np.float64)
-    noise, signal = float((error**2).sum()), float((wanted.astype(np.float64) ** 2).sum())
-    if noise == 0:
-        return 0.0, math.inf
-    return float(np.abs(error).max()), 10 * math.log10(max(signal, 1e-30) / noise)

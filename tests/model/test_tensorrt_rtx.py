@@ -4,19 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from openvis_rt.checkpoints.load import model_from_seed
+from openvis_rt.checkpoints.load import load_model
 from openvis_rt.export.bundle import export_bundle
-from openvis_rt.models.instformer import InstFormerConfig, build_instformer_r50
-from openvis_rt.models.minvis import build_minvis_r50
-from openvis_rt.models.minvis_clip import build_minvis_clip_r50
-from openvis_rt.models.ovformer import (
-    build_ov2seg_r50,
-    build_ovformer_video_r50,
-    build_ovformer_video_swin_b,
-)
+from openvis_rt.models.network import Network, build_network
 from openvis_rt.models.swin import Swin
-from openvis_rt.models.zoo import Model
-from openvis_rt.systems.variants import GRAPHS_OF_FAMILY
+from openvis_rt.systems import VARIANTS
+from openvis_rt.systems.instformer import InstFormerConfig
 
 pytest.importorskip("tensorrt_rtx", reason="compiling needs the extra [rtx]")
 
@@ -29,7 +22,7 @@ def test_full_size_graphs_compile_for_three_targets(tmp_path):
     from openvis_rt.engines.plan import find_plan
 
     bundle = export_bundle(
-        model_from_seed("clip-vis-r50", 0), tmp_path / "bundle", checkpoint={}, verify=False
+        load_model("clip-vis-r50", 0).model, tmp_path / "bundle", checkpoint={}, verify=False
     ).bundle
     assert bundle.manifest.preprocess.network_size == (480, 853)
     assert set(bundle.manifest.graphs) == {"fp32", "fp16"}
@@ -73,30 +66,31 @@ def test_full_size_graphs_compile_for_three_targets(tmp_path):
             assert plan.parent.name == "tensorrt-rtx-sm86-sm89-sm120"
 
 
-def instformer() -> Model:
-    return build_instformer_r50(InstFormerConfig(decoder_layers=2))
+def instformer() -> Network:
+    return build_network(VARIANTS["instformer-r50"], InstFormerConfig(decoder_layers=2))
 
 
-def minvis_clip() -> Model:
-    return build_minvis_clip_r50(InstFormerConfig(decoder_layers=2))
+def minvis_clip() -> Network:
+    return build_network(VARIANTS["minvis-clip-r50"], InstFormerConfig(decoder_layers=2))
 
 
-def ovformer_video_r50() -> Model:
-    return build_ovformer_video_r50(decoder_layers=2)
+def ovformer_video_r50() -> Network:
+    return build_network(VARIANTS["ovformer-video-r50"], decoder_layers=2)
 
 
-def ovformer_video_swin() -> Model:
-    model = build_ovformer_video_swin_b(decoder_layers=2, with_clip=False)
+def ovformer_video_swin() -> Network:
+    variant = VARIANTS["ovformer-video-swin-b"]
+    model = build_network(variant, decoder_layers=2, with_clip=False)
     model.network.backbone = Swin(depths=(2, 2, 2, 2))  # one shifted block a stage
     return model.eval()
 
 
-def ov2seg_r50() -> Model:
-    return build_ov2seg_r50(decoder_layers=2, with_clip=False)
+def ov2seg_r50() -> Network:
+    return build_network(VARIANTS["ov2seg-r50"], decoder_layers=2, with_clip=False)
 
 
-def minvis_r50() -> Model:
-    return build_minvis_r50(decoder_layers=2)
+def minvis_r50() -> Network:
+    return build_network(VARIANTS["minvis-r50"], decoder_layers=2)
 
 
 @pytest.mark.parametrize(
@@ -110,7 +104,7 @@ def minvis_r50() -> Model:
         (minvis_r50, ["classify"]),
     ],
 )
-def test_graphs_of_the_other_families_compile(tmp_path, build, graphs):
+def test_graphs_of_the_other_systems_compile(tmp_path, build, graphs):
     """Full width, two decoder layers and small frames: what differs is the operators.
 
     At full size they are compiled by benchmarks/variants.py.
@@ -119,9 +113,9 @@ def test_graphs_of_the_other_families_compile(tmp_path, build, graphs):
     from openvis_rt.engines.plan import Profile
 
     model = build()
-    family = {n: g for n, g in GRAPHS_OF_FAMILY[model.variant.family].items() if n in graphs}
+    wanted = {name: graph for name, graph in model.graphs.items() if name in graphs}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(GRAPHS_OF_FAMILY, model.variant.family, family)
+        patch.setattr(type(model), "graphs", wanted)
         bundle = export_bundle(
             model, tmp_path / "bundle", network_size=(96, 160), checkpoint={}, verify=False
         ).bundle

@@ -29,18 +29,14 @@ from tiny_instformer import (  # noqa: E402
 
 from openvis_rt.checkpoints.instformer import (  # noqa: E402
     InstFormerParts,
-    recurrence_of,
     write_parts,
 )
-from openvis_rt.checkpoints.load import (  # noqa: E402
-    describe_checkpoint,
-    model_from_checkpoint,
-    model_from_seed,
-)
+from openvis_rt.checkpoints.load import Checkpoint, load_model  # noqa: E402
 from openvis_rt.checkpoints.lora import adapter_from_peft, merge_adapter  # noqa: E402
 from openvis_rt.cli.main import main  # noqa: E402
 from openvis_rt.errors import CheckpointError  # noqa: E402
-from openvis_rt.models.zoo import MODELS  # noqa: E402
+from openvis_rt.models import instformer, minvis_clip  # noqa: E402
+from openvis_rt.models.minvis_clip import MinVisClip  # noqa: E402
 
 NAME = "instformer-r50"
 TOKEN = 256 + EMBED  # width of a tracking token
@@ -51,7 +47,10 @@ OPEN_CLIP = "base_model.model.visual.transformer.resblocks.{}.attn.{}_proj.lora_
 
 @pytest.fixture(autouse=True)
 def _tiny(monkeypatch):
-    monkeypatch.setitem(MODELS, NAME, tiny_instformer)
+    monkeypatch.setattr(instformer, "build", lambda _, config=None: tiny_instformer(config))
+    monkeypatch.setattr(
+        minvis_clip, "build", lambda _, config: MinVisClip.from_instformer(tiny_instformer(config))
+    )
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +117,7 @@ def rnn(folder: Path, width: int = TOKEN, kind=torch.nn.RNN) -> Path:
 
 
 def loaded(path: Path):
-    return model_from_checkpoint(NAME, path)
+    return load_model(NAME, path).model
 
 
 # what is assembled
@@ -136,7 +135,7 @@ def test_two_parts_make_a_model(assemble, weights):
     assert torch.equal(model.instance_clip.instance_token, token)
     assert torch.equal(model.instance_clip.register_token, token)
     assert model.instance_clip.log_scale is model.clip_model.logit_scale
-    assert model.tracker == {}
+    assert model.recurrence == {}
     assert model.config == CONFIG  # its sizes were read from the weights
 
 
@@ -169,9 +168,9 @@ def test_all_parts_and_options_come_back(assemble, tmp_path):
     assert torch.equal(model.instance_clip.register_token, tokens["register"].flatten())
     assert torch.equal(model.instance_clip.instance_token, tokens["instance"])
     assert torch.equal(
-        model.tracker["bias_hh_l0"], load_file(tmp_path / "rollout.safetensors")["bias_hh_l0"]
+        model.recurrence["bias_hh_l0"], load_file(tmp_path / "rollout.safetensors")["bias_hh_l0"]
     )
-    described = describe_checkpoint(assemble.path)
+    described = Checkpoint.open(assemble.path).describe()
     assert described["system"] == "instformer"
     assert described["model"] == NAME
     assert described["decoder layers"] == 2
@@ -236,10 +235,6 @@ def test_clip_comes_in_many_forms(assemble, tmp_path, weights, form):
 
 
 def test_a_tag_is_open_clips_download(assemble, parts, monkeypatch):
-    monkeypatch.setattr(
-        "openvis_rt.cli.assemble.variant_named",
-        lambda _: replace(MODELS[NAME]().variant, clip="ViT-B-32"),
-    )
     monkeypatch.setattr(open_clip, "download_pretrained", lambda _: str(parts["clip"]))
     for tag, quick in (("ViT-B-32:openai", True), ("ViT-B-32:laion2b_s34b_b79k", False)):
         code, out, _ = assemble("--json", "--overwrite", clip=tag)
@@ -386,22 +381,17 @@ def test_a_missing_alpha_names_its_sources(assemble, tmp_path):
 # the tracker and the tokens
 
 
-@pytest.mark.parametrize("kind", [torch.nn.RNN, torch.nn.GRU, torch.nn.LSTM])
-def test_a_recurrence_is_known_by_its_shape(kind):
-    assert recurrence_of(kind(5, 5).state_dict()) == (kind.__name__.lower(), 5)
-    assert recurrence_of(torch.nn.Linear(5, 5).state_dict()) == ("linear", 5)
-
-
 @pytest.mark.parametrize(
     ("state", "message"),
     [
         (torch.nn.RNN(768, 768).state_dict(), f"width 768, and the model's are {TOKEN} wide"),
-        (torch.nn.RNN(TOKEN, TOKEN, num_layers=2).state_dict(), "no rollout cell"),
+        (torch.nn.RNN(TOKEN, TOKEN, num_layers=2).state_dict(), "weight_ih_l1"),
         (torch.nn.RNN(TOKEN, 16).state_dict(), "rollout"),
-        ({"weight": torch.zeros(3)}, "weight"),
+        ({"weight": torch.zeros(3)}, "found weight [3]"),
+        ({"weight_ih_l0": torch.zeros(TOKEN, TOKEN)}, "bias_hh_l0 [3d]"),
         ({k: v * torch.inf for k, v in torch.nn.GRU(TOKEN, TOKEN).state_dict().items()}, "NaN or"),
     ],
-    ids=["width", "layers", "hidden", "vector", "infinite"],
+    ids=["width", "layers", "hidden", "vector", "alone", "infinite"],
 )
 def test_a_wrong_tracker_is_refused(assemble, tmp_path, state, message):
     save_file(state, tmp_path / "rollout.safetensors")
@@ -446,7 +436,7 @@ def test_parts_of_other_models_are_called_by_their_names(assemble, parts, tmp_pa
     torch.save(names, tmp_path / "hf.bin")
     code, _, err = assemble(clip=tmp_path / "hf.bin")
     assert code == 2
-    assert "Hugging Face's names" in err
+    assert "a model under Hugging Face's names that is not a whole CLIP" in err
 
 
 def test_a_part_that_does_not_fit_lists_its_keys(assemble, tmp_path, weights):
@@ -561,10 +551,11 @@ def rewritten(
         ({"add": {"clip.visual.odd": torch.ones(1)}}, "1 unexpected: clip.visual.odd"),
         ({"add": {"tokens.class": torch.ones(WIDTH)}}, "tokens are instance and register"),
         ({"add": {"tracker.odd": torch.ones(1)}}, "weight_ih_l0"),
+        ({"add": {"tracker.weight_ih_l0": torch.ones(TOKEN, TOKEN)}}, "bias_hh_l0 [3d]"),
         ({"drop": "clip.visual.proj"}, "1 missing: clip.visual.proj"),
         ({"drop": "clip."}, "no system known here"),
     ],
-    ids=range(19),
+    ids=range(20),
 )
 def test_a_changed_file_is_refused(whole, tmp_path, change, message):
     path = rewritten(whole, tmp_path / "changed.safetensors", **change)
@@ -584,10 +575,11 @@ def test_a_bare_mask2former_is_told_to_be_assembled(parts):
 
 
 def test_a_seeded_model_sees_as_clip_does():
-    model = model_from_seed(NAME, 3)
+    model = load_model(NAME, 3).model
     frames = torch.randint(0, 256, (1, 2 * PATCH, 3 * PATCH, 3), dtype=torch.uint8)
     with torch.inference_mode():
-        tokens, _ = model.classify(frames, torch.zeros(2, 6), torch.eye(EMBED))
+        found = model.classify(frames, torch.zeros(2, 6), torch.eye(EMBED))
+        tokens = found["instance_tokens"]
     assert torch.equal(tokens[0], tokens[1])
     assert torch.equal(model.instance_clip.instance_token, model.clip_model.visual.class_embedding)
 
@@ -595,11 +587,11 @@ def test_a_seeded_model_sees_as_clip_does():
 def test_the_baseline_takes_the_same_file_without_what_was_trained(assemble, whole, tmp_path):
     code, _, err = assemble()
     assert code == 0, err
-    baseline = model_from_checkpoint("minvis-clip-r50", assemble.path)
-    system = model_from_checkpoint("instformer-r50", assemble.path)
+    baseline = load_model("minvis-clip-r50", assemble.path).model
+    system = load_model("instformer-r50", assemble.path).model
     frames = torch.randint(0, 255, (1, 60, 90, 3), dtype=torch.uint8)
     with torch.inference_mode():
         ours, theirs = baseline.propose(frames), system.propose(frames)
-    assert torch.equal(ours.mask_logits, theirs.mask_logits)
+    assert torch.equal(ours["mask_logits"], theirs["mask_logits"])
     with pytest.raises(CheckpointError, match=r"adapter.*no place for"):
-        model_from_checkpoint("minvis-clip-r50", whole)
+        load_model("minvis-clip-r50", whole)

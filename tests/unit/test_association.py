@@ -76,10 +76,13 @@ def test_a_memory_shorter_than_k_lets_the_single_best_frame_decide():
 
 
 def test_newer_frames_of_the_memory_weigh_more():
-    a, b = np.eye(4, dtype=np.float32)[:2], np.eye(4, dtype=np.float32)[[1, 0]]
+    axes = np.eye(4, dtype=np.float32)
     tracker = TemporalTopK(frames=2, top_k=2)
-    tracker._memory.extend([a, b])  # the older frame says one thing, the newer one the opposite
-    assert tracker.step(a).tolist() == [1, 0]
+    tracker.step(axes[:2])
+    assert tracker.step(axes[2:] + np.float32(0.1) * axes[:2]).tolist() == [0, 1]
+    # each is like one track in the older frame and like the other one in the newer; weighed alike,
+    # the newer frame's trace of the older one would decide for the older
+    assert tracker.step(axes[:2] + axes[[3, 2]]).tolist() == [1, 0]
 
 
 def test_only_the_last_t_frames_are_remembered():

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
 import pickle
 import random
+import re
 from collections import OrderedDict
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,14 +19,12 @@ from safetensors.torch import save_file  # noqa: E402 - after the skip
 from tiny import QUERIES as QUERY_COUNT  # noqa: E402
 from tiny import tiny_model  # noqa: E402
 
-from openvis_rt.checkpoints.keys import load_checkpoint  # noqa: E402
-from openvis_rt.checkpoints.load import (  # noqa: E402
-    describe_checkpoint,
-    model_from_checkpoint,
-    model_from_seed,
-)
+from openvis_rt.checkpoints.keys import signature_of, variant_of  # noqa: E402
+from openvis_rt.checkpoints.load import Checkpoint, load_model  # noqa: E402
+from openvis_rt.checkpoints.weights import read_weights  # noqa: E402
 from openvis_rt.errors import CheckpointError  # noqa: E402
-from openvis_rt.models.zoo import MODELS  # noqa: E402
+from openvis_rt.models import clip_vis  # noqa: E402
+from openvis_rt.systems import SYSTEMS  # noqa: E402
 
 NAME = "clip-vis-r50"
 HEAD = "sem_seg_head.predictor."
@@ -33,10 +34,10 @@ POSITIONS = f"{HEAD}query_embed.weight"
 
 @pytest.fixture(autouse=True)
 def _tiny(monkeypatch):
-    def build(*, decoder_layers: int = 2, queries: int = QUERY_COUNT):
+    def build(_variant, decoder_layers: int = 2, queries: int = QUERY_COUNT):
         return tiny_model(decoder_layers=decoder_layers, queries=queries, seed=7)
 
-    monkeypatch.setitem(MODELS, NAME, build)
+    monkeypatch.setattr(clip_vis, "build", build)
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +58,7 @@ def saved(tmp_path: Path, content: object) -> Path:
 
 def refused(path: Path) -> str:
     with pytest.raises(CheckpointError) as caught:
-        model_from_checkpoint(NAME, path)
+        load_model(NAME, path)
     assert caught.value.exit_code == 2
     assert str(path) in str(caught.value)
     return str(caught.value)
@@ -74,7 +75,7 @@ def assert_loaded(model, weights: dict[str, torch.Tensor]) -> None:
 
 
 def test_the_official_form_loads_every_weight(tmp_path, state, weights):
-    assert_loaded(model_from_checkpoint(NAME, saved(tmp_path, {"model": state})), weights)
+    assert_loaded(load_model(NAME, saved(tmp_path, {"model": state})).model, weights)
 
 
 @pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
@@ -94,23 +95,23 @@ def test_what_detectron2_keeps_beside_the_weights_is_no_obstacle(tmp_path, state
     }
     path = tmp_path / "model.pth"
     torch.save(content, path, _use_new_zipfile_serialization=not legacy)
-    assert_loaded(model_from_checkpoint(NAME, path), weights)
+    assert_loaded(load_model(NAME, path).model, weights)
 
 
 def test_a_bare_state_dict_loads(tmp_path, state, weights):
-    assert_loaded(model_from_checkpoint(NAME, saved(tmp_path, state)), weights)
+    assert_loaded(load_model(NAME, saved(tmp_path, state)).model, weights)
 
 
 def test_safetensors_load(tmp_path, state, weights):
     path = tmp_path / "model.safetensors"
     save_file({k: v.contiguous() for k, v in state.items()}, path)
-    assert_loaded(model_from_checkpoint(NAME, path), weights)
+    assert_loaded(load_model(NAME, path).model, weights)
 
 
 def test_what_only_training_needs_is_ignored(tmp_path, state, weights):
     state["criterion.empty_weight"] = torch.full((3,), torch.nan)
     state["pixel_mean"] = torch.zeros(3, 1, 1)
-    assert_loaded(model_from_checkpoint(NAME, saved(tmp_path, {"model": state})), weights)
+    assert_loaded(load_model(NAME, saved(tmp_path, {"model": state})).model, weights)
 
 
 def test_counters_of_batch_norm_may_be_absent(tmp_path, state, weights):
@@ -118,18 +119,18 @@ def test_counters_of_batch_norm_may_be_absent(tmp_path, state, weights):
     assert counters
     for key in counters:
         del state[key]
-    assert_loaded(model_from_checkpoint(NAME, saved(tmp_path, {"model": state})), weights)
+    assert_loaded(load_model(NAME, saved(tmp_path, {"model": state})).model, weights)
 
 
 def test_the_old_name_of_the_queries_is_known(tmp_path, state, weights):
     state[f"{HEAD}static_query.weight"] = state.pop(QUERIES)
-    assert_loaded(model_from_checkpoint(NAME, saved(tmp_path, {"model": state})), weights)
+    assert_loaded(load_model(NAME, saved(tmp_path, {"model": state})).model, weights)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_weights_become_float32(tmp_path, state, dtype):
     half = {k: v.to(dtype) if v.is_floating_point() else v for k, v in state.items()}
-    model = model_from_checkpoint(NAME, saved(tmp_path, {"model": half}))
+    model = load_model(NAME, saved(tmp_path, {"model": half})).model
     assert {p.dtype for p in model.parameters()} == {torch.float32}
     assert_loaded(model, half)
 
@@ -137,17 +138,17 @@ def test_half_precision_weights_become_float32(tmp_path, state, dtype):
 @pytest.mark.parametrize("layers", [1, 3])
 def test_the_depth_is_read_from_the_file(tmp_path, layers):
     deep = tiny_model(decoder_layers=layers, seed=2).state_dict()
-    model = model_from_checkpoint(NAME, saved(tmp_path, {"model": deep}))
+    model = load_model(NAME, saved(tmp_path, {"model": deep})).model
     assert model.sem_seg_head.predictor.layers == layers
     assert_loaded(model, deep)
 
 
 def test_the_same_seed_gives_the_same_weights_and_touches_no_other_randomness(monkeypatch):
-    monkeypatch.setitem(MODELS, NAME, lambda: torch.nn.Linear(3, 3))
+    monkeypatch.setattr(clip_vis, "build", lambda _: torch.nn.Linear(3, 3))
     torch.manual_seed(5)
     wanted = torch.rand(3)
     torch.manual_seed(5)
-    a, b, c = (model_from_seed(NAME, seed).weight for seed in (0, 0, 1))
+    a, b, c = (load_model(NAME, seed).model.weight for seed in (0, 0, 1))
     assert torch.equal(torch.rand(3), wanted)
     assert torch.equal(a, b)
     assert not torch.equal(a, c)
@@ -169,6 +170,34 @@ def test_what_is_no_checkpoint_is_refused_with_its_size(tmp_path, content, suffi
     path = tmp_path / f"model{suffix}"
     path.write_bytes(content)
     assert f"{len(content)} bytes" in refused(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "is empty"),
+        (b"<!DOCTYPE html><html>404</html>", "is a web page"),
+        (b"\xef\xbb\xbf\n <html>", "is a web page"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "git lfs pull"),
+        (gzip.compress(b"weights"), "a gzip file"),
+    ],
+    ids=["empty", "page", "page with mark", "pointer", "gzip"],
+)
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors", ".pkl", ".bin"])
+def test_what_is_often_taken_for_a_checkpoint_is_told(tmp_path, content, reason, suffix):
+    path = tmp_path / f"model{suffix}"
+    path.write_bytes(content)
+    assert reason in refused(path)
+
+
+@pytest.mark.parametrize("protocol", range(6))
+def test_a_reason_is_never_empty(tmp_path, protocol):
+    path = tmp_path / "model.pkl"
+    path.write_bytes(pickle.dumps({"model": {"a": np.zeros(3)}}, protocol=protocol))
+    message = refused(path)
+    assert " ()" not in message
+    assert ": ." not in message
+    assert "numpy" in message or "Unsupported operand" in message
 
 
 @pytest.mark.parametrize("share", [0.02, 0.5, 0.999])
@@ -204,7 +233,7 @@ def test_no_damage_gets_past_the_one_kind_of_error(tmp_path, form):
         damaged[rng.randrange(len(data))] = rng.randrange(256)
         path.write_bytes(damaged)
         try:
-            load_checkpoint(path)
+            read_weights(path)
         except CheckpointError:
             refusals += 1
     assert refusals > 0
@@ -249,7 +278,15 @@ def test_a_pickle_that_would_run_code_runs_none(tmp_path, state, form):
         ((f"{HEAD}class_embed.weight", f"{HEAD}mask_embed.layers.0.weight"), "minvis"),
         (("clip_adapter.clip_model.visual.proj", f"{HEAD}mask_embed.layers.0.weight"), "openvis"),
         (("visual.conv1.weight", "token_embedding.weight"), "CLIP alone"),
-        (("vision_model.a", "text_model.b"), "Hugging Face"),
+        (
+            (
+                *("vision_model.encoder.layers.0.a", "text_model.encoder.layers.0.b"),
+                *("visual_projection.weight", "text_projection.weight"),
+            ),
+            "CLIP under Hugging Face's names",
+        ),
+        (("vision_model.head.probe", "text_model.head.weight", "logit_bias"), "SigLIP"),
+        (("vision_model.post_layernorm.bias", "visual_projection.weight"), "SigLIP, or one tower"),
         (("proposal.sem_seg_head.a", "clip.visual.proj"), "instformer"),
         (("layer1.0.weight",), "no system"),
     ],
@@ -261,8 +298,7 @@ def test_a_checkpoint_of_another_system_is_called_by_its_name(tmp_path, keys, sy
     assert "clip-vis" in message
     if system == "instformer":  # described only with its header: test_assemble.py
         return
-    described = str(describe_checkpoint(path)["system"])
-    assert system in described or "none that is known" in described
+    assert system in Checkpoint.open(path).describe()["system"]
 
 
 def test_a_missing_key_is_named(tmp_path, state):
@@ -319,7 +355,7 @@ def test_a_file_without_a_state_dict_is_refused(tmp_path, content):
 
 
 def test_a_description_says_what_a_file_holds(tmp_path, state):
-    facts = describe_checkpoint(saved(tmp_path, {"model": state}))
+    facts = Checkpoint.open(saved(tmp_path, {"model": state})).describe()
     assert facts["system"] == "clip-vis"
     assert facts["decoder layers"] == 2
     assert facts["tensors"] == len(state)
@@ -331,4 +367,41 @@ def test_an_empty_safetensors_file_is_no_checkpoint(tmp_path):
     path = tmp_path / "empty.safetensors"
     save_file({}, path)
     with pytest.raises(CheckpointError, match="holds no tensors"):
-        model_from_checkpoint("clip-vis-r50", path)
+        load_model("clip-vis-r50", path)
+
+
+def test_a_large_safetensors_file_may_begin_like_something_else(tmp_path):
+    """Its first bytes are a length, which can be those of a web page or of gzip."""
+    path = tmp_path / "model.safetensors"
+    for length, first in ((0x123C, b"<"), (0x8B1F, b"\x1f\x8b")):
+        header = b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'.ljust(length)
+        path.write_bytes(length.to_bytes(8, "little") + header + bytes(4))
+        assert path.read_bytes().startswith(first)
+        assert read_weights(path).tensors["a"].tolist() == [0.0]
+
+
+def test_no_two_systems_take_the_same_file_unless_they_say_so():
+    """Keys that fit one system's signature are told from every other's, in whatever order."""
+    signatures = {s.signature.words: s.signature for s in SYSTEMS.values()}
+    for system in SYSTEMS.values():
+        keys = [re.sub(r"\\", "", pattern) for pattern in system.signature.keys]
+        assert signature_of(keys) == system.signature
+        others = [s for s in signatures.values() if s != system.signature]
+        assert not any(
+            all(any(re.match(p, key) for key in keys) for p in other.keys) for other in others
+        )
+
+
+def test_a_new_variant_is_known_by_its_own_encoders_keys():
+    """Of two variants whose keys a file has, the one that says more of them is meant."""
+    known = SYSTEMS["clip-vis"]
+    deeper = replace(
+        known.variants[0],
+        name="clip-vis-r101",
+        encoder_key="backbone.clip_model.visual.layer3.22.",
+    )
+    system = replace(known, variants=(*known.variants, deeper))
+    keys = [f"{deeper.encoder_key}conv1.weight", "backbone.clip_model.visual.layer4.0.conv1.weight"]
+    assert variant_of(system, keys) is deeper
+    assert variant_of(system, keys[1:]) is known.variants[0]
+    assert variant_of(system, ["backbone.conv1.weight"]) is None

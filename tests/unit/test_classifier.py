@@ -9,11 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from openvis_rt import Pipeline
+from openvis_rt import BackendOptions, Pipeline, Selection
 from openvis_rt.errors import InputError, VocabularyError
 from openvis_rt.runtime.classifier import classifier_from_rows, closed_classifier
 from openvis_rt.runtime.matrices import matrix_from
-from openvis_rt.runtime.selection import Selection
 from openvis_rt.runtime.video.generated import sample_frames
 from openvis_rt.vocabulary import Vocabulary
 
@@ -295,7 +294,7 @@ def video_of(frames, tmp_path_factory):
             classifier=classifier,
             selection=Selection(threshold=0.0),
             backend="onnxruntime",
-            device="cpu",
+            backend_options=BackendOptions(device="cpu"),
         ) as pipeline:
             list(pipeline.stream(frames))
             return pipeline.finish()

@@ -5,8 +5,12 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import pickle
+import re
 import resource
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -15,21 +19,24 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import typer
 from PIL import Image
 from pycocotools import mask as coco
 from tiny import VARIANT, tiny_model, traced_before
 
 from openvis_rt.bundle.bundle import MANIFEST, Bundle
-from openvis_rt.cli.main import main
+from openvis_rt.checkpoints import load
+from openvis_rt.checkpoints.load import save_checkpoint
+from openvis_rt.cli.main import app, main
 from openvis_rt.export import bundle as bundle_export
-from openvis_rt.export import source
-from openvis_rt.export.source import save_checkpoint
-from openvis_rt.models.zoo import MODELS
+from openvis_rt.models import clip_vis
 from openvis_rt.runtime.video.generated import write_sample_video
 from openvis_rt.runtime.video.results import decode_mask
+from openvis_rt.systems import VARIANTS
 
 MODEL = VARIANT.name
-COMMAND = [sys.executable, "-c", "from openvis_rt.cli.main import main; main()"]
+COMMAND = [sys.executable, "-m", "openvis_rt"]
+VERBS = typer.main.get_command(app).commands
 WORDS = ("-c", "cat", "-c", "monkey, ape")
 LIMIT = 40  # seconds to wait for a process
 
@@ -56,7 +63,7 @@ def openvis(monkeypatch, capsys):
 @pytest.fixture
 def tiny_export(monkeypatch, tiny_bundle):
     """`openvis export` of the tiny model, whose graphs were traced before."""
-    monkeypatch.setitem(MODELS, MODEL, lambda **_: tiny_model(seed=0))
+    monkeypatch.setattr(clip_vis, "build", lambda *_, **__: tiny_model(seed=0))
     monkeypatch.setattr(bundle_export, "onnx_from_module", traced_before(tiny_bundle))
 
 
@@ -198,6 +205,16 @@ def test_a_missing_library_exits_3_and_names_the_extra(
     assert names(tmp_path) == []
 
 
+def test_a_stream_that_cannot_be_reached_exits_2(openvis, cached_bundle, tmp_path):
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))  # nobody listens
+        address = f"rtsp://127.0.0.1:{unused.getsockname()[1]}/live"
+        code, _, err = openvis("run", cached_bundle, address, "-o", tmp_path / "new", *WORDS)
+    assert code == 2
+    assert f"{address} cannot be opened: 127.0.0.1 refused the connection" in err
+    assert names(tmp_path) == []
+
+
 def test_a_device_that_is_not_there_exits_3(openvis, cached_bundle, small_video, tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime")
     if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
@@ -213,7 +230,7 @@ def test_a_device_that_is_not_there_exits_3(openvis, cached_bundle, small_video,
 def test_a_graph_that_is_not_the_networks_exits_4_and_writes_nothing(
     openvis, tiny_export, tmp_path, monkeypatch
 ):
-    monkeypatch.setitem(MODELS, MODEL, lambda: tiny_model(seed=5))  # not what was traced
+    monkeypatch.setattr(clip_vis, "build", lambda _: tiny_model(seed=5))  # not what was traced
     code, _, err = openvis(
         "export", MODEL, "-o", tmp_path / "new", "--random-weights", 5, "--size", "60x90"
     )
@@ -242,13 +259,14 @@ def test_export_reports_every_output_and_the_bundle_opens(openvis, tiny_export, 
 
 def test_export_says_what_is_in_doubt(openvis, tiny_export, tmp_path, monkeypatch):
     save_checkpoint(tiny_model(seed=0), tmp_path / "file.pth")
-    monkeypatch.setattr(source, "doubt_about", lambda name, path: f"{path} may be no {name}")
+    loaded = load.Loaded(tiny_model(seed=0), {"file": "file.pth"}, ("it may be another model",))
+    monkeypatch.setattr(load, "load_model", lambda *_: loaded)
     code, out, err = openvis(
         *("export", MODEL, "-o", tmp_path / "new", "--checkpoint", tmp_path / "file.pth"),
         *("--size", "60x90", "--json", "--no-verify"),
     )
     assert code == 0, err
-    assert f"warning: {tmp_path / 'file.pth'} may be no {MODEL}" in one_line(err)
+    assert "warning: it may be another model" in one_line(err)
     assert json.loads(out)["bundle"] == str(tmp_path / "new")
 
 
@@ -276,6 +294,86 @@ def test_inspect_says_which_plans_are_not_its_own(openvis, bundle_copy):
     assert "propose.fp32.json" in found["engines/elsewhere/propose.fp32.plan"]
 
 
+def test_inspect_describes_a_graph_of_a_bundle_without_torch_and_onnx(
+    openvis, cached_bundle, monkeypatch
+):
+    for library in ("torch", "onnx", "onnxruntime"):
+        monkeypatch.setitem(sys.modules, library, None)
+    code, out, err = openvis("inspect", cached_bundle / "propose.fp16.onnx", "--json")
+    assert code == 0, err
+    facts = json.loads(out)
+    assert (facts["graph"], facts["precision"], facts["model"]) == ("propose", "fp16", MODEL)
+    assert facts["inputs"]["frames"].startswith("uint8 [1, 60, 90, 3]")
+    assert facts["outputs"]["features"].startswith("float16 [1, 256, 2, 3]")
+    code, out, _ = openvis("inspect", cached_bundle / "masks.onnx")
+    assert code == 0
+    assert "serves: fp32, fp16" in out  # nothing in it may be narrowed
+    assert "  mask_logits: float32 [" in out
+    code, out, _ = openvis("inspect", cached_bundle / "tokenizer" / "tokenizer.json")
+    assert code == 0
+    assert "sha256: " in out
+
+
+def test_inspect_refuses_a_graph_that_was_changed(openvis, bundle_copy):
+    content = (bundle_copy / "text.onnx").read_bytes()
+    (bundle_copy / "text.onnx").unlink()  # it is a link
+    (bundle_copy / "text.onnx").write_bytes(content + b"x")
+    code, _, err = openvis("inspect", bundle_copy / "text.onnx")
+    assert code == 2
+    assert "was changed" in err
+
+
+def test_inspect_describes_an_engine_of_a_bundle(openvis, bundle_copy):
+    engine = bundle_copy / "engines" / "elsewhere" / "model.plan"
+    engine.parent.mkdir(parents=True)
+    engine.write_bytes(b"engine")
+    code, out, err = openvis("inspect", engine)
+    assert code == 0, err
+    assert "engine: not made by" in out
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("model.pth", b"<!DOCTYPE html><title>Sign in</title>", "a web page ('Sign in')"),
+        ("model.onnx", b"\x08\x0a\x12\x07pytorch", "an ONNX graph"),
+        ("model.pkl", pickle.dumps({"model": {"a": np.zeros(2)}}), "a plain pickle"),
+        ("model.bin", b"\x00\x01\x02\x03", "begins with the bytes 00 01 02 03"),
+    ],
+)
+def test_inspect_needs_no_torch_to_say_that_a_file_is_no_checkpoint(
+    openvis, tmp_path, monkeypatch, name, content, message
+):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    (tmp_path / name).write_bytes(content)
+    code, _, err = openvis("inspect", tmp_path / name)
+    assert code == 2
+    assert message in err
+
+
+def test_inspect_asks_for_torch_to_read_a_checkpoint(openvis, tmp_path):
+    path = tmp_path / "model.pth"
+    torch.save({"vision_model.a": torch.zeros(2), "text_model.b": torch.zeros(2)}, path)
+    code, out, _ = openvis("inspect", path)
+    assert code == 0
+    assert "Hugging Face" in out
+    code = """if True:
+        import sys
+        sys.modules["torch"] = None
+        from openvis_rt.cli.main import main
+        main()
+    """
+    ended = subprocess.run(
+        [sys.executable, "-c", code, "inspect", path],
+        capture_output=True,
+        text=True,
+        timeout=LIMIT,
+        check=False,
+    )
+    assert ended.returncode == 3
+    assert "torch is not installed" in ended.stderr
+
+
 def test_inspect_prints_any_name_of_a_checkpoint(openvis, tmp_path):
     path = tmp_path / "[b]lvvis[red].pth"
     torch.save({"model": {"a": torch.zeros(2)}}, path)
@@ -287,17 +385,37 @@ def test_inspect_prints_any_name_of_a_checkpoint(openvis, tmp_path):
 def test_models_lists_what_can_be_exported(openvis):
     code, out, _ = openvis("models", "--json")
     assert code == 0
-    assert [m["name"] for m in json.loads(out)] == list(MODELS)
+    assert [m["name"] for m in json.loads(out)] == list(VARIANTS)
     code, out, _ = openvis("models")
-    assert all(name in out for name in MODELS)
+    assert all(name in out for name in VARIANTS)
 
 
-def test_doctor_says_what_works_and_how_to_add_the_rest(openvis):
+def test_the_models_are_listed_in_80_columns(openvis, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    _, out, _ = openvis("models")
+    lines = out.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert [line.split()[0] for line in lines[1:]] == list(VARIANTS)  # a line each
+
+
+def test_doctor_says_what_works_and_how_to_add_the_rest(openvis, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
     code, out, _ = openvis("doctor", "--json")
     assert code == 0
-    findings = {f["ability"]: f for f in json.loads(out)}
-    assert findings["runtime"]["works"]
-    assert all(f["works"] or f["add"] for f in findings.values())
+    findings = json.loads(out)
+    assert next(f for f in findings if f["ability"] == "runtime")["works"]
+    assert all(bool(f["add"]) != f["works"] for f in findings)
+    code, out, _ = openvis("doctor")
+    assert code == 0
+    lines = out.splitlines()
+    for finding in findings:
+        assert any(line.endswith(finding["ability"]) for line in lines)
+        if finding["add"]:  # to be copied: never in two lines
+            assert f"     to add it: {finding['add']}" in lines
+    assert all(len(line) <= 80 or "to add it" in line for line in lines)
+
+
+# what --help, completion and `python -m` say
 
 
 @pytest.mark.parametrize(
@@ -309,6 +427,81 @@ def test_help_exits_0_on_stdout(openvis, args):
     assert out.strip()
 
 
+@pytest.mark.parametrize("verb", VERBS)
+def test_the_options_of_a_verb_are_whole_and_fit_on_a_screen(openvis, monkeypatch, verb):
+    options = [p for p in VERBS[verb].params if p.param_type_name == "option"]
+    names = {name for option in options for name in (*option.opts, *option.secondary_opts)}
+    for columns in (80, 50):
+        monkeypatch.setenv("COLUMNS", str(columns))
+        _, out, _ = openvis(verb, "--help")
+        assert names | {"--help"} <= set(re.findall(r"(?<![\w-])--?\w[\w-]*", out))
+        if columns == 80:
+            lines = out.splitlines()
+            assert len(lines) <= 60
+            assert max(map(len, lines)) <= 80
+    if len(options) > 8:  # then they are in groups, with the general ones under Options
+        headings = re.findall(r"^(\w.*):$", out, re.MULTILINE)
+        assert len(headings) >= 4
+        assert {"Arguments", "Options"} < set(headings)
+        groups = {option.rich_help_panel for option in options} - {None}
+        assert groups < set(headings)
+
+
+def test_the_verbs_are_listed_with_whole_sentences(openvis, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    _, out, _ = openvis("--help")
+    assert len(out.splitlines()) <= 40
+    listed = out.partition("Commands:")[2].splitlines()[1:]
+    assert [line.split()[0] for line in listed] == list(VERBS)
+    assert all(line.endswith(".") and not line.endswith("...") for line in listed)
+
+
+def test_python_m_is_the_command(tmp_path):
+    ended = subprocess.run(
+        [sys.executable, "-m", "openvis_rt", "inspect", tmp_path / "none"],
+        capture_output=True,
+        text=True,
+        timeout=LIMIT,
+        check=False,
+    )
+    assert ended.returncode == 2
+    assert ended.stderr.startswith("error:")
+
+
+@pytest.mark.parametrize(
+    ("words", "completed"),
+    [
+        ("openvis ins", ["inspect"]),
+        ("openvis run --wind", ["--window-length"]),
+        ("openvis run bundle video --mode s", ["stream"]),
+    ],
+)
+def test_bash_completes_verbs_options_and_values(tmp_path, words, completed):
+    """With the script that ``--show-completion`` prints and ``--install-completion`` installs."""
+    command = tmp_path / "openvis"
+    command.write_text(f'#!/bin/sh\nexec {sys.executable} -m openvis_rt "$@"\n')
+    command.chmod(0o755)
+    code = """
+        eval "$(_OPENVIS_COMPLETE=source_bash openvis)"
+        [[ $(complete -p openvis) == *"-F _openvis_completion"* ]] || exit 9
+        COMP_WORDS=($WORDS) COMP_CWORD=$((${#COMP_WORDS[@]} - 1))
+        _openvis_completion openvis
+        printf '%s\\n' "${COMPREPLY[@]}"
+    """
+    if (bash := shutil.which("bash")) is None:
+        pytest.skip("there is no bash here")
+    ended = subprocess.run(
+        [bash, "-c", code],
+        env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "WORDS": words},
+        capture_output=True,
+        text=True,
+        timeout=LIMIT,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.split() == completed
+
+
 @pytest.mark.parametrize("mode", ["video", "stream"])
 def test_a_video_becomes_overlay_log_and_results(
     openvis, cached_bundle, small_video, tmp_path, mode
@@ -316,11 +509,12 @@ def test_a_video_becomes_overlay_log_and_results(
     output = tmp_path / "deep" / "out"
     code, out, err = openvis(
         *("run", cached_bundle, small_video, "-o", output, *WORDS, "--mode", mode),
-        *("--threshold", 0, "--video-id", 42, "--json"),
+        *("--threshold", 0, "--video-id", 42, "--json", "--backend", "onnxruntime"),
     )
     assert code == 0, err
     report = json.loads(out)
-    files = ["frames.jsonl", "overlay.mp4", *(["results.json"] if mode == "video" else [])]
+    files = ["categories.json", "frames.jsonl", "overlay.mp4"]
+    files += ["results.json"] if mode == "video" else []
     assert names(output) == files
     assert sorted(report["outputs"].values()) == [str(output / f) for f in files]
     assert (report["mode"], report["frames"], report["warnings"]) == (mode, 12, [])
@@ -389,17 +583,18 @@ def test_a_video_without_any_instance_is_no_error(
 def test_another_geometry_than_the_official_one_is_said(openvis, cached_bundle, tmp_path):
     write_sample_video(tmp_path / "tall.mp4", width=90, height=160, fps=5, seconds=0.4, objects=1)
     code, out, _ = openvis(
-        "run", cached_bundle, tmp_path / "tall.mp4", "-o", tmp_path / "out", *WORDS, "--json"
+        *("run", cached_bundle, tmp_path / "tall.mp4", "-o", tmp_path / "out", *WORDS, "--json"),
+        *("--backend", "onnxruntime"),
     )
     assert code == 0
-    [warning] = json.loads(out)["warnings"]
-    assert "--size 107x60" in warning
+    assert any("--size 107x60" in warning for warning in json.loads(out)["warnings"])
 
 
-def test_a_bundle_that_cannot_be_written_runs_with_a_warning(
-    openvis, bundle_copy, small_video, tmp_path
+def test_a_bundle_runs_with_a_warning_where_no_cache_can_be_written(
+    openvis, bundle_copy, small_video, tmp_path, monkeypatch
 ):
     (bundle_copy / "text").write_text("in the way")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(bundle_copy / "text"))
     code, out, _ = openvis(
         *("run", bundle_copy, small_video, "-o", tmp_path / "out", *WORDS, "--json"),
         *("--max-frames", 1),
@@ -421,7 +616,7 @@ def test_an_output_is_replaced_only_when_asked_and_only_by_a_whole_one(
     assert openvis("run", cached_bundle, cut, "-o", output, *WORDS, "--overwrite")[0] == 2
     assert names(output) == ["frames.jsonl"]
     assert openvis(*args, "--overwrite")[0] == 0
-    assert names(output) == ["frames.jsonl", "overlay.mp4", "results.json"]
+    assert names(output) == ["categories.json", "frames.jsonl", "overlay.mp4", "results.json"]
     assert names(tmp_path) == ["cut.mp4", "out"]
 
 

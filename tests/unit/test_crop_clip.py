@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,6 +15,10 @@ with warnings.catch_warnings():
     from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 
 import onnxruntime  # noqa: E402
+from openvis_rt.runtime.families import family_of  # noqa: E402
+from openvis_rt.runtime.minvis_clip import MinVisClip as Family  # noqa: E402
+from openvis_rt.runtime.selection import Selection  # noqa: E402
+from openvis_rt.runtime.window_pipeline import WindowPipeline  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
 
 from openvis_rt.bundle.bundle import Bundle  # noqa: E402
@@ -21,46 +26,37 @@ from openvis_rt.errors import InputError  # noqa: E402
 from openvis_rt.export.bundle import export_bundle  # noqa: E402
 from openvis_rt.export.fp16.convert import fp16_from_fp32  # noqa: E402
 from openvis_rt.export.fp16.keeps import GraphView  # noqa: E402
+from openvis_rt.export.graph_module import GraphModule  # noqa: E402
 from openvis_rt.export.onnx_export import onnx_from_module  # noqa: E402
-from openvis_rt.export.wrappers import MinVisClipClassify  # noqa: E402
-from openvis_rt.models.instformer import InstFormer, InstFormerConfig  # noqa: E402
-from openvis_rt.models.mask2former import Mask2Former  # noqa: E402
+from openvis_rt.models.instformer import InstFormer  # noqa: E402
+from openvis_rt.models.mask2former import ClassDecoder, Mask2Former  # noqa: E402
 from openvis_rt.models.minvis_clip import (  # noqa: E402
     CropConfig,
     MaskedCrops,
     MinVisClip,
     boxes_of,
 )
+from openvis_rt.models.resnet import ResNet  # noqa: E402
 from openvis_rt.runtime.backends.onnxruntime import OnnxRuntime  # noqa: E402
 from openvis_rt.runtime.classifier import Classifier  # noqa: E402
-from openvis_rt.runtime.families import family_of  # noqa: E402
-from openvis_rt.runtime.minvis_clip import MinVisClip as Family  # noqa: E402
-from openvis_rt.runtime.selection import Selection  # noqa: E402
 from openvis_rt.runtime.tracking.association import Momentum  # noqa: E402
 from openvis_rt.runtime.video.reading import Frame  # noqa: E402
-from openvis_rt.runtime.window_pipeline import WindowPipeline  # noqa: E402
-from openvis_rt.systems import SYSTEMS  # noqa: E402
-from openvis_rt.systems.variants import Variant  # noqa: E402
+from openvis_rt.systems import SYSTEMS, VARIANTS  # noqa: E402
+from openvis_rt.systems.instformer import InstFormerConfig  # noqa: E402
 
 FRAME = (28, 45)  # of a padded frame of 32x64: 4 rows and 19 columns of padding
 GRID = (8, 16)
 SIZE = 24
 MEAN = (122.7709383, 116.7460125, 104.09373615)
 STD = (68.5005327, 66.6321579, 70.32316305)
-VARIANT = Variant(
-    name="minvis-clip-r50",
-    family="minvis-clip",
-    tracker="previous-frame",
+VARIANT = replace(
+    VARIANTS["minvis-clip-r50"],
     backbone="tiny",
     clip="none",
-    quick_gelu=True,
     embed_dim=32,
     feature_channels=(16, 32, 64, 128),
     short_side=60,
     max_side=160,
-    pixel_mean=(123.675, 116.28, 103.53),
-    pixel_std=(58.395, 57.12, 57.375),
-    detections=10,
 )
 
 
@@ -190,13 +186,9 @@ def tiny(queries=6):
             CLIPTextCfg(context_length=77, vocab_size=49408, width=32, heads=2, layers=1),
             quick_gelu=True,
         )
-        proposal = Mask2Former(
-            decoder_layers=1,
-            queries=queries,
-            encoder_layers=1,
-            blocks=(1, 1, 1, 1),
-            channels=VARIANT.feature_channels,
-        )
+        predictor = ClassDecoder(classes=1, layers=1, queries=queries)
+        backbone = ResNet((1, 1, 1, 1), VARIANT.feature_channels)
+        proposal = Mask2Former(backbone, predictor, encoder_layers=1)
         torch.nn.init.normal_(clip.visual.positional_embedding, std=0.5)
     model = InstFormer(VARIANT, InstFormerConfig(queries=queries), clip, proposal)
     return MinVisClip.from_instformer(model, variant=VARIANT)
@@ -212,9 +204,16 @@ def texts(count=5):
     return rows / rows.norm(dim=1, keepdim=True)
 
 
+def classified(model, frame, logits):
+    """Instance tokens and class scores."""
+    found = model.classify(frames=frame, mask_logits=logits, text_embeddings=texts())
+    assert list(found) == [t.name for t in SYSTEMS["minvis-clip"].graphs["classify"].outputs]
+    return tuple(found.values())
+
+
 def test_tokens_are_clips_own_of_each_crop(model):
     frame, logits = picture(), masks_by_hand()
-    tokens, scores = model.classify(frame, logits, texts())
+    tokens, scores = classified(model, frame, logits)
     crops = model.crops(frame, logits)
     for index in range(len(logits)):
         wanted = model.clip_model.encode_image(crops[index : index + 1])[0]
@@ -227,8 +226,8 @@ def test_tokens_are_clips_own_of_each_crop(model):
 def test_permuted_masks_give_permuted_tokens(model):
     frame, logits = picture(), masks_by_hand()
     order = torch.tensor([4, 2, 0, 5, 1, 3])
-    tokens, scores = model.classify(frame, logits, texts())
-    permuted = model.classify(frame, logits[order], texts())
+    tokens, scores = classified(model, frame, logits)
+    permuted = classified(model, frame, logits[order])
     torch.testing.assert_close(permuted[0], tokens[order], rtol=0, atol=1e-5)
     torch.testing.assert_close(permuted[1], scores[order], rtol=0, atol=1e-4)
 
@@ -237,8 +236,8 @@ def test_what_is_outside_a_mask_does_not_matter(model):
     frame, logits = picture(), masks_by_hand()
     mask = torch.from_numpy(pixel_masks(logits)[0])
     other = torch.where(mask[..., None], frame[0], picture(seed=1)[0])[None]
-    one = model.classify(frame, logits[:1], texts())
-    two = model.classify(other, logits[:1], texts())
+    one = classified(model, frame, logits[:1])
+    two = classified(model, other, logits[:1])
     assert torch.equal(one[0], two[0])
 
 
@@ -264,7 +263,7 @@ def sized(count, height=FRAME[0], width=FRAME[1], grid=GRID):
 @pytest.mark.parametrize("count", [1, 6])
 def test_onnx_runtime_gives_pytorchs_numbers(model, count):
     spec = sized(count)
-    graph = onnx_from_module(MinVisClipClassify(model), spec)
+    graph = onnx_from_module(GraphModule(model, spec), spec)
     data_dependent = {"NonZero", "Loop", "If", "Scan", "GridSample", "ScatterND"}
     assert not data_dependent & {node.op_type for node in graph.graph.node}
     session = onnxruntime.InferenceSession(
@@ -272,7 +271,7 @@ def test_onnx_runtime_gives_pytorchs_numbers(model, count):
     )
     for logits in (masks_by_hand()[:count], masks_by_hand()[-count:], masks_by_hand() * 0 - 1):
         inputs = (picture(seed=2), logits[:count], texts())
-        wanted = model.classify(*inputs)
+        wanted = classified(model, *inputs[:2])
         given = {t.name: x.numpy() for t, x in zip(spec.inputs, inputs, strict=True)}
         found = session.run(None, given)
         assert np.isfinite(found[0]).all()
@@ -282,7 +281,7 @@ def test_onnx_runtime_gives_pytorchs_numbers(model, count):
 
 def test_fp16_computes_the_crops_in_fp32(model):
     spec = sized(6)
-    half = fp16_from_fp32(onnx_from_module(MinVisClipClassify(model), spec), spec)
+    half = fp16_from_fp32(onnx_from_module(GraphModule(model, spec), spec), spec)
     assert half.kept["crops"] > 40
     view = GraphView(half.model.graph)
     [conv] = [i for i, node in enumerate(view.nodes) if node.op_type == "Conv"]
@@ -306,7 +305,7 @@ def bundle(model, tmp_path_factory):
 def test_a_bundle_runs_through_the_same_runtime(bundle):
     family = family_of(bundle)
     assert isinstance(family, Family)
-    assert bundle.manifest.tracker.name == "previous-frame"
+    assert bundle.manifest.tracker == SYSTEMS["minvis-clip"].tracker
     pipeline = WindowPipeline(
         bundle, family, OnnxRuntime("cpu"), "fp32", Selection(threshold=0.0), keep_video=True
     )
@@ -323,7 +322,7 @@ def test_a_bundle_runs_through_the_same_runtime(bundle):
 
 
 def test_t_and_k_are_refused(bundle):
-    with pytest.raises(InputError, match="previous-frame of minvis-clip-r50 has no T"):
+    with pytest.raises(InputError, match="momentum of minvis-clip-r50 has no T"):
         family_of(bundle, frames=4)
 
 

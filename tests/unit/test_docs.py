@@ -11,8 +11,8 @@ import pytest
 import typer
 
 from openvis_rt.cli.main import app
+from openvis_rt.systems import VARIANTS
 from openvis_rt.systems.table import markdown_table, support_table
-from openvis_rt.systems.variants import VARIANTS
 
 if sys.version_info >= (3, 11):
     import tomllib

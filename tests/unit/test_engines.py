@@ -1,4 +1,4 @@
-"""Plans of tiny graphs, compiled for real by TensorRT-RTX, which needs no GPU for it.
+"""Engines of tiny graphs, compiled for real by TensorRT-RTX, which needs no GPU for it.
 
 Where the other library is meant, TensorRT-RTX stands in for it: the two have one interface, and
 what each of its versions really has is the business of ``tests/model/test_tensorrt_api.py``.
@@ -314,7 +314,7 @@ def test_changed_graph_is_detected_and_built_again(tmp_path):
     check_plan(new.plan, bundle.graph_sha256("text"))
 
 
-def test_damaged_plan_is_detected_and_built_again(tmp_path):
+def test_damaged_engine_is_detected_and_built_again(tmp_path):
     bundle = write_bundle(tmp_path, text=text_model())
     (old,) = build_rtx(bundle)
     data = bytearray(old.plan.read_bytes())
@@ -421,7 +421,7 @@ def test_limits_are_kept_and_other_limits_are_another_build(tmp_path):
         build_rtx(bundle, max_classes=0)
 
 
-def test_windows_of_any_length_up_to_the_bundle_s_are_one_plan(tmp_path):
+def test_windows_of_any_length_up_to_the_bundle_s_are_one_engine(tmp_path):
     models = {"propose": propose_model("T"), "masks": masks_model("T"), "text": text_model()}
     propose, masks, text = build_rtx(write_bundle(tmp_path, window_length=5, **models))
     assert propose.sidecar.inputs == (TensorSpec("frames", "uint8", ("T", 12, 16, 3)),)
@@ -439,7 +439,7 @@ def test_windows_of_any_length_up_to_the_bundle_s_are_one_plan(tmp_path):
     assert longer[0].sidecar.profiles == {"T": Profile(1, 7, 7)}
 
 
-def test_gathers_are_checked_at_one_frame_and_at_the_whole_clip(monkeypatch):
+def test_gathers_are_checked_at_one_frame_and_at_the_whole_window(monkeypatch):
     lengths = []
 
     def check(_model, *runs):
@@ -543,7 +543,7 @@ def test_killed_build_keeps_what_is_finished_and_nothing_else(tmp_path, kind):
     if kind == signal.SIGINT:
         assert not list(folder.glob("*.building"))
     bundle = Bundle.open(bundle_path)
-    with pytest.raises(EngineError, match="no plan"):
+    with pytest.raises(EngineError, match="no engine"):
         check_plan(folder / "classify.fp32.plan", bundle.graph_sha256("classify"))
     text, classify = build_rtx(bundle)
     assert (text.skipped, classify.skipped) == (True, False)
@@ -565,6 +565,7 @@ if __name__ == "__main__":
     from openvis_rt.engines.build import engines as build
     from openvis_rt.errors import OpenVISError
     from openvis_rt.engines.plan import BuildOptions
+    from openvis_rt.records import json_from_record
     build.gpu_of_this_machine = lambda: ("Orin", "sm87")
     bundle = write_bundle(sys.argv[3], half={"classify": half_model()}, classify=classify_model())
     options = BuildOptions(hardware_compatible=json.loads(sys.argv[4]))
@@ -573,7 +574,7 @@ if __name__ == "__main__":
             bundle, backend="tensorrt", precisions=["fp16"], options=options, timing_cache=False
         )
         entry = {"plan": str(result.plan), "skipped": result.skipped, "warnings": result.warnings}
-        print(json.dumps({**entry, **result.sidecar.to_json()}))
+        print(json.dumps({**entry, **json_from_record(result.sidecar)}))
 """
 
 
@@ -659,7 +660,7 @@ def test_tensorrt_needs_a_gpu_to_build(tmp_path, monkeypatch, no_gpu):
         build_engines(bundle, backend="tensorrt", targets=["sm87"])
 
 
-def test_ampere_plans_need_an_ampere_gpu_to_build(tmp_path, monkeypatch):
+def test_ampere_engines_need_an_ampere_gpu_to_build(tmp_path, monkeypatch):
     stand_in(monkeypatch)
     monkeypatch.setattr(build_module, "gpu_of_this_machine", lambda: ("T4", "sm75"))
     bundle = write_bundle(tmp_path, text=text_model())

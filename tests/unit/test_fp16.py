@@ -22,12 +22,12 @@ from openvis_rt.cli.main import app
 from openvis_rt.compare.torch_reference import TorchReference, compare_with_torch
 from openvis_rt.errors import InputError, ParityError
 from openvis_rt.export import bundle as bundle_export
-from openvis_rt.export.fp16.convert import HALF_TENSORS, fp16_from_fp32, fp16_spec
+from openvis_rt.export.fp16.convert import fp16_from_fp32, fp16_spec
 from openvis_rt.export.fp16.emulation import fp16_emulation
 from openvis_rt.export.fp16.keeps import KEEPS, GraphView, narrowed
-from openvis_rt.export.wrappers import Propose
-from openvis_rt.models.zoo import MODELS
-from openvis_rt.systems.graphs import GraphSpec, TensorSpec
+from openvis_rt.export.graph_module import GraphModule
+from openvis_rt.models import clip_vis
+from openvis_rt.systems.graphs import HALF_TENSORS, GraphSpec, TensorSpec
 
 NARROWED = ("propose", "classify", "text")
 NAMES = [keep.name for keep in KEEPS]
@@ -232,7 +232,7 @@ def test_activations_beyond_fp16_are_noticed(wide):
             )
     with torch.no_grad():
         network.backbone.clip_model.visual.bn1.weight *= 3e5
-    reference = TorchReference(spec, Propose(network))
+    reference = TorchReference(spec, GraphModule(network, spec))
     half = fp16_from_fp32(model, spec)
     twin = fp16_emulation(half.model).SerializeToString()
     with pytest.raises(ParityError, match="--precision fp32"):
@@ -279,7 +279,7 @@ def test_a_precision_that_does_not_exist_is_refused_before_any_work(tmp_path, pr
     ],
 )
 def test_the_command_takes_precisions(tiny_bundle, tmp_path, monkeypatch, options, wanted):
-    monkeypatch.setitem(MODELS, VARIANT.name, tiny_model)
+    monkeypatch.setattr(clip_vis, "build", lambda _: tiny_model())
     monkeypatch.setattr(bundle_export, "onnx_from_module", traced_before(tiny_bundle))
     place = ("-o", str(tmp_path / "new"), "--size", "60x90", "--random-weights", "0", "--no-verify")
     done = CliRunner().invoke(app, ["export", VARIANT.name, *place, *options])
@@ -288,7 +288,7 @@ def test_the_command_takes_precisions(tiny_bundle, tmp_path, monkeypatch, option
 
 
 def test_the_command_refuses_an_unknown_precision_before_it_loads_weights(tmp_path, monkeypatch):
-    monkeypatch.setitem(MODELS, VARIANT.name, None)  # not callable
+    monkeypatch.setattr(clip_vis, "build", None)  # not callable
     place = ("-o", str(tmp_path / "new"), "--random-weights", "0")
     done = CliRunner().invoke(app, ["export", VARIANT.name, *place, "--precision", "fp64"])
     assert isinstance(done.exception, InputError)

@@ -1,4 +1,8 @@
-"""The arrows of the design: who may import whom, and what works without the heavy libraries."""
+"""The import graph: arrows go down the design's list only, nothing imports in a circle.
+
+``pytest tests/unit/test_imports.py -k arrows -s`` prints the graph. What an import costs, and what
+works without the heavy libraries, is tried in processes of its own.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ import ast
 import json
 import subprocess
 import sys
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -13,56 +18,117 @@ import pytest
 import openvis_rt
 
 PACKAGE = Path(openvis_rt.__file__).parent
-ARROWS = {  # a sub-package, and the others that it may import; "" is the package's root
+ROOT = PACKAGE.name
+FRONT_DOORS = {ROOT, f"{ROOT}.__main__"}  # they lead everywhere, and nothing here goes through them
+ARROWS = {  # a folder, and what it may import besides itself and the ground floor, the root's files
     "": set(),
-    "systems": {""},
-    "bundle": {"", "systems"},
-    "models": {"", "systems"},
-    "checkpoints": {"", "systems", "models"},
-    "export": {"", "systems", "bundle", "models", "checkpoints", "compare"},
-    "compare": {"", "systems", "bundle", "export"},
-    "engines": {"", "systems", "bundle", "compare"},
-    "runtime": {"", "systems", "bundle", "engines"},
+    "systems": set(),
+    "bundle": {"systems"},
+    "models": {"systems"},
+    "checkpoints": {"models", "systems"},
+    "compare": {"bundle", "systems"},
+    "export": {"models", "compare", "bundle", "systems"},
+    "engines": {"bundle", "compare", "systems"},
+    "runtime": {"bundle", "systems", "engines.library", "engines.plan", "engines.api"},
+    "training": {"checkpoints", "models", "systems"},
     "cli": {
-        *("", "systems", "bundle", "models", "checkpoints", "export", "compare", "engines"),
-        "runtime",
+        *("systems", "bundle", "models", "checkpoints", "compare", "export", "engines", "runtime"),
+        "training",
     },
 }
-HEAVY = {
-    "torch",
-    "torchvision",
-    "open_clip",
-    "timm",
-    "onnx",
-    "onnxscript",
-    "polygraphy",
-    "pycuda",
-    "tensorrt",
-    "tensorrt_rtx",
-}
-MODULES = sorted(PACKAGE.rglob("*.py"))
+WITH_TORCH = ("models", "checkpoints", "export", "training", "engines.build", "engines.rewrites")
+"""Who may name torch or onnx; of ``compare`` the files whose names begin with ``torch_``."""
+TRAINING = {"torch", "torchvision", "open_clip", "timm", "onnx", "onnxscript"}
+HEAVY = TRAINING | {"polygraphy", "pycuda", "tensorrt", "tensorrt_rtx"}
 
 
-def area_of(module: str) -> str:
-    """The sub-package of a dotted name below ``openvis_rt``."""
-    parts = module.split(".")
-    return parts[1] if len(parts) > 1 and parts[1] in ARROWS else ""
-
-
-def imports_of(path: Path) -> set[str]:
-    """Dotted names of every module that a file imports, inside functions as well."""
-    package = ".".join(path.relative_to(PACKAGE.parent).parent.parts)
-    found: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            found.update(alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            base = node.module or ""
-            if node.level:
-                parts = package.split(".")[: len(package.split(".")) - node.level + 1]
-                base = ".".join([*parts, base]).rstrip(".")
-            found.update(f"{base}.{alias.name}" for alias in node.names)
+def modules_of(package: Path) -> dict[str, Path]:
+    """Dotted name -> file; a package's is that of its ``__init__``."""
+    found = {}
+    for path in sorted(package.rglob("*.py")):
+        parts = path.relative_to(package.parent).with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
     return found
+
+
+def imports_of(path: Path) -> dict[str, bool]:
+    """Names that a file imports, inside functions too -> whether for type checkers only."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    blocks = [n for n in ast.walk(tree) if isinstance(n, ast.If) and _is_for_types(n.test)]
+    for_types = {id(inner) for block in blocks for part in block.body for inner in ast.walk(part)}
+    found: dict[str, bool] = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{path} has a relative import"
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        for name in names:
+            found[name] = found.get(name, True) and id(node) in for_types
+    return found
+
+
+def _is_for_types(test: ast.expr) -> bool:
+    return "TYPE_CHECKING" in {getattr(test, "id", ""), getattr(test, "attr", "")}
+
+
+def graph_of(package: Path) -> dict[str, dict[str, bool]]:
+    """Module -> the modules of the package that it imports -> whether for type checkers only."""
+    modules, graph = modules_of(package), {}
+    for module, path in modules.items():
+        graph[module] = {}
+        for name, for_types in imports_of(path).items():
+            if name.split(".")[0] != package.name:
+                continue
+            target = name
+            while target not in modules:  # a function or a class of a module
+                target = target.rpartition(".")[0]
+            graph[module][target] = graph[module].get(target, True) and for_types
+    return graph
+
+
+def folder_of(module: str) -> str:
+    """``runtime`` of ``openvis_rt.runtime.video.results``; empty for the ground floor."""
+    parts = module.split(".")[1:]
+    return parts[0] if parts and parts[0] in ARROWS else ""
+
+
+def arrows_up(graph: dict[str, dict[str, bool]]) -> list[str]:
+    """Imports that the design does not allow."""
+    found = []
+    for module, imported in graph.items():
+        if module in FRONT_DOORS:
+            continue
+        allowed = ARROWS[folder_of(module)]
+        for name in imported:
+            folder, inside = folder_of(name), name.removeprefix(f"{ROOT}.")
+            is_allowed = folder in {"", folder_of(module), *allowed} or inside in allowed
+            if not is_allowed or name == f"{ROOT}.__main__":
+                found.append(f"{module} -> {name}")
+    return found
+
+
+def circle_in(graph: dict[str, dict[str, bool]]) -> list[str]:
+    """Modules that import each other in a circle when they run; empty if there are none."""
+    running = {m: [n for n, typing in i.items() if not typing] for m, i in graph.items()}
+    try:
+        TopologicalSorter(running).prepare()
+    except CycleError as exc:
+        return list(exc.args[1])
+    return []
+
+
+def listed(graph: dict[str, dict[str, bool]]) -> str:
+    """A line for each folder: how many files it has, and the folders that it imports."""
+    lines = []
+    for folder in ARROWS:
+        own = [m for m in graph if folder_of(m) == folder and m not in FRONT_DOORS]
+        to = {folder_of(name) for module in own for name in graph[module]} - {folder}
+        names = ", ".join(sorted(name or "ground floor" for name in to))
+        lines.append(f"{folder or 'ground floor':14}{len(own):4} files  -> {names or 'nothing'}")
+    return "\n".join(lines)
 
 
 def run(code: str, *args: object) -> str:
@@ -73,33 +139,113 @@ def run(code: str, *args: object) -> str:
 
 
 def test_every_folder_of_the_package_has_its_arrows():
-    folders = {p.name for p in PACKAGE.iterdir() if (p / "__init__.py").is_file()}
-    assert folders <= set(ARROWS)
-    assert {"runtime", "export", "models", "cli"} <= folders
+    folders = {path.name for path in PACKAGE.iterdir() if any(path.glob("*.py"))}
+    assert folders == set(ARROWS) - {""}
+    without = {path.parent for path in PACKAGE.rglob("*.py")} - {
+        path.parent for path in PACKAGE.rglob("__init__.py")
+    }
+    assert without == set()  # or the wheel would not have it
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda p: p.relative_to(PACKAGE).as_posix())
-def test_a_module_imports_only_where_its_arrows_point(path):
-    own = path.relative_to(PACKAGE).parts[0] if path.parent != PACKAGE else ""
-    allowed = ARROWS[own] | {own}
-    if path == PACKAGE / "__init__.py":
-        allowed = {"", "runtime"}  # the front door
-    inside = {m for m in imports_of(path) if m.split(".")[0] == "openvis_rt"}
-    assert {m for m in inside if area_of(m) not in allowed} == set()
+def test_arrows_go_down_only():
+    graph = graph_of(PACKAGE)
+    print(listed(graph))
+    assert arrows_up(graph) == []
 
 
-@pytest.mark.parametrize("area", ["systems", "bundle", "runtime"])
-def test_light_folders_never_name_a_library_of_the_export(area):
-    for path in (PACKAGE / area).rglob("*.py"):
-        libraries = {m.split(".")[0] for m in imports_of(path)}
-        own = {"cuda", "pycuda"} if path.stem == "cuda" else set()
-        assert libraries & (HEAVY - own) == set(), path.name
+def test_nothing_imports_in_a_circle():
+    assert circle_in(graph_of(PACKAGE)) == []
 
 
-def test_the_root_needs_only_the_standard_library():
-    for path in PACKAGE.glob("*.py"):
-        libraries = {m.split(".")[0] for m in imports_of(path)} - {"openvis_rt"}
-        assert libraries <= sys.stdlib_module_names, path.name
+def test_only_the_rooms_of_the_networks_name_torch_or_onnx():
+    found = []
+    for module, path in modules_of(PACKAGE).items():
+        inside = module.removeprefix(f"{ROOT}.")
+        if inside.startswith((*WITH_TORCH, "compare.torch_")):
+            continue
+        libraries = {name.split(".")[0] for name in imports_of(path)}
+        found += [f"{module}: {name}" for name in sorted(libraries & TRAINING)]
+    assert found == []
+
+
+def test_bindings_of_a_gpu_are_named_in_one_file_only():
+    naming = {
+        module
+        for module, path in modules_of(PACKAGE).items()
+        if {name.split(".")[0] for name in imports_of(path)}
+        & {"cuda", "pycuda", "tensorrt", "tensorrt_rtx"}
+    }
+    assert naming == {f"{ROOT}.runtime.backends.tensorrt.cuda"}
+
+
+def test_the_ground_floor_and_the_systems_need_only_the_standard_library():
+    for module, path in modules_of(PACKAGE).items():
+        if folder_of(module) in ("", "systems"):
+            libraries = {name.split(".")[0] for name in imports_of(path)} - {ROOT}
+            assert libraries <= sys.stdlib_module_names, module
+
+
+# the check itself
+
+
+@pytest.fixture
+def package(tmp_path):
+    """Writes files of a package of the same name."""
+
+    def write(**files):
+        for name, text in files.items():
+            path = tmp_path / ROOT / f"{name.replace('__', '/')}.py"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+        return graph_of(tmp_path / ROOT)
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("from openvis_rt.bundle.one import a", []),
+        ("from openvis_rt.errors import a", []),
+        ("from openvis_rt.engines.plan import a", []),
+        ("from openvis_rt.engines import library", []),
+        ("from openvis_rt.engines.build import a", ["runtime.one -> engines.build"]),
+        ("import openvis_rt.cli.one", ["runtime.one -> cli.one"]),
+        ("def f():\n    from openvis_rt.models import one", ["runtime.one -> models.one"]),
+        (
+            "if TYPE_CHECKING:\n    from openvis_rt.export.one import a",
+            ["runtime.one -> export.one"],
+        ),
+    ],
+)
+def test_an_arrow_up_is_found(package, text, found):
+    others = dict.fromkeys(
+        (
+            *("bundle__one", "errors", "engines__plan", "engines__library", "engines__build"),
+            *("cli__one", "models__one", "export__one", "engines____init__"),
+        ),
+        "",
+    )
+    named = [f"{ROOT}.{arrow}".replace("-> ", f"-> {ROOT}.") for arrow in found]
+    assert arrows_up(package(runtime__one=text, **others)) == named
+
+
+@pytest.mark.parametrize(
+    ("text", "is_circle"),
+    [
+        ("from openvis_rt.runtime.two import a", True),
+        ("def f():\n    from openvis_rt.runtime.two import a", True),
+        ("import typing\nif typing.TYPE_CHECKING:\n    import openvis_rt.runtime.two", False),
+        ("", False),
+    ],
+)
+def test_a_circle_inside_a_folder_is_found(package, text, is_circle):
+    graph = package(runtime__one=text, runtime__two="from openvis_rt.runtime.one import b")
+    circle = [f"{ROOT}.runtime.{name}" for name in ("one", "two")]
+    assert set(circle_in(graph)) == (set(circle) if is_circle else set())
+
+
+# what an import costs
 
 
 LOADED = """

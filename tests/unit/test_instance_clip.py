@@ -32,6 +32,7 @@ from openvis_rt.models.instance_clip import (  # noqa: E402
 )
 from openvis_rt.models.instformer import object_logits  # noqa: E402
 from openvis_rt.models.mask2former import Mask2Former  # noqa: E402
+from openvis_rt.records import json_from_record, record_from_json  # noqa: E402
 from openvis_rt.systems.instformer import Guidance, InstFormerConfig  # noqa: E402
 
 ROUNDING = 1e-5  # of float32 sums in another order, relative to the largest value
@@ -349,7 +350,7 @@ def test_a_wrong_choice_is_refused_by_its_name(fields, message):
     with pytest.raises(InputError, match=message):
         Guidance(**fields)
     with pytest.raises(InputError, match=message):
-        InstFormerConfig.from_json({"guidance": fields})
+        record_from_json(InstFormerConfig, {"guidance": fields})
 
 
 @pytest.mark.parametrize(
@@ -371,7 +372,7 @@ def test_a_wrong_choice_is_refused_by_its_name(fields, message):
 )
 def test_a_malformed_configuration_is_refused(entry):
     with pytest.raises(InputError):
-        InstFormerConfig.from_json(entry)
+        record_from_json(InstFormerConfig, entry)
 
 
 def test_a_configuration_survives_json():
@@ -382,8 +383,9 @@ def test_a_configuration_survives_json():
         quick_gelu=False,
         classes=80,
     )
-    assert InstFormerConfig.from_json(json.loads(json.dumps(config.to_json()))) == config
-    assert InstFormerConfig.from_json({}) == InstFormerConfig()
+    text = json.dumps(json_from_record(config))
+    assert record_from_json(InstFormerConfig, json.loads(text)) == config
+    assert record_from_json(InstFormerConfig, {}) == InstFormerConfig()
 
 
 def test_instances_cannot_begin_behind_the_last_block():
@@ -400,12 +402,14 @@ def test_frames_of_any_size_are_padded_to_patches(size):
     frames = torch.randint(0, 256, (1, *size, 3), dtype=torch.uint8)
     found = model.propose(frames)
     grid = tuple(-(-side // PATCH) for side in size)
-    assert found.guidance.shape == (QUERIES, grid[0] * grid[1])
-    assert found.mask_logits.shape == (QUERIES, grid[0] * 8, grid[1] * 8)
-    assert found.queries.shape == (QUERIES, 256)
-    assert found.object_logits.shape == (QUERIES, 2)
+    assert found["guidance_mask"].shape == (QUERIES, grid[0] * grid[1])
+    assert found["mask_logits"].shape == (QUERIES, 1, grid[0] * 8, grid[1] * 8)
+    assert found["queries"].shape == (QUERIES, 256)
+    assert found["object_logits"].shape == (QUERIES, 2)
+    assert found["mask_area"].shape == (QUERIES,)
     text = torch.nn.functional.normalize(torch.randn(4, EMBED), dim=-1)
-    tokens, logits = model.classify(frames, found.guidance, text)
+    scored = model.classify(frames, found["guidance_mask"], text)
+    tokens, logits = scored["instance_tokens"], scored["class_scores"]
     assert tokens.shape == (QUERIES, EMBED)
     assert logits.shape == (QUERIES, 4)
     assert torch.isfinite(tokens).all()
@@ -417,7 +421,8 @@ def test_one_query_is_enough():
     model = tiny_instformer(replace(CONFIG, queries=1))
     frames = torch.randint(0, 256, (1, 40, 50, 3), dtype=torch.uint8)
     found = model.propose(frames)
-    tokens, _ = model.classify(frames, found.guidance, torch.eye(EMBED))
+    scored = model.classify(frames, found["guidance_mask"], torch.eye(EMBED))
+    tokens = scored["instance_tokens"]
     assert tokens.shape == (1, EMBED)
     assert torch.isfinite(tokens).all()
 
@@ -428,7 +433,7 @@ def test_seeded_tokens_are_clips_class_token():
     assert torch.equal(model.instance_clip.register_token, token)
     assert torch.equal(model.instance_clip.instance_token, token)
     assert model.instance_clip.log_scale is model.clip_model.logit_scale
-    assert model.tracker == {}
+    assert model.recurrence == {}
 
 
 def test_the_proposal_network_has_the_official_keys():

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
+import gc
+import tracemalloc
+
 import numpy as np
 import pytest
 from scipy.special import softmax
 
-from openvis_rt.runtime.tracking.mean_logits import (
-    MeanLogits,
-    among_classes,
-    among_classes_and_none,
-    each_class_and_objectness,
-    objects_among_classes,
-)
+from openvis_rt.runtime.tracking.mean_logits import FORMULAS, MeanLogits
 
 ROWS = [1, 3, 2]  # rows of each class: synonyms
 TRACKS, FRAMES = 6, 9
@@ -52,8 +49,8 @@ def wanted(frames, *, objectness):
 
 @pytest.mark.parametrize("objectness", [False, True])
 def test_the_formula(objectness):
-    score = objects_among_classes if objectness else among_classes
-    sums = MeanLogits(TRACKS, ROWS, score, visible_only=True, keep=True)
+    formula = FORMULAS["softmax-objectness" if objectness else "softmax"]
+    sums = MeanLogits(TRACKS, ROWS, formula, visible_only=True, keep=True)
     frames = list(video())
     for output, order in frames:
         sums.add_output(output, order)
@@ -72,7 +69,7 @@ def test_the_formula(objectness):
 
 
 def test_a_track_that_never_has_a_pixel_scores_0_and_nothing_is_nan():
-    sums = MeanLogits(TRACKS, ROWS, objects_among_classes, visible_only=True, keep=True)
+    sums = MeanLogits(TRACKS, ROWS, FORMULAS["softmax-objectness"], visible_only=True, keep=True)
     for output, order in video():
         sums.add_output({**output, "mask_area": output["mask_area"] * 0}, order)
     assert not sums.scores().any()
@@ -80,17 +77,29 @@ def test_a_track_that_never_has_a_pixel_scores_0_and_nothing_is_nan():
 
 
 def test_streaming_keeps_nothing():
-    sums = MeanLogits(TRACKS, ROWS, among_classes, visible_only=True, keep=False)
-    for output, order in video():
-        sums.add_output(output, order)
-    assert not sums._history
+    sums = MeanLogits(TRACKS, ROWS, FORMULAS["softmax"], visible_only=True, keep=False)
+    frames = list(video())
+
+    def traced_after(times: int) -> int:
+        for _ in range(times):
+            for output, order in frames:
+                sums.add_output(output, order)
+        gc.collect()
+        return tracemalloc.get_traced_memory()[0]
+
+    tracemalloc.start()
+    try:
+        begun = traced_after(2)
+        assert traced_after(100) - begun < 900 * 8  # a kept frame takes a hundred bytes
+    finally:
+        tracemalloc.stop()
     assert sums.detections(5) == []
 
 
-def test_clips_count_once_however_long_and_every_frame_has_its_bit():
+def test_windows_count_once_however_long_and_every_frame_has_its_bit():
     """VideoOVFormer's score: unweighted means over windows, a sigmoid for each class."""
     rng = np.random.default_rng(1)
-    sums = MeanLogits(TRACKS, ROWS, each_class_and_objectness, visible_only=False, keep=True)
+    sums = MeanLogits(TRACKS, ROWS, FORMULAS["sigmoid-objectness"], visible_only=False, keep=True)
     windows = [(dict(output), order) for output, order in video(1)]
     lengths = [5, 5, 5, 2]
     for (output, order), length in zip(windows, lengths, strict=False):
@@ -116,7 +125,8 @@ def test_clips_count_once_however_long_and_every_frame_has_its_bit():
 
 def test_a_closed_vocabularys_last_column_is_no_class():
     """MinVIS: the softmax is over "no object" as well, the score is not."""
-    sums = MeanLogits(TRACKS, [1] * 6, among_classes_and_none, visible_only=False, keep=True)
+    formula = FORMULAS["softmax-without-last"]
+    sums = MeanLogits(TRACKS, [1] * 5, formula, visible_only=False, keep=True)
     frames = list(video(2))
     for output, order in frames:
         del output["object_logits"]

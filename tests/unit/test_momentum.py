@@ -12,8 +12,8 @@ from scipy.special import expit
 
 from openvis_rt.errors import InputError
 from openvis_rt.runtime.tracking.association import Momentum
-from openvis_rt.runtime.tracking.mean_logits import MeanLogits, each_class_and_objectness
-from openvis_rt.runtime.tracking.scoring import SigmoidScores
+from openvis_rt.runtime.tracking.mean_logits import FORMULAS, MeanLogits
+from openvis_rt.runtime.tracking.scoring import FrameLogits
 
 RULES = {"ov2seg": 0.7, "minvis": 1.0, "ovformer-video": 1.0}
 
@@ -86,11 +86,13 @@ def test_a_known_permutation_is_undone_in_every_frame(alpha):
 
 def test_alpha_weighs_embeddings_as_they_are_and_not_their_directions():
     axes = np.eye(4, dtype=np.float32)
-    tracker = Momentum(0.7)
-    tracker.step(axes[:2])
-    tracker.step(np.float32(0.1) * axes[:2] + np.float32(0.01) * axes[2])  # short: it counts less
-    wanted = [[0.37, 0, 0.007, 0], [0, 0.37, 0.007, 0]]
-    np.testing.assert_allclose(tracker._memory, wanted, rtol=1e-5)
+    first, second = axes[:2], axes[2:] + np.float32(0.1) * axes[:2]
+    both = axes[:2] + axes[[3, 2]]  # each like one track's first and the other's second embedding
+    for length, wanted in ((1.0, [1, 0]), (0.1, [0, 1])):  # what is short counts less
+        tracker = Momentum(0.7)
+        assert tracker.step(first).tolist() == [0, 1]
+        assert tracker.step(np.float32(length) * second).tolist() == [0, 1]
+        assert tracker.step(both).tolist() == wanted
 
 
 def test_with_alpha_1_only_the_last_frame_counts():
@@ -193,7 +195,7 @@ def test_scores_and_dropped_frames_are_those_of_the_public_ov2seg(reference):
     np.testing.assert_allclose(np.mean(logits, 0), data["pred_logits"][0], atol=1e-6)
     np.testing.assert_allclose(np.mean(objects, 0), data["pred_obj_logits"][0], atol=1e-6)
     classes = data["logits"].shape[-1] - 1  # the last is the background
-    scores = SigmoidScores(data["logits"].shape[1], classes)
+    scores = FrameLogits(data["logits"].shape[1], [1] * classes)
     for frame_logits, frame_objects, frame_masks in zip(logits, objects, masks, strict=True):
         inside = frame_masks > 0
         scores.add(
@@ -220,9 +222,8 @@ def test_scores_are_those_of_the_public_clip_model(reference):
     with np.load(reference / "association-ovformer-video.npz") as file:
         data = dict(file)
     queries, classes = data["logits"].shape[1], data["logits"].shape[2] - 1
-    scores = MeanLogits(
-        queries, [1] * classes, each_class_and_objectness, visible_only=False, keep=True
-    )
+    formula = FORMULAS["sigmoid-objectness"]
+    scores = MeanLogits(queries, [1] * classes, formula, visible_only=False, keep=True)
     output = {
         "class_scores": data["logits"][0][:, :-1],
         "object_logits": data["obj"][0],
@@ -239,7 +240,7 @@ def test_scores_are_those_of_the_public_clip_model(reference):
 def test_masks_are_those_of_the_public_clip_model(reference):
     """The file's masks are at the padded size of 24x32, their picture is 20x30."""
     torch = pytest.importorskip("torch", reason="masks in PyTorch need the extra [export]")
-    from openvis_rt.export.masks import Masks
+    from openvis_rt.models.masks import Masks
 
     with np.load(reference / "association-ovformer-video.npz") as file:
         data = dict(file)
@@ -257,7 +258,7 @@ def test_masks_are_those_of_the_public_clip_model(reference):
 
 def test_a_frame_far_below_the_videos_score_is_dropped_as_the_formula_says():
     """The reference drops none: here one frame of three, and the score is of the others' masks."""
-    scores = SigmoidScores(1, 2)
+    scores = FrameLogits(1, [1, 1])
     logits = np.array([[[6.0, 1.0]], [[-12.0, 1.0]], [[5.0, -2.0]]], np.float32)
     objects = np.array([[[2.0, 0.0]], [[-1.0, 0.0]], [[1.0, 0.0]]], np.float32)
     area, mass = [10.0, 20.0, 30.0], [9.0, 19.0, 21.0]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import weakref
-from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -81,10 +80,6 @@ def check(sessions, frames, text):
     np.testing.assert_array_equal(masks.fetch("masks"), wanted["masks"])
 
 
-def address(session, name):
-    return session._values[name].data_ptr()
-
-
 def test_windows_of_any_length_go_through_bound_sessions(sessions):
     for length in LENGTHS:
         for seed in range(2):
@@ -93,68 +88,86 @@ def test_windows_of_any_length_go_through_bound_sessions(sessions):
             check(sessions, frames, rows(3))
 
 
-def test_the_reader_reads_the_very_same_memory(sessions):
-    propose, classify, masks = sessions
+def view(session, length, name="frames"):
+    return session.input_view(name, (length, *NETWORK_SIZE, 3))
+
+
+def test_the_reader_reads_the_very_same_memory(bundle, sessions):
+    """What is changed in the memory of an input is seen by a session that is bound to it."""
+    propose = sessions[0]
+    embed = OnnxRuntime("cpu").open(bundle, "embed")
+    embed.bind("pictures", propose, "frames")
     for length in LENGTHS:
-        propose.write("frames", window(length))
+        memory = view(propose, length)
+        for frames in (window(length), window(length, seed=1)):
+            memory[...] = frames
+            embed.run()
+            found = embed.fetch("image_embeddings")
+            np.testing.assert_allclose(found, frames.mean((1, 2)), rtol=1e-5)
+
+
+def test_a_view_is_read_by_the_next_run(sessions):
+    for length in LENGTHS:
+        memory = view(sessions[0], length)
+        assert (memory.dtype, memory.shape) == (np.uint8, (length, *NETWORK_SIZE, 3))
+        assert memory.flags.c_contiguous
+        memory[...] = window(length)
         check(sessions, window(length), rows(3))
-        for reader, names in (
-            (classify, ("frames", "mask_logits", "queries")),
-            (masks, ["mask_logits"]),
-        ):
-            for name in names:
-                assert reader._bound[name].data_ptr() == address(propose, name)
-                assert propose._hosts[name].ctypes.data == address(propose, name)
-        before = classify.fetch("brightness")
-        propose._hosts["mask_logits"][:] *= 2
-        classify.run()
-        np.testing.assert_allclose(classify.fetch("brightness"), 2 * before, rtol=1e-6)
+
+
+def test_a_view_that_is_filled_twice_holds_the_last_frames(sessions):
+    for frames in (window(3), window(3)[::-1]):
+        view(sessions[0], 3)[...] = frames
+    check(sessions, window(3)[::-1], rows(3))
+    view(sessions[0], 5)[...] = window(5)
+    view(sessions[0], 2)[...] = window(2)
+    check(sessions, window(2), rows(3))
+
+
+def test_a_view_holds_what_was_in_it_until_it_is_filled(sessions):
+    sessions[0].write("frames", window(4))
+    check(sessions, window(4), rows(3))
+    memory = view(sessions[0], 4)
+    np.testing.assert_array_equal(memory, window(4))
+    memory[1] = 255
+    changed = window(4)
+    changed[1] = 255
+    check(sessions, changed, rows(3))
 
 
 def test_buffers_stay_while_the_window_length_stays(sessions):
-    propose, classify, _ = sessions
-    places = []
-    for length in (5, 5, 2, 2, 2):
-        propose.write("frames", window(length))
-        check(sessions, window(length), rows(3))
-        places.append(
-            [propose._values[n] for n in ("frames", "mask_logits", "mask_area", "queries")]
-            + [classify._values[n] for n in ("class_scores", "brightness")]
-        )
-    same = [[a is b for a, b in zip(*pair, strict=True)] for pair in pairwise(places)]
-    fixed = [False, False, False, True, True, False]  # queries and class_scores have no T
-    assert same == [[True] * 6, fixed, [True] * 6, [True] * 6]
+    memory = view(sessions[0], 5)
+    assert view(sessions[0], 5) is memory
+    assert not np.shares_memory(view(sessions[0], 2), memory)
 
 
-def test_a_buffer_of_fixed_size_keeps_its_address_from_the_beginning(sessions):
-    propose = sessions[0]
-    first = address(propose, "queries")
-    for length in LENGTHS:
-        propose.write("frames", window(length))
-        propose.run()
-        assert address(propose, "queries") == first
+@pytest.mark.parametrize("name", ["picture_size", "frame_size"])
+def test_sizes_have_no_view(sessions, name):
+    with pytest.raises(InputError, match=f"'{name}'.*holds sizes.*write"):
+        sessions[2].input_view(name, (2,))
 
 
-def test_other_rows_of_text_change_their_own_buffers_only(sessions):
-    propose, classify, _ = sessions
-    propose.write("frames", window(2))
-    kept = None
+@pytest.mark.parametrize("shape", [(2, 24, 33, 3), (24, 32, 3)])
+def test_a_view_of_another_shape_is_refused(sessions, shape):
+    with pytest.raises(InputError, match=r"takes uint8 \['T', 24, 32, 3\]"):
+        sessions[0].input_view("frames", shape)
+
+
+def test_other_rows_of_text_give_other_scores(sessions):
+    sessions[0].write("frames", window(2))
     for count in (3, 40, 1):
-        classify.write("text_embeddings", rows(count))
+        sessions[1].write("text_embeddings", rows(count))
         check(sessions, window(2), rows(count))
-        assert kept in (None, address(classify, "brightness"))
-        kept = address(classify, "brightness")
 
 
 def test_memory_of_other_lengths_is_given_back(sessions):
-    propose = sessions[0]
+    old = weakref.ref(view(sessions[0], 5))
     for length in (5, 2):
-        propose.write("frames", window(length))
+        assert old() is not None
+        sessions[0].write("frames", window(length))
         for session in sessions:
             session.run()
-        if length == 5:
-            old = [weakref.ref(propose._hosts[name]) for name in ("frames", "mask_logits")]
-    assert [ref() for ref in old] == [None, None]
+    assert old() is None
 
 
 def test_what_was_made_stays_until_the_next_run(sessions):

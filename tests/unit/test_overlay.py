@@ -1,4 +1,4 @@
-"""Drawing and writing of overlays."""
+"""Writing of overlays: frames, colours, sound, and what is left after an error."""
 
 from __future__ import annotations
 
@@ -14,31 +14,11 @@ import pytest
 
 from openvis_rt.errors import OutputError
 from openvis_rt.runtime.video.generated import write_sample_video
-from openvis_rt.runtime.video.overlay import OverlayWriter, color_of, draw
+from openvis_rt.runtime.video.overlay import OverlayWriter
 from openvis_rt.runtime.video.reading import open_video
-from openvis_rt.runtime.video.results import FrameResult, Instance, box_of, empty_rle, encode_masks
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-HEIGHT, WIDTH = 240, 320
-
-
-def instance(track_id: int, area: tuple[slice, slice], name: str = "cat") -> Instance:
-    mask = np.zeros((HEIGHT, WIDTH), np.uint8)
-    mask[area] = 1
-    [rle] = encode_masks(mask[None])
-    return Instance(track_id, 0, name, 0.87, box_of(rle), rle)
-
-
-def drawn(*instances: Instance) -> np.ndarray:
-    image = np.full((HEIGHT, WIDTH, 3), 100, np.uint8)
-    result = draw(image, FrameResult(0, 0.0, HEIGHT, WIDTH, instances))
-    assert (image == 100).all()
-    assert result.shape == image.shape
-    assert result.flags.writeable
-    assert not np.shares_memory(result, image)
-    return result
 
 
 def write_video(path: Path, shape: tuple[int, int], count: int = 10, **options: str) -> list[str]:
@@ -58,59 +38,6 @@ def tracks(path: Path) -> dict[str, int]:
                 kind = packet.stream.type
                 counts[kind] = counts.get(kind, 0) + 1
     return counts
-
-
-def test_colors_are_stable_and_apart():
-    assert color_of(5) == color_of(5)
-    colors = np.array([color_of(i) for i in range(24)], int)
-    distance = np.abs(colors[:, None] - colors[None]).sum(-1)
-    np.fill_diagonal(distance, 999)
-    assert distance.min() > 20
-    neighbours = np.abs(np.diff(colors, axis=0)).sum(-1)
-    assert neighbours.min() > 100
-
-
-def test_mask_is_filled_with_a_contour():
-    area = np.s_[100:200, 50:150]
-    result = drawn(instance(3, area)).astype(int)
-    color = np.array(color_of(3))
-    inside, edge = result[150, 100], result[150, 50]
-    expected = 100 + (color - 100) * 110 / 255  # the fill's opacity
-    np.testing.assert_allclose(inside, expected, atol=1)
-    assert np.abs(edge - color).sum() < np.abs(inside - color).sum()
-    assert (result[220:, :] == 100).all()
-    assert (result[:, 200:] == 100).all()
-    assert (result[60:99, 50:90] != 100).any()  # the label
-
-
-def test_nothing_to_draw():
-    assert (drawn() == 100).all()
-    empty = Instance(1, 0, "cat", 0.5, (0, 0, 0, 0), empty_rle(HEIGHT, WIDTH))
-    assert (drawn(empty) == 100).all()
-
-
-@pytest.mark.parametrize(
-    "name", ["猫と犬", "кот", "قط", "a\nb\tc", "", "🙂", "x" * 500, "\u200d", "\ud800"]
-)
-def test_any_name_is_drawn_without_a_crash(name):
-    drawn(instance(0, np.s_[0:20, 300:320], name))
-
-
-def test_labels_do_not_hide_each_other():
-    area = np.s_[100:180, 100:200]
-    one = (drawn(instance(1, area)) == color_of(1)).all(-1).sum()
-    both = drawn(*[instance(i, area) for i in (1, 2, 3, 4)])
-    assert (both == color_of(1)).all(-1).sum() >= 0.95 * one
-
-
-def test_full_frame_and_single_pixel_masks():
-    result = drawn(instance(1, np.s_[:, :]), instance(2, np.s_[239:240, 319:320]))
-    assert (result[120, 160] != 100).any()
-
-
-def test_size_must_match():
-    with pytest.raises(ValueError, match="320x240"):
-        draw(np.zeros((10, 10, 3), np.uint8), FrameResult(0, None, HEIGHT, WIDTH, ()))
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".mov", ".MP4"])

@@ -14,11 +14,12 @@ from tiny_ovformer import OPEN, QUERIES, tiny_minvis, tiny_ovformer  # noqa: E40
 from torch import nn  # noqa: E402
 
 from openvis_rt.models.attention import BLOCKED  # noqa: E402
-from openvis_rt.models.ovformer import build_ov2seg_r50, build_ovformer_video_r50  # noqa: E402
+from openvis_rt.models.network import build_network  # noqa: E402
 from openvis_rt.models.positions import sine_positions, window_positions  # noqa: E402
 from openvis_rt.models.query_decoder import QueryDecoder, WindowQueryDecoder  # noqa: E402
 from openvis_rt.models.zero_shot import ZeroShotHead  # noqa: E402
-from openvis_rt.systems.variants import CLIP_MEAN, CLIP_STD  # noqa: E402
+from openvis_rt.systems import VARIANTS, system_of  # noqa: E402
+from openvis_rt.systems.system import CLIP_MEAN, CLIP_STD  # noqa: E402
 
 WIDTH, HEADS, N = 32, 4, 5  # of the small decoders
 LEVELS = [(2, 3), (4, 6), (8, 12)]
@@ -338,13 +339,23 @@ def test_every_variant_proposes_and_classifies(name):
     model = tiny_ovformer(name, with_clip=False)
     count = 3 if model.variant.window_length > 1 else 1
     found = model.propose(frames_of(count))
-    assert found.mask_logits.shape == (QUERIES, count, 16, 24)  # of the padded 64x96
-    assert found.queries.shape == (QUERIES, 256)
-    assert found.object_logits.shape == (QUERIES, 2)
-    embeddings = None if model.variant.family == "ov2seg" else normal(count, EMBED)
-    tokens, logits = model.classify(found.queries, normal(4, EMBED), embeddings)
-    assert tokens.shape == (QUERIES, EMBED)
-    assert logits.shape == (QUERIES, 4)
+    assert found["mask_logits"].shape == (QUERIES, count, 16, 24)  # of the padded 64x96
+    assert found["queries"].shape == (QUERIES, 256)
+    assert found["object_logits"].shape == (QUERIES, 2)
+    given = {"queries": found["queries"], "image_embeddings": normal(count, EMBED)}
+    given["text_embeddings"] = normal(4, EMBED)
+    inputs = [t.name for t in system_of(model.variant).graphs["classify"].inputs]
+    scored = model.classify(**{name: given[name] for name in inputs})
+    assert scored["instance_tokens"].shape == (QUERIES, EMBED)
+    assert scored["class_scores"].shape == (QUERIES, 4)
+
+
+def test_outputs_are_those_of_the_graphs():
+    for name in OPEN:
+        model = tiny_ovformer(name, with_clip=False)
+        found = model.propose(frames_of(1))
+        assert set(found) == {t.name for t in model.graphs["propose"].outputs}
+        assert "text" not in model.graphs
 
 
 def test_the_objectness_head_has_two_layers():
@@ -352,16 +363,16 @@ def test_the_objectness_head_has_two_layers():
     layers = model.network.predictor.object_embed.layers
     assert [(x.in_features, x.out_features) for x in layers] == [(256, 256), (256, 2)]
     found = model.propose(frames_of(2))
-    hidden = torch.relu(layers[0](found.queries))
-    torch.testing.assert_close(found.object_logits, layers[1](hidden))
+    hidden = torch.relu(layers[0](found["queries"]))
+    torch.testing.assert_close(found["object_logits"], layers[1](hidden))
 
 
 @pytest.mark.parametrize("count", [1, 2, 7])
 def test_a_clip_may_have_any_length(count):
     model = tiny_ovformer(with_clip=False)
     found = model.propose(frames_of(count))
-    assert found.mask_logits.shape == (QUERIES, count, 16, 24)
-    assert torch.isfinite(found.mask_logits).all()
+    assert found["mask_logits"].shape == (QUERIES, count, 16, 24)
+    assert torch.isfinite(found["mask_logits"]).all()
 
 
 def test_queries_see_every_frame_of_their_clip():
@@ -369,8 +380,9 @@ def test_queries_see_every_frame_of_their_clip():
     before = model.propose(frames)
     frames[2] = 255 - frames[2]
     after = model.propose(frames)
-    assert not torch.allclose(before.queries, after.queries, atol=1e-3)
-    assert not torch.allclose(before.mask_logits[:, 0], after.mask_logits[:, 0], atol=1e-3)
+    assert not torch.allclose(before["queries"], after["queries"], atol=1e-3)
+    first = [found["mask_logits"][:, 0] for found in (before, after)]
+    assert not torch.allclose(*first, atol=1e-3)
 
 
 def test_pictures_are_normalised_as_clip_was_trained_and_embeddings_keep_their_length():
@@ -378,34 +390,33 @@ def test_pictures_are_normalised_as_clip_was_trained_and_embeddings_keep_their_l
     made = np.random.default_rng(1).integers(0, 256, (3, SIDE, SIDE, 3)).astype(np.uint8)
     images = ((made - np.array(CLIP_MEAN)) / np.array(CLIP_STD)).transpose(0, 3, 1, 2)
     wanted = model.clip_model.encode_image(torch.from_numpy(images.astype(np.float32)))
-    found = model.embed(torch.from_numpy(made))
+    found = model.embed(torch.from_numpy(made))["image_embeddings"]
     torch.testing.assert_close(found, wanted, atol=1e-5, rtol=0)
     assert not torch.allclose(found.norm(dim=1), torch.ones(3), atol=0.1)
-    each = torch.cat([model.embed(torch.from_numpy(picture)[None]) for picture in made])
-    torch.testing.assert_close(found, each, atol=1e-5, rtol=0)  # frames do not mix
+    each = [model.embed(torch.from_numpy(picture)[None])["image_embeddings"] for picture in made]
+    torch.testing.assert_close(found, torch.cat(each), atol=1e-5, rtol=0)  # frames do not mix
 
 
 def test_minvis_has_a_class_for_no_object():
     model = tiny_minvis(classes=6)
-    masks, queries = model.propose(frames_of(1))
-    assert masks.shape == (QUERIES, 1, 16, 24)
-    logits = model.classify(queries)
+    found = model.propose(frames_of(1))
+    queries = found["queries"]
+    assert found["mask_logits"].shape == (QUERIES, 1, 16, 24)
+    logits = model.classify(queries)["class_scores"]
     assert logits.shape == (QUERIES, 7)
     linear = model.network.predictor.class_embed
     torch.testing.assert_close(logits, queries @ linear.weight.T + linear.bias)
 
 
-@pytest.mark.parametrize(
-    ("build", "layers"), [(build_ovformer_video_r50, 9), (build_ov2seg_r50, 6)]
-)
-def test_the_released_sizes(build, layers):
+@pytest.mark.parametrize(("name", "layers"), [("ovformer-video-r50", 9), ("ov2seg-r50", 6)])
+def test_the_released_sizes(name, layers):
     with torch.device("meta"):  # shapes alone
-        model = build(with_clip=False)
+        model = build_network(VARIANTS[name], with_clip=False)
     predictor = model.network.predictor
     assert predictor.layers == layers
     assert predictor.query_feat.weight.shape == (100, 256)
     first, _, second = predictor.class_embed.linear
     assert (first.in_features, first.out_features) == (256, 256)
     assert (second.in_features, second.out_features) == (256, 512)
-    if build is build_ovformer_video_r50:
+    if name == "ovformer-video-r50":
         assert predictor.class_embed.cross_attention.multihead_attn.heads == 8

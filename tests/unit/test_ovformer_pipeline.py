@@ -15,15 +15,22 @@ import pytest
 from PIL import Image
 from scipy.optimize import linear_sum_assignment
 from scipy.special import expit, softmax
+from watched_backend import TwoSlots, WatchedBackend
 
-from openvis_rt import Pipeline
-from openvis_rt.bundle.bundle import Bundle
-from openvis_rt.errors import InputError, VocabularyError
-from openvis_rt.runtime.backends.onnxruntime import OnnxRuntime
-from openvis_rt.runtime.selection import Selection
+from openvis_rt import (
+    BackendOptions,
+    Bundle,
+    Frame,
+    InputError,
+    Pipeline,
+    RunOptions,
+    Selection,
+    TrackingOptions,
+    VocabularyError,
+    decode_mask,
+    run_video,
+)
 from openvis_rt.runtime.video.generated import sample_frames
-from openvis_rt.runtime.video.reading import Frame
-from openvis_rt.runtime.video.results import decode_mask
 
 pytest.importorskip("torch", reason="exporting needs the extra [export]")
 
@@ -41,7 +48,7 @@ EVERYTHING = Selection(threshold=0.0, limit=QUERIES)
 SOURCE = (120, 180)  # twice the network's frame: the host resizes
 WORDS = ("cat", "dog", "monkey", "box")
 OWN = tuple(f"class {index}" for index in range(CLASSES))  # of MinVIS
-FAMILIES = ["ovformer-frame-swin-b", "ov2seg-swin-b", "minvis-r50"]
+SYSTEMS = ["ovformer-frame-swin-b", "ov2seg-swin-b", "minvis-r50"]
 
 
 @pytest.fixture(scope="session")
@@ -49,7 +56,7 @@ def video_bundle(tmp_path_factory) -> Bundle:
     return shared_bundle("ovformer-video-r50", tmp_path_factory)
 
 
-@pytest.fixture(params=FAMILIES)
+@pytest.fixture(params=SYSTEMS)
 def frame_bundle(request, tmp_path_factory) -> Bundle:
     return shared_bundle(request.param, tmp_path_factory)
 
@@ -80,9 +87,14 @@ def rows() -> np.ndarray:
 def opened(video_bundle, rows):
     """Opens the video model with WORDS and their rows."""
 
-    def opened(bundle=video_bundle, **options) -> Pipeline:
+    def opened(bundle=video_bundle, *, tracking=None, **options) -> Pipeline:
         options = {"vocabulary": WORDS, "classifier": rows, "selection": EVERYTHING, **options}
-        return Pipeline.open(bundle, backend="onnxruntime", device="cpu", **options)
+        options = {
+            "backend": "onnxruntime",
+            "tracking": TrackingOptions(**tracking or {}),
+            **options,
+        }
+        return Pipeline.open(bundle, backend_options=BackendOptions(device="cpu"), **options)
 
     return opened
 
@@ -217,10 +229,10 @@ def assert_video(video, scores, masks, count, names, kept=None, by=None):
     assert len(video.instances) == len(pairs)
     best = by if by is not None else scores
     for instance, pair in zip(video.instances, pairs, strict=True):
-        ours = instance.track_id, instance.category_id
+        ours = instance.track_id, instance.category_id - 1
         # two pairs whose scores differ by rounding alone may change places
         assert ours == pair or best[ours] == pytest.approx(best[pair], abs=1e-6)
-        assert instance.name == names[instance.category_id]
+        assert instance.name == names[ours[1]]
         assert instance.score == pytest.approx(scores[ours], abs=1e-5)
         assert len(instance.segmentations) == masks.shape[1] == video.frame_count
         for t, segmentation in enumerate(instance.segmentations):
@@ -239,8 +251,8 @@ def windows_of(frames, length):
 
 def test_the_bundle_says_what_it_is(video_bundle):
     manifest = video_bundle.manifest
-    assert (manifest.family, manifest.window_length) == ("ovformer-video", 5)
-    assert manifest.tracker.name == "previous-window"
+    assert (manifest.system, manifest.window_length) == ("ovformer-video", 5)
+    assert (manifest.tracker.name, manifest.tracker.parameters) == ("momentum", {"alpha": 1.0})
     assert set(video_bundle.graphs) == {"propose", "embed", "classify", "text", "masks"}
     shapes = {t.name: t.shape for t in video_bundle.graph("propose").spec.outputs}
     assert shapes["mask_logits"] == (QUERIES, "T", 16, 24)
@@ -250,7 +262,7 @@ def test_the_bundle_says_what_it_is(video_bundle):
     assert embed.outputs[0].shape == ("T", EMBED)
 
 
-def test_results_come_in_order_and_as_soon_as_their_clip_is_complete(opened, frames):
+def test_results_come_in_order_and_as_soon_as_their_window_is_complete(opened, frames):
     taken = 0
 
     def source(count):
@@ -279,7 +291,7 @@ def test_a_video_is_what_the_formulas_give(opened, video_bundle, frames, rows, l
     )
     masks = masks_of(np.concatenate([w.masks for w in windows], axis=1))
     scores = sigmoid_score(windows)
-    with opened(window_length=length, detections=12) as pipeline:
+    with opened(tracking={"window_length": length, "detections": 12}) as pipeline:
         results, video = whole(pipeline, frames[:count])
     assert_video(video, scores, masks, 12, WORDS)
     for number in range(len(windows)):  # a frame's result knows the windows up to its own
@@ -289,7 +301,7 @@ def test_a_video_is_what_the_formulas_give(opened, video_bundle, frames, rows, l
             assert set(shown) == set(np.flatnonzero(masks[:, result.index].any((1, 2))))
             for track, instance in shown.items():
                 assert instance.score == pytest.approx(so_far[track].max(), abs=1e-5)
-                assert instance.category_id == so_far[track].argmax()
+                assert instance.category_id - 1 == so_far[track].argmax()
                 different = decode_mask(instance.segmentation) != masks[track, result.index]
                 assert different.mean() < 1e-3
 
@@ -299,13 +311,13 @@ def test_the_pairs_beyond_the_bundles_number_are_left_out(opened, frames, video_
     with opened() as pipeline:
         _, video = whole(pipeline, frames[:6])
     assert len(video.instances) == QUERIES * len(WORDS)  # 40 pairs: there are no more
-    with opened(detections=3) as pipeline:
+    with opened(tracking={"detections": 3}) as pipeline:
         _, few = whole(pipeline, frames[:6])
     assert few.instances == video.instances[:3]
 
 
 def test_windows_of_another_length_give_other_masks(opened, frames):
-    with opened() as five, opened(window_length=2) as two:
+    with opened() as five, opened(tracking={"window_length": 2}) as two:
         assert (five.window_length, two.window_length) == (5, 2)
         assert whole(five, frames[:4])[1] != whole(two, frames[:4])[1]
 
@@ -315,7 +327,7 @@ def test_a_window_length_that_was_not_exported_is_refused(opened, length):
     with pytest.raises(
         InputError, match=rf"1 to 5 frames, got {length}\b.*--window-length"
     ) as caught:
-        opened(window_length=length)
+        opened(tracking={"window_length": length})
     assert caught.value.exit_code == 2
 
 
@@ -326,7 +338,10 @@ def test_stepping_needs_windows_of_one_frame(opened, frames):
         assert "window_length=1" in str(caught.value)
         results, _ = whole(pipeline, frames[:2])  # nothing of it is left behind
         assert [r.index for r in results] == [0, 1]
-    with opened(window_length=1) as stepped, opened(window_length=1) as streamed:
+    with (
+        opened(tracking={"window_length": 1}) as stepped,
+        opened(tracking={"window_length": 1}) as streamed,
+    ):
         assert [stepped.step(f) for f in frames[:4]] == list(streamed.stream(frames[:4]))
 
 
@@ -354,8 +369,9 @@ def test_given_embeddings_take_the_place_of_the_computed_ones(
     with opened() as pipeline:
         _, wanted = whole(pipeline, frames)
     for given in (embeddings.astype(np.float64), file):
-        with opened(image_embeddings=given) as pipeline:
-            assert "embed" not in {s.spec.name for s in sessions_of(pipeline)}
+        backend = WatchedBackend()
+        with opened(image_embeddings=given, backend=backend) as pipeline:
+            assert set(backend.sessions) == {"propose", "classify", "masks"}
             _, video = whole(pipeline, frames)
         assert {(i.track_id, i.category_id) for i in video.instances} == {
             (i.track_id, i.category_id) for i in wanted.instances
@@ -366,18 +382,12 @@ def test_given_embeddings_take_the_place_of_the_computed_ones(
             assert score[pair] == pytest.approx(instance.score, abs=1e-5)
 
 
-def sessions_of(pipeline):
-    inner = pipeline._inner
-    sessions = (inner._propose, inner._classify, inner._masks, inner._embed)
-    return [session for session in sessions if session is not None]
-
-
-def test_each_clip_looks_at_its_own_rows_of_given_embeddings(opened, video_bundle, frames, rows):
+def test_each_window_looks_at_its_own_rows_of_given_embeddings(opened, video_bundle, frames, rows):
     given = np.random.default_rng(2).standard_normal((11, EMBED)).astype(np.float32)
     network = network_of(video_bundle.path)
     pairs = zip(windows_of(frames, 2), windows_of(given, 2), strict=True)
     windows = aligned([network.window(c, rows, e) for c, e in pairs], alpha=1.0)
-    with opened(image_embeddings=given, window_length=2) as pipeline:
+    with opened(image_embeddings=given, tracking={"window_length": 2}) as pipeline:
         for _ in range(2):  # and a second video begins with the first row again
             _, video = whole(pipeline, frames)
             masks = masks_of(np.concatenate([w.masks for w in windows], axis=1))
@@ -458,7 +468,7 @@ def test_stopping_early_leaves_nothing_for_the_next_video(opened, frames):
             assert whole(pipeline, frames[2:9]) == wanted
 
 
-def test_stopping_within_a_clip_keeps_the_frames_that_were_associated(opened, frames):
+def test_stopping_within_a_window_keeps_the_frames_that_were_associated(opened, frames):
     """Frames of a window are one step: those whose results were not taken are part of the video."""
     with opened() as pipeline, opened() as fresh:
         stream = pipeline.stream(frames)
@@ -470,8 +480,8 @@ def test_stopping_within_a_clip_keeps_the_frames_that_were_associated(opened, fr
         assert pipeline.finish() == whole(fresh, frames)[1]
 
 
-def test_a_source_that_fails_within_a_clip_can_be_taken_up_again(opened, frames):
-    """The frames before the failure were a short clip."""
+def test_a_source_that_fails_within_a_window_can_be_taken_up_again(opened, frames):
+    """The frames before the failure were a short window."""
 
     def source():
         yield from frames[:7]
@@ -488,7 +498,7 @@ def test_a_source_that_fails_within_a_clip_can_be_taken_up_again(opened, frames)
 # the vocabulary
 
 
-def test_a_stream_changes_its_classes_between_clips_and_keeps_its_tracks(opened, frames, rows):
+def test_a_stream_changes_its_classes_between_windows_and_keeps_its_tracks(opened, frames, rows):
     other = np.ascontiguousarray(rows[::-1] + np.float32(0.1))
     with opened(mode="stream") as pipeline, opened(mode="stream") as same:
         wanted = list(same.stream(frames))
@@ -554,54 +564,7 @@ def test_names_are_read_in_the_prompt_of_the_paper(opened, video_bundle, frames)
 # two windows in flight, as on a backend that computes beside the host
 
 
-class TwoSlots:
-    """ONNX Runtime with two slots; a clip is computed when it is submitted."""
-
-    name, slots, device = "onnxruntime", 2, "cpu"
-
-    def __init__(self) -> None:
-        self._inner, self.warnings = OnnxRuntime("cpu"), []
-
-    def open(self, bundle, graph, precision="fp32", *, fetched=(), slots=1):
-        return TwoSessions([self._inner.open(bundle, graph, precision) for _ in range(2)])
-
-    def counters(self):
-        return {}
-
-    def close(self) -> None:
-        pass
-
-
-class TwoSessions:
-    def __init__(self, sessions) -> None:
-        self.each, self.spec = sessions, sessions[0].spec
-
-    def write(self, name, value, slot=0) -> None:
-        of_all = any(tensor.name == name for tensor in self.spec.overridable)
-        for session in self.each if of_all else [self.each[slot]]:
-            session.write(name, value)
-
-    def bind(self, name, source, output) -> None:
-        for session, other in zip(self.each, source.each, strict=True):
-            session.bind(name, other, output)
-
-    def run(self, slot=0) -> None:
-        self.each[slot].run()
-
-    def fetch(self, name, slot=0):
-        return self.each[slot].fetch(name)
-
-    def close(self) -> None:
-        for session in self.each:
-            session.close()
-
-
-@pytest.fixture
-def two_slots(monkeypatch):
-    monkeypatch.setattr("openvis_rt.runtime.pipeline.session_factory", lambda *_: TwoSlots())
-
-
-def test_two_clips_in_flight_change_no_result(opened, frames, two_slots):
+def test_two_windows_in_flight_change_no_result(opened, frames):
     taken = 0
 
     def source():
@@ -611,7 +574,7 @@ def test_two_clips_in_flight_change_no_result(opened, frames, two_slots):
             taken += 1
             yield frame
 
-    with opened() as ahead:
+    with opened(backend=TwoSlots()) as ahead:
         results, wanted = [], []
         for result in ahead.stream(source()):  # of 5, 5 and 1 frames
             assert taken == (10 if result.index < 5 else 11)
@@ -630,8 +593,8 @@ def test_two_clips_in_flight_change_no_result(opened, frames, two_slots):
         assert ahead.finish() == video
 
 
-def test_a_window_in_flight_is_classified_again(opened, frames, rows, two_slots):
-    with opened(mode="stream") as pipeline:
+def test_a_window_in_flight_is_classified_again(opened, frames, rows):
+    with opened(mode="stream", backend=TwoSlots()) as pipeline:
         found = []
         for result in pipeline.stream(frames):
             found.append(result)
@@ -642,9 +605,11 @@ def test_a_window_in_flight_is_classified_again(opened, frames, rows, two_slots)
     assert all(n and n <= {"a", "b"} for n in names[5:])
 
 
-def test_given_embeddings_follow_their_clips_through_two_slots(opened, frames, two_slots):
+def test_given_embeddings_follow_their_windows_through_two_slots(opened, frames):
     given = np.random.default_rng(2).standard_normal((11, EMBED)).astype(np.float32)
-    with opened(image_embeddings=given, window_length=3) as pipeline:
+    with opened(
+        image_embeddings=given, backend=TwoSlots(), tracking={"window_length": 3}
+    ) as pipeline:
         wanted = list(pipeline.stream(frames, in_flight=1))
         video = pipeline.finish()
         stream = pipeline.stream(frames)
@@ -658,13 +623,13 @@ def test_given_embeddings_follow_their_clips_through_two_slots(opened, frames, t
 
 
 def test_a_per_frame_model_is_what_its_formulas_give(opened, frame_bundle, frames, rows):
-    family = frame_bundle.manifest.family
-    words, closed = (OWN, True) if family == "minvis" else (WORDS, False)
+    system = frame_bundle.manifest.system
+    words, closed = (OWN, True) if system == "minvis" else (WORDS, False)
     network = network_of(frame_bundle.path)
     alpha = 1.0 if closed else 0.7
     windows = aligned([network.window([frame], rows) for frame in frames], alpha)
     masks = masks_of(np.concatenate([w.masks for w in windows], axis=1))
-    detections = {"minvis": 10, "ovformer-frame": 10, "ov2seg": 50}[family]
+    detections = {"minvis": 10, "ovformer-frame": 10, "ov2seg": 50}[system]
     assert frame_bundle.manifest.detections == detections
     if closed:
         scores, kept, by = softmax(mean_logits(windows), axis=1)[:, :-1], None, None
@@ -678,8 +643,8 @@ def test_a_per_frame_model_is_what_its_formulas_give(opened, frame_bundle, frame
     assert_video(video, scores, masks, min(detections, scores.size), words, kept, by)
 
 
-def test_per_frame_models_step_and_take_no_clips(opened, frame_bundle, frames, rows):
-    closed = frame_bundle.manifest.family == "minvis"
+def test_per_frame_models_step_and_take_no_windows(opened, frame_bundle, frames, rows):
+    closed = frame_bundle.manifest.system == "minvis"
     options = {
         "vocabulary": OWN if closed else WORDS,
         "classifier": None if closed else rows,
@@ -689,9 +654,9 @@ def test_per_frame_models_step_and_take_no_clips(opened, frame_bundle, frames, r
         assert (a.window_length, frame_bundle.manifest.window_length) == (1, 1)
         assert [a.step(f) for f in frames[:4]] == list(b.stream(frames[:4]))
     with pytest.raises(InputError, match="frame by frame, not on windows of 2"):
-        opened(frame_bundle, **options, window_length=2)
-    with pytest.raises(InputError, match="no T and no K"):
-        opened(frame_bundle, **options, tracker_frames=3)
+        opened(frame_bundle, **options, tracking={"window_length": 2})
+    with pytest.raises(InputError, match="momentum has no frames; it has alpha"):
+        opened(frame_bundle, **options, tracking={"frames": 3})
 
 
 def test_the_frame_model_looks_at_each_frames_own_embedding(opened, frames, rows, tmp_path_factory):
@@ -734,21 +699,26 @@ def test_minvis_wants_all_of_its_own_names(opened, tmp_path_factory):
 @pytest.mark.parametrize("detections", [0, -1])
 def test_less_than_one_detection_is_refused(opened, detections):
     with pytest.raises(InputError, match="at least one"):
-        opened(detections=detections)
+        opened(tracking={"detections": detections})
 
 
-def test_the_delay_is_the_rest_of_the_clip(opened):
+def test_the_delay_is_the_rest_of_the_window(opened):
     with opened() as pipeline:
         assert pipeline.delay() == 4
-    with opened(window_length=1) as pipeline:
+    with opened(tracking={"window_length": 1}) as pipeline:
         assert pipeline.delay() == 0
 
 
-def test_graphs_that_resize_look_at_the_same_pictures(opened, frames, tmp_path):
+@pytest.fixture(scope="module")
+def resizing_bundle(tmp_path_factory) -> Bundle:
     """Of the source's size: the graphs make the network's frame and CLIP's picture themselves."""
-    path = tmp_path / "bundle"
+    path = tmp_path_factory.mktemp("resizing") / "bundle"
     export_small(tiny_ovformer(decoder_layers=1), path, source_size=SOURCE, verify=False)
-    bundle = Bundle.open(path)
+    return Bundle.open(path)
+
+
+def test_graphs_that_resize_look_at_the_same_pictures(opened, frames, resizing_bundle):
+    bundle = resizing_bundle
     pictures = bundle.graph("embed").spec.inputs[0]
     assert pictures.shape == ("T", *SOURCE, 3)
     session = onnxruntime.InferenceSession(
@@ -763,3 +733,24 @@ def test_graphs_that_resize_look_at_the_same_pictures(opened, frames, tmp_path):
     scores = [np.array([i.score for i in v.instances]) for v in (found[1], video)]
     np.testing.assert_allclose(*scores, atol=1e-5)
     assert [r.index for r in found[0]] == [r.index for r in results]
+
+
+def test_a_bundle_that_resizes_wants_the_videos_own_size(opened, resizing_bundle, tmp_path):
+    """Of another size CLIP sees the letterboxed frame, unless its embeddings were given."""
+    source = tmp_path / "pictures"
+    source.mkdir()
+    Image.fromarray(np.zeros((120, 160, 3), np.uint8)).save(source / "0.png")
+
+    def told(**given) -> list[str]:
+        messages: list[str] = []
+        with opened(resizing_bundle, **given) as pipeline:
+            options = RunOptions(overlay=False, overwrite=True)
+            run_video(pipeline, str(source), tmp_path / "out", options, warn=messages.append)
+        return messages
+
+    clip, shape = told()[:2]
+    assert clip.startswith("CLIP sees this video's frames as they are fitted into")
+    assert "120x180" in clip
+    assert "--source-size 120x160" in clip
+    assert shape.endswith("export with --source-size 120x160")
+    assert told(image_embeddings=np.ones((1, EMBED), np.float32))[0] == shape

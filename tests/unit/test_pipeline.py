@@ -3,24 +3,41 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import json
+import re
+import sys
 import tracemalloc
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from PIL import Image
 from tiny import NETWORK, QUERIES
+from watched_backend import TwoSlots, WatchedBackend, Zeros
 
-from openvis_rt import Pipeline
-from openvis_rt.bundle.bundle import MANIFEST, Bundle, Manifest, write_manifest
-from openvis_rt.errors import BackendError, BundleError, InputError, VocabularyError
+from openvis_rt import (
+    BackendError,
+    BackendOptions,
+    Bundle,
+    BundleError,
+    EngineError,
+    InputError,
+    Pipeline,
+    RunOptions,
+    Selection,
+    TrackingOptions,
+    VocabularyError,
+    decode_mask,
+    run_video,
+)
+from openvis_rt.bundle.bundle import write_manifest
 from openvis_rt.geometry import resized_size
+from openvis_rt.runtime.backends.registry import BACKENDS
+from openvis_rt.runtime.classifier import Classifier
 from openvis_rt.runtime.preprocessing import letterbox_for, place_frame
-from openvis_rt.runtime.run import RunOptions, RunReport, _explain_letterbox, run_video
-from openvis_rt.runtime.selection import Selection
 from openvis_rt.runtime.video.generated import sample_frames
-from openvis_rt.runtime.video.results import decode_mask
+from openvis_rt.systems.system import Score, Tracker
 
 CLASSES = ("cat", "dog", "monkey, ape")
 EVERYTHING = Selection(threshold=0.0, limit=QUERIES)
@@ -38,7 +55,8 @@ def opened(opened_bundle):
 
     def open_pipeline(mode="stream", vocabulary=CLASSES, selection=EVERYTHING, **options):
         options = {"mode": mode, "vocabulary": vocabulary, "selection": selection, **options}
-        pipelines.append(Pipeline.open(opened_bundle, backend="onnxruntime", **options))
+        options = {"backend": "onnxruntime", **options}
+        pipelines.append(Pipeline.open(opened_bundle, **options))
         return pipelines[-1]
 
     yield open_pipeline
@@ -68,7 +86,7 @@ def test_a_video_reports_a_mask_of_the_sources_size_for_every_frame(opened, fram
     assert (result.height, result.width, result.frame_count) == (120, 180, 6)
     assert len(result.instances) == 20  # the bundle's number of detections
     for instance in result.instances:
-        assert instance.name == CLASSES[instance.category_id]
+        assert instance.name == CLASSES[instance.category_id - 1]
         assert 0 <= instance.score <= 1
         assert [rle["size"] for rle in instance.segmentations] == [[120, 180]] * 6
     # a track's mask is the same in the video's result and in the frame's
@@ -191,17 +209,35 @@ def test_an_unusable_vocabulary_leaves_the_old_one_in_place(opened, frames):
 
 
 def test_rows_that_the_backend_refuses_leave_the_old_ones_in_place(opened, frames, monkeypatch):
-    pipeline, steady = opened(), opened()
+    backend = WatchedBackend()
+    pipeline, steady = opened(backend=backend), opened()
     assert pipeline.step(frames[0]) == steady.step(frames[0])
     with monkeypatch.context() as patch:
-        patch.setattr(pipeline._inner._classify, "write", _refuse)
+        patch.setattr(backend.sessions["classify"], "write", _refuse)
         with pytest.raises(InputError, match="too many rows"):
             pipeline.set_vocabulary(["one", "two"])
+    assert pipeline.class_names == CLASSES
     assert pipeline.step(frames[1]) == steady.step(frames[1])
 
 
 def _refuse(*_) -> None:
     raise InputError("too many rows")
+
+
+def test_a_classifier_is_used_as_it_stands(opened, frames):
+    """Its names and its rows, of which a class may have several; the vocabulary says nothing."""
+    rows = np.random.default_rng(0).standard_normal((3, 32)).astype(np.float32)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    given = Classifier(("x", "y"), [1, 2], rows)
+    pipeline = opened("video", vocabulary=("other",), classifier=given)
+    assert pipeline.class_names == ("x", "y")
+    pipeline.step(frames[0])
+    assert {i.name for i in pipeline.finish().instances} == {"x", "y"}
+    pipeline.set_vocabulary(("other",), classifier=Classifier(("z",), [1], rows[:1]))
+    pipeline.step(frames[0])
+    assert {(i.name, i.category_id) for i in pipeline.finish().instances} == {("z", 1)}
+    with pytest.raises(InputError, match=r"text_embeddings.*\[3, 31\]"):
+        pipeline.set_vocabulary(("w",), classifier=Classifier(("w",), [3], rows[:, :31]))
 
 
 # bad input
@@ -243,15 +279,17 @@ def test_a_gap_in_a_source_is_no_end_of_the_video(opened, frames):
 
 
 def test_a_size_that_the_backend_refuses_stays_refused(opened, frames, monkeypatch):
-    pipeline = opened()
-    write = pipeline._inner._masks.write
+    backend = WatchedBackend()
+    pipeline = opened(backend=backend)
+    masks = backend.sessions["masks"]
+    write = masks.write
 
     def refuse(name, value, slot=0):
         if name == "frame_size" and value[0] > 130:
             raise InputError("too large for this engine")
         write(name, value, slot)
 
-    monkeypatch.setattr(pipeline._inner._masks, "write", refuse)
+    monkeypatch.setattr(masks, "write", refuse)
     large = frames_of(1, width=200, height=140)[0]
     for _ in range(2):
         with pytest.raises(InputError, match="too large"):
@@ -289,10 +327,11 @@ def test_finishing_needs_video_mode_and_a_frame(opened, frames):
     ("options", "error"),
     [
         ({"backend": "abacus"}, InputError),
-        ({"device": "tpu"}, InputError),
+        ({"mode": "vidoe"}, InputError),
         ({"precision": "int3"}, BundleError),
-        ({"tracker_frames": 0}, InputError),
-        ({"tracker_top_k": -1}, InputError),
+        ({"tracking": TrackingOptions(frames=0)}, InputError),
+        ({"tracking": TrackingOptions(top_k=-1)}, InputError),
+        ({"tracking": TrackingOptions(window_length=2)}, InputError),
         ({"vocabulary": ()}, VocabularyError),
     ],
 )
@@ -301,26 +340,58 @@ def test_what_cannot_be_opened_says_so(opened_bundle, options, error):
         Pipeline.open(opened_bundle, **{"vocabulary": CLASSES, **options})
 
 
+@pytest.mark.parametrize("options", [{"device": "tpu"}, {"cuda": "numba"}])
+def test_options_of_a_backend_that_there_are_not_are_refused(options):
+    [name] = options.values()
+    with pytest.raises(InputError, match=f"{name}.*there are: auto, "):
+        BackendOptions(**options)
+
+
 def test_cuda_without_cuda_is_an_error_and_no_silent_fallback(opened_bundle):
     onnxruntime = pytest.importorskip("onnxruntime")
     if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
         pytest.skip("this ONNX Runtime offers CUDA")
     with pytest.raises(BackendError, match="CUDAExecutionProvider") as caught:
-        Pipeline.open(opened_bundle, vocabulary=CLASSES, device="cuda")
+        Pipeline.open(
+            opened_bundle,
+            vocabulary=CLASSES,
+            backend="onnxruntime",
+            backend_options=BackendOptions(device="cuda"),
+        )
     assert caught.value.exit_code == 3
 
 
-def test_a_bundle_of_another_family_is_refused(bundle_copy):
-    data = json.loads((bundle_copy / MANIFEST).read_text())
-    write_manifest(bundle_copy, Manifest.from_json({**data, "family": "of-tomorrow"}))
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"tracker": Tracker("of-tomorrow")},
+        {"score": Score("of-tomorrow")},
+        {"score": Score("mean-logits", {"formula": "of-tomorrow", "visible_only": True})},
+    ],
+    ids=["tracker", "score", "formula"],
+)
+def test_rules_that_are_not_known_here_are_refused_before_the_first_frame(bundle_copy, change):
+    manifest = Bundle.open(bundle_copy, verify=False).manifest
+    write_manifest(bundle_copy, replace(manifest, **change), manifest.files)
     with pytest.raises(BundleError, match="of-tomorrow"):
         Pipeline.open(bundle_copy, vocabulary=CLASSES)
+
+
+def test_a_system_of_another_name_runs_by_its_rules(bundle_copy, frames):
+    """What is driven follows from the manifest's rules and tensors, not from a list of systems."""
+    manifest = Bundle.open(bundle_copy, verify=False).manifest
+    with Pipeline.open(bundle_copy, vocabulary=CLASSES, mode="stream") as pipeline:
+        wanted = pipeline.step(frames[0])
+    write_manifest(bundle_copy, replace(manifest, system="of-tomorrow"), manifest.files)
+    with Pipeline.open(bundle_copy, vocabulary=CLASSES, mode="stream") as pipeline:
+        assert pipeline.step(frames[0]) == wanted
 
 
 def test_a_graph_that_onnx_runtime_cannot_load_names_its_file(bundle_copy):
     (bundle_copy / "propose.onnx").unlink()
     (bundle_copy / "propose.onnx").write_bytes(b"no graph")
-    write_manifest(bundle_copy, Bundle.open(bundle_copy, verify=False).manifest)
+    manifest = Bundle.open(bundle_copy, verify=False).manifest
+    write_manifest(bundle_copy, manifest, manifest.files)
     with pytest.raises(BundleError, match=r"propose\.onnx"):
         Pipeline.open(bundle_copy, vocabulary=CLASSES)
 
@@ -329,30 +400,47 @@ def test_closing_twice_is_no_error(opened_bundle, frames):
     with Pipeline.open(opened_bundle, vocabulary=CLASSES) as pipeline:
         pipeline.step(frames[0])
         pipeline.close()
+    with pytest.raises(InputError, match="closed"):
+        pipeline.step(frames[0])
+    with pytest.raises(InputError, match="closed"):
+        pipeline.set_vocabulary(CLASSES)
 
 
 # memory
 
 
-def test_classify_reads_the_very_memory_that_propose_writes(opened, frames):
-    pipeline = opened()
-    pipeline.step(frames[0])
-    propose, classify = pipeline._inner._propose, pipeline._inner._classify
-    mask = propose._hosts["pool_mask"]
-    mask[:] = True
-    classify.run()
-    seen = classify.fetch("class_scores")
-    assert np.ptp(seen, axis=1).min() > 1e-4
-    mask[::2] = False  # instances without a pixel: every class is as likely
-    classify.run()
-    np.testing.assert_array_equal(classify.fetch("class_scores")[1::2], seen[1::2])
-    np.testing.assert_allclose(classify.fetch("class_scores")[::2], 1 / 4, rtol=1e-6)
+def test_what_one_graph_makes_another_one_reads_without_the_host(opened, frames):
+    backend = WatchedBackend()
+    opened(backend=backend).step(frames[0])
+    bound = {name: session.bound for name, session in backend.sessions.items() if session.bound}
+    assert bound == {
+        "classify": {"features": "propose", "pool_mask": "propose"},
+        "masks": {"mask_logits": "propose"},
+    }
+    assert backend.sessions["propose"].written == {"frames"}
+    assert backend.sessions["classify"].written == {"text_embeddings"}
+    assert backend.sessions["masks"].written == {"picture_size", "frame_size", "selected"}
+
+
+def test_any_source_of_masks_drives_the_classifier(opened, opened_bundle, frames):
+    spec = opened_bundle.graph("classify").spec
+    mask = np.ones(next(t.shape for t in spec.inputs if t.name == "pool_mask"), np.bool_)
+    seen = []
+    for _ in range(2):
+        backend = WatchedBackend(fed={"pool_mask": mask})
+        opened(backend=backend).step(frames[0])
+        seen.append(backend.sessions["classify"].fetch("class_scores"))
+        mask[::2] = False  # instances without a pixel: every class is as likely
+    assert np.ptp(seen[0], axis=1).min() > 1e-4
+    np.testing.assert_array_equal(seen[1][1::2], seen[0][1::2])
+    np.testing.assert_allclose(seen[1][::2], 1 / 4, rtol=1e-6)
 
 
 def test_what_was_fetched_belongs_to_the_caller(opened, frames):
-    pipeline = opened()
+    backend = WatchedBackend()
+    pipeline = opened(backend=backend)
     first = pipeline.step(frames[0])
-    queries = pipeline._inner._propose.fetch("queries")
+    queries = backend.sessions["propose"].fetch("queries")
     kept, shown = queries.copy(), [dict(i.segmentation) for i in first.instances]
     pipeline.step(frames[1][::-1])
     np.testing.assert_array_equal(queries, kept)
@@ -377,6 +465,180 @@ def test_a_stream_of_any_length_needs_the_same_memory(opened, frames):
         tracemalloc.stop()
 
 
+# a backend of one's own
+
+
+def test_a_backend_that_is_given_is_closed_with_the_pipeline(opened_bundle, frames):
+    backend = WatchedBackend()
+    with Pipeline.open(opened_bundle, vocabulary=CLASSES, backend=backend) as pipeline:
+        assert pipeline.backend == "onnxruntime (cpu, fp32)"
+        pipeline.step(frames[0])
+        assert backend.closed == 0
+    assert backend.closed == 1
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"mode": "vidoe"}, {"precision": "int3"}, {"vocabulary": ()}, {"classifier": "none.npy"}],
+    ids=lambda options: next(iter(options)),
+)
+def test_a_backend_that_is_given_is_closed_where_opening_fails(opened_bundle, options):
+    backend = WatchedBackend()
+    with pytest.raises(InputError):
+        Pipeline.open(opened_bundle, **{"vocabulary": CLASSES, "backend": backend, **options})
+    assert backend.closed == 1
+
+
+def test_a_backend_of_a_page_runs_a_video(opened, small_video, tmp_path):
+    """Its outputs are zeros, so there is nothing to be seen, and it says so."""
+    report = run_video(opened("video", backend=Zeros()), str(small_video), tmp_path / "out")
+    assert report.backend == "zeros (nowhere, fp32)"
+    assert (report.frames, report.tracks) == (12, 0)
+    assert [w for w in report.warnings if "no object was found at all" in w]
+    results = json.loads((tmp_path / "out/results.json").read_text())
+    assert len(results) == 20
+    assert {entry["score"] for entry in results} == {0.0}
+
+
+# what auto chooses, and what it says
+
+
+@pytest.fixture
+def libraries(monkeypatch):
+    """Neither TensorRT is installed; a test may put something in its place."""
+    for name in ("tensorrt", "tensorrt_rtx"):
+        monkeypatch.setitem(sys.modules, name, None)
+    return lambda name: monkeypatch.delitem(sys.modules, name)
+
+
+def test_auto_is_silent_of_what_is_not_installed(opened, libraries):
+    told = []
+    pipeline = opened(backend="auto", warn=told.append)
+    assert pipeline.backend.startswith("onnxruntime (cpu")
+    assert pipeline.warnings == told == []
+
+
+@pytest.mark.parametrize(
+    ("code", "why"),
+    [
+        ("raise ImportError('libnvinfer.so.10: cannot open shared object file')", "libnvinfer"),
+        ("import module_that_it_needs", "module_that_it_needs"),
+        ("__version__ = '8.6.1'", "needs 10.3 or newer"),
+        ("", "version"),  # a folder or file that happens to have the name
+    ],
+    ids=["library", "module", "old", "other"],
+)
+def test_auto_tells_why_it_does_not_run_on_a_library_that_is_there(
+    opened, libraries, monkeypatch, tmp_path, code, why
+):
+    (tmp_path / "tensorrt.py").write_text(code)
+    libraries("tensorrt")
+    monkeypatch.syspath_prepend(tmp_path)
+    told = []
+    pipeline = opened(backend="auto", warn=told.append)
+    assert pipeline.backend.startswith("onnxruntime (cpu")
+    [message] = told
+    assert message.startswith("not running on tensorrt: ")
+    assert why in message
+    assert pipeline.warnings == told
+    sys.modules.pop("tensorrt", None)
+
+
+def test_auto_tells_of_a_missing_engine_and_gives_its_device_back(opened, libraries, monkeypatch):
+    backend, told = WatchedBackend(), []
+
+    def check(bundle, precision) -> None:
+        raise EngineError("graph 'propose' has no engine for this GPU: openvis build ...")
+
+    monkeypatch.setattr(backend, "check", check)
+    monkeypatch.setitem(BACKENDS, "tensorrt", lambda options, warn: backend)
+    opened(backend="auto", warn=told.append)
+    assert told == [
+        "not running on tensorrt: graph 'propose' has no engine for this GPU: openvis build ..."
+    ]
+    assert backend.closed == 1
+    with pytest.raises(EngineError, match="no engine"):
+        opened(backend="tensorrt")
+    opened(backend="auto", backend_options=BackendOptions(device="cpu"), warn=told.append)
+    assert len(told) == 1  # nothing else was tried
+
+
+def test_a_warning_is_told_when_it_arises(opened, small_video, tmp_path, monkeypatch):
+    """While the video runs, to the pipeline's listener; and the report has it as well."""
+
+    def complaining(options, warn) -> WatchedBackend:
+        backend, opened_by = WatchedBackend(), WatchedBackend.open
+
+        def open_session(*args, **named):
+            session = opened_by(backend, *args, **named)
+            if session.spec.name == "propose":
+                run, frames = session.run, itertools.count(1)
+                session.run = lambda slot: (next(frames) == 3 and warn("it is hot"), run(slot))
+            return session
+
+        backend.open = open_session
+        return backend
+
+    monkeypatch.setitem(BACKENDS, "tensorrt", complaining)
+    events = []
+    report = run_video(
+        opened(backend="tensorrt", warn=events.append),
+        str(small_video),
+        tmp_path / "out",
+        RunOptions(overlay=False),
+        lambda _phase, done, _total: events.append(done),
+    )
+    assert events == [1, 2, "it is hot", *range(3, 13)]
+    assert report.warnings == ["it is hot"]
+
+
+# categories, and a run without any object
+
+
+@pytest.mark.parametrize("mode", ["video", "stream"])
+def test_categories_count_from_1_and_their_names_stand_beside_the_results(
+    opened, small_video, tmp_path, mode
+):
+    report = run_video(opened(mode), str(small_video), tmp_path / "out", RunOptions(overlay=False))
+    assert report.outputs["categories"] == tmp_path / "out/categories.json"
+    categories = json.loads((tmp_path / "out/categories.json").read_text())
+    assert categories == [{"id": i, "name": name} for i, name in enumerate(CLASSES, 1)]
+    names = {c["id"]: c["name"] for c in categories}
+    lines = (tmp_path / "out/frames.jsonl").read_text().splitlines()
+    shown = [instance for line in lines for instance in json.loads(line)["instances"]]
+    assert shown
+    assert all(names[i["category_id"]] == i["name"] for i in shown)
+    if mode == "video":
+        results = json.loads((tmp_path / "out/results.json").read_text())
+        assert {entry["category_id"] for entry in results} == {1, 2, 3}
+
+
+@pytest.mark.parametrize("mode", ["video", "stream"])
+def test_a_run_without_any_track_tells_the_best_score_and_what_to_try(
+    opened, small_video, tmp_path, mode
+):
+    told = []
+    pipeline = opened(mode, selection=Selection(threshold=0.99))
+    options = RunOptions(overlay=False)
+    report = run_video(pipeline, str(small_video), tmp_path / "out", options, warn=told.append)
+    assert report.tracks == 0
+    [message] = told
+    assert report.warnings == told
+    found = re.fullmatch(
+        r"no object reached the threshold of 0\.99; the best score was (0\.\d{3}) \((.*)\)\. "
+        r"Try --threshold (0\.\d+), or other names",
+        message,
+    )
+    score, name, advice = float(found[1]), found[2], float(found[3])
+    assert name in CLASSES
+    again = opened(mode, selection=Selection(threshold=advice))
+    report = run_video(again, str(small_video), tmp_path / "again", options)
+    assert report.tracks > 0
+    lines = (tmp_path / "again/frames.jsonl").read_text().splitlines()
+    shown = [(i["score"], i["name"]) for line in lines for i in json.loads(line)["instances"]]
+    assert (pytest.approx(score, abs=5e-4), name) == max(shown)
+
+
 # where masks land
 
 
@@ -389,19 +651,30 @@ def test_a_rectangle_comes_back_where_it_was_drawn(opened, height, width):
     left, right = round(0.35 * width), round(0.9 * width)
     image = np.zeros((height, width, 3), np.uint8)
     image[top:bottom, left:right] = 255
-    pipeline = opened()
-    pipeline.step(image)
-    family = pipeline._inner
-    placement = pipeline.placement(height, width)
-    # mask logits that a perfect network would give: the share of white in each cell of stride 4
-    padded = np.zeros((64, 96), np.float32)
-    padded[: NETWORK[0], : NETWORK[1]] = family._frames[0, ..., 0] / 255
-    cells = padded.reshape(16, 4, 24, 4).mean((1, 3)) - 0.5
-    family._propose._hosts["mask_logits"][:] = -1
-    family._propose._hosts["mask_logits"][3, 0] = cells
-    [[rle], [nothing]] = family._make_masks(np.array([3, 5]), 0)
-    assert not decode_mask(nothing).any()
-    mask = decode_mask(rle)
+    backend = WatchedBackend(fed={"mask_logits": np.zeros((QUERIES, 1, 16, 24), np.float32)})
+    pipeline = opened(backend=backend)
+    propose, masks = backend.sessions["propose"], backend.sessions["masks"]
+    run = masks.run
+
+    def run_on_perfect_masks(slot=0) -> None:
+        """Of query 3: the share of white in each cell of stride 4 of the frame as it was placed."""
+        padded = np.zeros((64, 96), np.float32)
+        placed = propose.input_view("frames", (1, *NETWORK, 3))
+        padded[: NETWORK[0], : NETWORK[1]] = placed[0, ..., 0] / 255
+        logits = np.full((QUERIES, 1, 16, 24), -1, np.float32)
+        logits[3, 0] = padded.reshape(16, 4, 24, 4).mean((1, 3)) - 0.5
+        masks.write("mask_logits", logits)
+        run(slot)
+
+    masks.run = run_on_perfect_masks
+    for name in ("mask_area", "mask_mass"):  # queries 3 and 5 are seen; 5 has no pixel in the end
+        propose.changes[name] = lambda value: (
+            np.isin(np.arange(len(value)), (3, 5)) * value.dtype.type(9)
+        )
+    [found] = pipeline.step(image).instances
+    assert found.track_id == 3  # in the first frame a track is its query
+    placement = pipeline.letterbox(height, width)
+    mask = found.mask
     assert mask.shape == (height, width)
     rows, columns = np.nonzero(mask)
     # an edge is known to a pixel of the network's frame, and rounds to one of the source's;
@@ -452,17 +725,57 @@ def test_a_frame_of_any_shape_fits_and_keeps_its_shape(opened_bundle, size):
     assert (out[:, width:] == (101, 50, 20)).all()
 
 
-def test_a_bundle_that_resizes_wants_the_videos_own_size(opened, monkeypatch):
-    pipeline = opened()
-    manifest = pipeline.bundle.manifest
-    resizes = replace(manifest, preprocess=replace(manifest.preprocess, source_size=(240, 360)))
-    bundle = replace(pipeline.bundle, manifest=resizes)
-    monkeypatch.setattr(pipeline, "bundle", bundle)
-    monkeypatch.setattr(pipeline._inner, "_bundle", bundle)
-    report = RunReport("stream", "")
-    _explain_letterbox(pipeline, SimpleNamespace(height=480, width=640), report)
-    [warning] = report.warnings
-    assert warning.endswith("export with --source-size 480x640")
+def test_a_video_of_another_shape_is_told_what_to_export_before_it_runs(opened, tmp_path):
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for number, image in enumerate(frames_of(3, width=160, height=120)):
+        Image.fromarray(image).save(pictures / f"{number}.png")
+    told = []
+
+    def frame_done(*_) -> None:
+        told.append(None)
+
+    options = RunOptions(overlay=False)
+    report = run_video(
+        opened(), str(pictures), tmp_path / "out", options, frame_done, warn=told.append
+    )
+    wanted = (
+        "the video's frames fill only 60x80 (height x width) of the bundle's 60x90; for the "
+        "official numbers on this video, export with --size 60x80"
+    )
+    assert told[0] == wanted
+    assert told.count(None) == report.frames == 3
+    assert report.warnings[0] == wanted
+
+
+def test_a_stream_that_goes_on_after_a_reset_begins_a_new_video(opened, frames):
+    for slots, backend in ((1, WatchedBackend()), (2, TwoSlots())):
+        pipeline, fresh = opened("video", backend=backend), opened("video")
+        stream = pipeline.stream(frames)
+        next(stream)
+        pipeline.reset()  # with it goes what the device has in flight
+        assert list(stream) == list(fresh.stream(frames[slots:]))
+        assert pipeline.finish() == fresh.finish()
+
+
+def test_a_stream_that_was_given_up_does_no_harm_to_the_next_one(opened, frames):
+    pipeline, fresh = opened("video", backend=TwoSlots()), opened("video")
+    for end in ("close", "go on"):
+        old = pipeline.stream(frames_of(4, seed=9))
+        next(old)
+        pipeline.reset()
+        new = pipeline.stream(frames)
+        found = [next(new)]
+        if end == "close":
+            old.close()
+        else:
+            with pytest.raises(InputError, match="another stream is open"):
+                next(old)
+        with pytest.raises(InputError, match="another stream is open"):
+            pipeline.finish()
+        found += new
+        assert found == list(fresh.stream(frames))
+        assert pipeline.finish() == fresh.finish()
 
 
 def test_what_an_earlier_video_left_around_the_picture_is_painted_over(opened):
@@ -486,7 +799,7 @@ def test_a_run_that_failed_leaves_nothing_to_the_next(opened, tmp_path, small_vi
             pipeline.step(frames_of(1)[0])  # of a video that was given up
             with pytest.raises(KeyboardInterrupt):
                 run_video(pipeline, str(small_video), tmp_path / "cut", RunOptions(), interrupt)
-            assert pipeline._frames == pipeline._inner._placed == 0
+            assert pipeline.best == (0.0, "")  # nothing of it is known any more
         report = run_video(pipeline, str(small_video), tmp_path / name, RunOptions(overlay=False))
         assert report.frames == 12
         written.append([f.read_bytes() for f in sorted((tmp_path / name).iterdir())])
@@ -497,32 +810,26 @@ def test_a_run_that_failed_leaves_nothing_to_the_next(opened, tmp_path, small_vi
 # what must not go on quietly
 
 
-def test_a_mode_that_is_none_is_refused_at_once(opened):
-    with pytest.raises(InputError, match="video or stream"):
-        opened("vidoe")
-
-
 @pytest.mark.parametrize("output", ["class_scores", "mask_iou", "object_logits"])
-def test_nan_of_a_graph_stops_the_video_by_name(opened, frames, monkeypatch, output):
-    pipeline = opened("video")
-    family = pipeline._inner
-    session = family._classify if output == "class_scores" else family._propose
-    fetch = session.fetch
-
-    def poisoned(name, slot):
-        value = fetch(name, slot)
-        return np.full_like(value, np.nan) if name == output else value
-
-    monkeypatch.setattr(session, "fetch", poisoned)
-    with pytest.raises(BackendError, match=output):
+def test_nan_of_a_graph_stops_the_video_by_name(opened, frames, output):
+    backend = WatchedBackend()
+    pipeline = opened("video", backend=backend)
+    graph = "classify" if output == "class_scores" else "propose"
+    backend.sessions[graph].changes[output] = lambda value: np.full_like(value, np.nan)
+    with pytest.raises(BackendError, match=f"{graph}.*{output}.*frame 0"):
         pipeline.step(frames[0])
 
 
-def test_a_frame_that_fails_half_way_spoils_its_video_and_no_other(opened, frames, monkeypatch):
-    pipeline, fresh = opened("video"), opened("video")
-    pipeline.step(frames[0])
+@pytest.mark.parametrize("good", [0, 1])
+def test_a_frame_that_fails_half_way_spoils_its_video_and_no_other(
+    opened, frames, monkeypatch, good
+):
+    backend = WatchedBackend()
+    pipeline, fresh = opened("video", backend=backend), opened("video")
+    for frame in frames[:good]:
+        pipeline.step(frame)
     with monkeypatch.context() as patch:
-        patch.setattr(pipeline._inner._masks, "run", _fail)
+        patch.setattr(backend.sessions["masks"], "run", _fail)
         with pytest.raises(BackendError, match="device lost"):
             pipeline.step(frames[1])
     for go_on in (lambda: pipeline.step(frames[2]), pipeline.finish):
@@ -542,9 +849,11 @@ def _fail(_slot) -> None:
 def test_auto_runs_on_the_cpu_where_cuda_is_offered_and_does_not_work(opened, frames, monkeypatch):
     offered = ["CUDAExecutionProvider", "CPUExecutionProvider"]
     monkeypatch.setattr("onnxruntime.get_available_providers", lambda: offered)
-    pipeline = opened("stream", device="auto")
+    told = []
+    pipeline = opened("stream", backend_options=BackendOptions(device="auto"), warn=told.append)
+    assert any("running on the CPU" in warning for warning in told)  # when it was found out
+    assert pipeline.warnings == told
     pipeline.step(frames[0])
     assert "cpu" in pipeline.backend
-    assert any("running on the CPU" in warning for warning in pipeline.warnings)
     with pytest.raises(BackendError, match="fell back"):
-        opened("stream", device="cuda")
+        opened("stream", backend_options=BackendOptions(device="cuda"))

@@ -1,4 +1,4 @@
-"""Sidecars, and which plan a library and a GPU may load."""
+"""Sidecars, and which engine a library and a GPU may load."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from openvis_rt.bundle.bundle import (
     GraphFile,
     Manifest,
     Preprocess,
-    Tracker,
     write_manifest,
 )
 from openvis_rt.engines.plan import (
@@ -29,7 +28,9 @@ from openvis_rt.engines.plan import (
     sidecar_path,
 )
 from openvis_rt.errors import BundleError, EngineError
+from openvis_rt.records import json_from_record
 from openvis_rt.systems.graphs import GraphSpec, TensorSpec
+from openvis_rt.systems.system import Score, Tracker
 
 PLAN = b"a plan"
 HERE = sysconfig.get_platform()
@@ -75,26 +76,29 @@ def test_sidecar_round_trip(tmp_path):
     assert entry["schema"] == 2
     assert entry["profiles"] == {"K": [1, 64, 4096]}
     assert entry["shape_values"] == {"frame_size": [[1, 1], [20, 30], [40, 60]]}
-    assert {field.name for field in dataclasses.fields(Sidecar)} | {"schema"} == set(entry)
+    assert {field.name for field in dataclasses.fields(Sidecar)} == set(entry)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"schema": 1}, "its schema is 1"),
-        ({"extra": 1}, r"missing or unknown.*extra"),
-        ({"plan_bytes": "3"}, "plan_bytes is '3', not int"),
-        ({"targets": "sm86"}, "targets is 'sm86'"),
-        ({"gpu": 87}, "gpu is 87"),
-        ({"options": {"fp16": True}}, "not a sidecar"),
-        ({"profiles": {"K": [1]}}, "not a sidecar"),
-        ({"shape_values": {"frame_size": [1, 2, 3]}}, "not a sidecar"),
-        ({"inputs": [{}]}, "not a sidecar"),
+        ({"schema": 1}, "of schema 2: its schema is 1"),
+        ({"extra": 1}, "extra: this field is not known"),
+        ({"plan_bytes": "3"}, "plan_bytes: a whole number is needed, found '3'"),
+        ({"targets": "sm86"}, "targets: a list is needed, found 'sm86'"),
+        ({"gpu": 87}, "gpu: a string or null is needed, found 87"),
+        ({"options": {"fp16": True}}, "options.fp16: this field is not known"),
+        ({"options": {"workspace_mib": True}}, "options.workspace_mib: a whole number or null"),
+        ({"profiles": {"K": [1]}}, "profiles.K: 3 values are needed, found 1"),
+        ({"profiles": {"K": [1, 2, "3"]}}, "profiles.K.max: a whole number"),
+        ({"shape_values": {"frame_size": [1, 2, 3]}}, "frame_size.min: a list is needed"),
+        ({"inputs": [{}]}, r"inputs\[0\].name: this field is missing"),
+        ({"build_seconds": float("nan")}, "build_seconds: a finite number"),
     ],
 )
 def test_wrong_sidecar_is_refused(tmp_path, change, message):
     path = tmp_path / "a.fp32.json"
-    path.write_text(json.dumps({**sidecar().to_json(), **change}))
+    path.write_text(json.dumps({**json_from_record(sidecar()), **change}))
     with pytest.raises(EngineError, match=message):
         Sidecar.read(path)
 
@@ -107,7 +111,7 @@ def test_damaged_sidecar_is_refused(tmp_path, text):
         Sidecar.read(path)
 
 
-def test_plan_without_sidecar_is_refused(tmp_path):
+def test_an_engine_without_sidecar_is_refused(tmp_path):
     plan = tmp_path / "bundle" / "engines" / "x" / "a.fp32.plan"
     plan.parent.mkdir(parents=True)
     plan.write_bytes(b"abc")
@@ -116,7 +120,7 @@ def test_plan_without_sidecar_is_refused(tmp_path):
     assert sidecar_path(plan).name == "a.fp32.json"
 
 
-# --- which plan fits ---
+# --- which engine fits ---
 
 
 @pytest.fixture
@@ -128,11 +132,12 @@ def bundle(tmp_path):
     wide = {n: GraphFile(f, "fp32", GraphSpec(n, (), ())) for n, f in files.items()}
     half = GraphFile("classify.fp16.onnx", "fp16", GraphSpec("classify", (), ()))
     manifest = Manifest(
-        family="clip-vis",
+        system="clip-vis",
         variant="tiny",
         graphs={"fp32": wide, "fp16": {**wide, "classify": half}},
         preprocess=Preprocess((24, 32), None, 24, 32, 32, (0.0, 0.0, 0.0)),
-        tracker=Tracker("none", {}),
+        tracker=Tracker("momentum", parameters={"alpha": 1.0}),
+        score=Score("frame-logits"),
         window_length=1,
         detections=10,
         prompts=("{}",),
@@ -145,7 +150,7 @@ def bundle(tmp_path):
 
 
 def put(bundle, **changes):
-    """A plan in its place, with its sidecar."""
+    """An engine in its place, with its sidecar."""
     card = sidecar(**changes)
     if "onnx_sha256" not in changes:
         digest = bundle.graph_sha256(card.graph, card.precision)
@@ -191,7 +196,7 @@ def on(version, capability, backend="tensorrt"):
         (TENSORRT, on("10.3.0", "sm86"), r"for sm87, and this GPU is sm86"),
         (TENSORRT, on("10.3.0.1", "sm87"), r"10\.3\.0 and needs that version exactly"),
         (TENSORRT, on("1.7.1", "sm87", "tensorrt-rtx"), r"of tensorrt, and tensorrt-rtx was asked"),
-        ({}, on("1.7.1", "sm86"), r"plan of tensorrt-rtx, and tensorrt was asked"),
+        ({}, on("1.7.1", "sm86"), r"engine of tensorrt-rtx, and tensorrt was asked"),
         # version-compatible: newer ones as well, older ones never
         (NEWER, on("10.3.0", "sm87"), None),
         (NEWER, on("10.16.1.11", "sm87"), None),
@@ -210,7 +215,7 @@ def on(version, capability, backend="tensorrt"):
         ({"onnx_sha256": "2" * 64}, {}, "built from another classify graph"),
     ],
 )
-def test_which_plan_fits(bundle, built, machine, needed):
+def test_which_engine_fits(bundle, built, machine, needed):
     plan = put(bundle, **built)
     if needed is None:
         found, card = find(bundle, **machine)
@@ -249,7 +254,7 @@ def test_of_several_the_one_for_this_gpu_alone_is_taken(bundle):
     assert find(bundle)[0].parent.name == "tensorrt-rtx-sm86-sm89"
 
 
-def test_a_plan_for_many_gpus_comes_after_one_for_this_gpu(bundle):
+def test_an_engine_for_many_gpus_comes_after_one_for_this_gpu(bundle):
     put(bundle, **AMPERE)
     own = put(bundle, **NEWER)
     assert find(bundle, **on("10.3.0", "sm87"))[0] == own
@@ -261,7 +266,7 @@ def test_a_plan_for_many_gpus_comes_after_one_for_this_gpu(bundle):
 def test_a_graph_that_stays_fp32_serves_fp16(bundle):
     plan = put(bundle, graph="masks")
     assert find(bundle, "masks", "fp16")[0] == plan
-    with pytest.raises(EngineError, match=r"no classify\.fp16\.plan"):
+    with pytest.raises(EngineError, match=r"no engine classify\.fp16\.plan"):
         find(bundle, "classify", "fp16")
 
 
@@ -281,7 +286,7 @@ def test_a_graph_that_the_bundle_has_not(bundle):
     ],
     ids=["truncated", "other bytes", "no sidecar", "half a sidecar", "foreign sidecar"],
 )
-def test_damaged_plans_are_not_loaded(bundle, damage, message):
+def test_damaged_engines_are_not_loaded(bundle, damage, message):
     damage(put(bundle))
     with pytest.raises(EngineError, match=message) as caught:
         find(bundle)

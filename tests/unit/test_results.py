@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
 import time
+import warnings
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from pycocotools import mask as coco
+from pycocotools.coco import COCO
 
-from openvis_rt.errors import OutputError
+from openvis_rt.errors import DependencyError, OutputError
 from openvis_rt.runtime.run import RunOptions, run_video
 from openvis_rt.runtime.video.results import (
     FrameLog,
@@ -25,6 +29,7 @@ from openvis_rt.runtime.video.results import (
     decode_mask,
     empty_rle,
     encode_masks,
+    write_categories,
     write_results,
 )
 
@@ -38,7 +43,21 @@ def frame_result(index: int = 0, name: str = "cat") -> FrameResult:
     mask = np.zeros((4, 6), np.uint8)
     mask[1:3, 2:5] = 1
     [rle] = encode_masks(mask[None])
-    return FrameResult(index, index / 25, 4, 6, (Instance(7, 2, name, 0.5, box_of(rle), rle),))
+    return FrameResult(index, index / 25, 4, 6, (Instance(7, 3, name, 0.5, box_of(rle), rle),))
+
+
+def two_objects() -> tuple[np.ndarray, FrameResult]:
+    """Their masks, bool [2, 7, 9], and a frame of them."""
+    masks = np.zeros((2, 7, 9), np.uint8)
+    masks[0, 1:4, 2:7] = 1
+    masks[0, 2, 3] = 0
+    masks[1, 6, 8] = 1  # the last pixel
+    first, second = encode_masks(masks)
+    instances = (
+        Instance(7, 3, "cat", 0.75, (2, 1, 5, 3), first),
+        Instance(4, 1, "dog", 0.5, (8, 6, 1, 1), second),
+    )
+    return masks.astype(bool), FrameResult(11, 0.5, 7, 9, instances)
 
 
 @pytest.mark.parametrize("density", [0.0, 0.01, 0.5, 0.99, 1.0])
@@ -104,9 +123,130 @@ def test_empty_rle_and_boxes():
     assert box_of(encode_masks(mask[None])[0]) == (2, 1, 5, 3)
 
 
-def test_video_results_count_categories_from_one():
+# as arrays, and for other libraries
+
+
+def test_a_frame_as_arrays():
+    masks, frame = two_objects()
+    for array, dtype, wanted in (
+        (frame.masks, np.bool_, masks),
+        (frame.boxes, np.int64, [[2, 1, 5, 3], [8, 6, 1, 1]]),
+        (frame.scores, np.float64, [0.75, 0.5]),
+        (frame.track_ids, np.int64, [7, 4]),
+        (frame.class_ids, np.int64, [3, 1]),
+    ):
+        assert array.dtype == dtype
+        np.testing.assert_array_equal(array, wanted)
+    for instance, mask in zip(frame.instances, masks, strict=True):
+        assert instance.mask.dtype == np.bool_
+        np.testing.assert_array_equal(instance.mask, mask)
+
+
+def test_a_frame_without_objects_has_arrays_of_no_row():
+    frame = FrameResult(0, None, 7, 9, ())
+    assert frame.masks.shape == (0, 7, 9)
+    assert frame.boxes.shape == (0, 4)
+    assert {a.shape for a in (frame.scores, frame.track_ids, frame.class_ids)} == {(0,)}
+    assert frame.to_coco(1) == []
+
+
+def test_masks_of_an_object_through_a_video():
+    masks, frame = two_objects()
+    first, second = (instance.segmentation for instance in frame.instances)
+    found = VideoInstance(7, 3, "cat", 0.5, (first, empty_rle(7, 9), second)).masks
+    assert found.dtype == np.bool_
+    np.testing.assert_array_equal(found, [masks[0], masks[0] & False, masks[1]])
+
+
+def test_annotations_are_read_by_pycocotools(tmp_path, capsys):
+    masks, frame = two_objects()
+    annotations = [*frame.to_coco(5), *frame.to_coco(6, first_id=3)]
+    assert [a["id"] for a in annotations] == [1, 2, 3, 4]
+    path = tmp_path / "annotations.json"
+    images = [{"id": i, "height": 7, "width": 9, "file_name": f"{i}.png"} for i in (5, 6)]
+    write_categories(tmp_path / "categories.json", ("dog", "bird", "cat"))
+    categories = json.loads((tmp_path / "categories.json").read_text())
+    path.write_text(
+        json.dumps({"images": images, "annotations": annotations, "categories": categories})
+    )
+    data_set = COCO(path)
+    capsys.readouterr()  # it prints
+    for image in (5, 6):
+        found = data_set.loadAnns(data_set.getAnnIds(imgIds=image))
+        assert [data_set.cats[a["category_id"]]["name"] for a in found] == ["cat", "dog"]
+        assert [a["bbox"] for a in found] == [[2, 1, 5, 3], [8, 6, 1, 1]]
+        assert [a["area"] for a in found] == [14, 1]
+        assert [(a["score"], a["track_id"]) for a in found] == [(0.75, 7), (0.5, 4)]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # pycocotools under numpy 2
+            for annotation, mask in zip(found, masks, strict=True):
+                np.testing.assert_array_equal(data_set.annToMask(annotation), mask)
+
+
+def test_detections_of_supervision():
+    reason = "supervision is no part of any extra that tests need: pip install supervision"
+    supervision = pytest.importorskip("supervision", reason=reason)
+    masks, frame = two_objects()
+    found = frame.to_supervision()
+    assert isinstance(found, supervision.Detections)
+    # right and bottom are the first column and row outside
+    np.testing.assert_array_equal(found.xyxy, [[2, 1, 7, 4], [8, 6, 9, 7]])
+    np.testing.assert_array_equal(found.mask, masks)
+    np.testing.assert_array_equal(found.confidence, [0.75, 0.5])
+    np.testing.assert_array_equal(found.class_id, [3, 1])
+    np.testing.assert_array_equal(found.tracker_id, [7, 4])
+    assert found.data["class_name"].tolist() == ["cat", "dog"]
+    assert len(FrameResult(0, None, 7, 9, ()).to_supervision()) == 0
+
+
+def test_without_supervision_its_extra_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "supervision", None)
+    with pytest.raises(DependencyError, match="supervision is not installed") as caught:
+        two_objects()[1].to_supervision()
+    project = (Path(__file__).parents[2] / "pyproject.toml").read_text("utf-8")
+    assert re.search(rf"^{caught.value.extra} = \[", project, re.MULTILINE)
+
+
+# a whole video
+
+
+def tracks_of(*instances: tuple[int, int, float, str]) -> VideoResult:
+    """Of tracks, category ids, scores and frames: "1" shows the object in that frame, "0" not."""
+    mask = np.ones((1, 4, 6), np.uint8)
+    [full], empty = encode_masks(mask), empty_rle(4, 6)
+    found = tuple(
+        VideoInstance(t, c, f"c{c}", s, tuple(full if bit == "1" else empty for bit in frames))
+        for t, c, s, frames in instances
+    )
+    return VideoResult(4, 6, len(instances[0][3]), found)
+
+
+def test_a_frame_of_a_video_shows_each_track_once_under_its_best_class_there():
+    video = tracks_of(
+        (7, 1, 0.9, "110"), (7, 2, 0.95, "010"), (7, 3, 0.5, "111"), (4, 1, 0.92, "011")
+    )
+
+    def shown(index: int, **options) -> list[tuple[int, int, float]]:
+        frame = video.frame(index, **options)
+        assert (frame.index, frame.height, frame.width) == (index, 4, 6)
+        return [(i.track_id, i.category_id, i.score) for i in frame.instances]
+
+    assert shown(0) == [(7, 1, 0.9)]
+    assert shown(1) == [(7, 2, 0.95), (4, 1, 0.92)]
+    assert shown(2) == [(4, 1, 0.92), (7, 3, 0.5)]
+    assert shown(1, limit=1) == [(7, 2, 0.95)]
+    assert shown(2, threshold=0.5) == [(4, 1, 0.92), (7, 3, 0.5)]
+    assert shown(2, threshold=0.51) == [(4, 1, 0.92)]
+    assert shown(0, threshold=0.91) == []
+    assert video.frame(0).time is None
+    assert video.frame(0, 0.25).time == 0.25
+    with pytest.raises(IndexError):
+        video.frame(3)
+
+
+def test_results_have_the_categories_of_their_instances():
     rle = empty_rle(4, 6)
-    result = VideoResult(4, 6, 2, (VideoInstance(3, 0, "cat", 0.25, (rle, rle)),))
+    result = VideoResult(4, 6, 2, (VideoInstance(3, 1, "cat", 0.25, (rle, rle)),))
     [entry] = result.to_results(video_id=9)
     assert list(entry) == ["video_id", "score", "category_id", "segmentations"]
     assert entry == {
@@ -184,6 +324,17 @@ with FrameLog(Path(sys.argv[1])) as log:
     assert not path.exists()
     if number == signal.SIGINT:
         assert list(tmp_path.iterdir()) == []
+
+
+def test_categories_are_names_by_their_ids(tmp_path):
+    write_categories(tmp_path / "categories.json", ("cat", "monkey, ape", "猫"))
+    text = (tmp_path / "categories.json").read_text("utf-8")
+    assert "猫" in text
+    assert json.loads(text) == [
+        {"id": 1, "name": "cat"},
+        {"id": 2, "name": "monkey, ape"},
+        {"id": 3, "name": "猫"},
+    ]
 
 
 def test_write_results_takes_entries_one_at_a_time(tmp_path):

@@ -6,15 +6,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from openvis_rt.errors import BundleError
+from openvis_rt.errors import BundleError, InputError
 from openvis_rt.runtime.tracking.association import Momentum
-from openvis_rt.runtime.tracking.rollout import (
-    CELLS,
-    Cell,
-    Rollout,
-    cell_from_file,
-    cell_from_weights,
-)
+from openvis_rt.runtime.tracking.rollout import Cell, Rollout, cell_from_file
+from openvis_rt.systems.recurrence import RECURRENCES, recurrence_of, recurrence_shapes
 
 torch = pytest.importorskip("torch", reason="torch is what the recurrence is held against")
 
@@ -39,8 +34,8 @@ def weights_of(name, width=WIDTH, seed=0):
 @pytest.mark.parametrize("name", TORCH)
 def test_a_cell_is_torchs_over_200_frames_of_permuted_tokens(name):
     module, weights = weights_of(name)
-    cell = cell_from_weights(weights)
-    assert cell.name == name
+    cell = Cell(weights)
+    assert cell.kind == name
     rng = np.random.default_rng(0)
     state, worst = None, 0.0
     for _ in range(200):
@@ -61,7 +56,7 @@ def test_a_layer_without_memory_is_torchs(name):
     with torch.inference_mode():
         for layer in layers:
             x = layer(x)
-    found = cell_from_weights(weights).step(tokens)
+    found = Cell(weights).step(tokens)
     np.testing.assert_allclose(found, x.numpy(), atol=1e-6)  # float32 rounding
 
 
@@ -88,15 +83,15 @@ def test_the_hidden_state_stays_in_the_tracks_slot():
     """A cell that has learnt nothing but to repeat the last token must track like plain matching;
     and the state of a slot is that of one object alone."""
     eye = {"weight": np.eye(WIDTH, dtype=np.float32), "bias": np.zeros(WIDTH, np.float32)}
-    tracker, plain = Rollout(cell_from_weights(eye)), Momentum()
+    tracker, plain = Rollout(Cell(eye)), Momentum()
     for tokens, _ in tracks():
         np.testing.assert_array_equal(tracker.step(tokens), plain.step(tokens))
     _, weights = weights_of("rnn")
     # so small a step of the state that the recurrent part does not decide the matching
     weights = {k: (v * 0 if "bias" in k else v) for k, v in weights.items()}
     weights["weight_ih_l0"] = np.eye(WIDTH, dtype=np.float32)
-    tracker = Rollout(cell_from_weights(weights))
-    alone = Cell("rnn", weights)
+    tracker = Rollout(Cell(weights))
+    alone = Cell(weights)
     last = None
     for tokens, _ in tracks(noise=0.01):
         if last is not None:
@@ -107,7 +102,7 @@ def test_the_hidden_state_stays_in_the_tracks_slot():
 
 def test_memory_does_not_grow():
     _, weights = weights_of("lstm")
-    tracker = Rollout(cell_from_weights(weights))
+    tracker = Rollout(Cell(weights))
     buffers = set()
     for index, (tokens, _) in enumerate(tracks(frames=50)):
         tracker.step(tokens)
@@ -119,7 +114,7 @@ def test_memory_does_not_grow():
 
 def test_reset_starts_anew():
     _, weights = weights_of("gru")
-    tracker, fresh = Rollout(cell_from_weights(weights)), Rollout(cell_from_weights(weights))
+    tracker, fresh = Rollout(Cell(weights)), Rollout(Cell(weights))
     for tokens, _ in tracks(seed=1):
         tracker.step(tokens)
     tracker.reset()
@@ -130,29 +125,56 @@ def test_reset_starts_anew():
 @pytest.mark.parametrize("count", [1, 2])
 def test_few_tracks_and_zero_tokens(count):
     _, weights = weights_of("rnn")
-    for tracker in (Momentum(), Rollout(cell_from_weights(weights))):
+    for tracker in (Momentum(), Rollout(Cell(weights))):
         for _ in range(3):
             order = tracker.step(np.zeros((count, WIDTH), np.float32))
             assert sorted(order) == list(range(count))
 
 
-@pytest.mark.parametrize("name", CELLS)
+@pytest.mark.parametrize("name", RECURRENCES)
 def test_weights_of_another_size_are_refused(name, tmp_path):
     _, weights = weights_of(name)
     save_file(weights, tmp_path / "tracker.safetensors")
-    assert cell_from_file(tmp_path / "tracker.safetensors", WIDTH).name == name
+    assert cell_from_file(tmp_path / "tracker.safetensors", WIDTH).kind == name
     with pytest.raises(BundleError, match=rf"width {WIDTH}.*are\s+768 wide"):
         cell_from_file(tmp_path / "tracker.safetensors", 768)
     key = sorted(weights)[0]
     with pytest.raises(BundleError, match=key):
-        cell_from_weights({**weights, key: weights[key][:-1]})
-    with pytest.raises(BundleError, match="no rollout cell"):
-        cell_from_weights({**weights, "weight_ih_l1": weights[key]})
+        Cell({**weights, key: weights[key][:-1]})
+    with pytest.raises(BundleError, match=r"a rollout's recurrence are.*weight_ih_l1"):
+        Cell({**weights, "weight_ih_l1": weights[key]})
 
 
 def test_damaged_files_are_refused(tmp_path):
     (tmp_path / "tracker.safetensors").write_bytes(b"\x00" * 40)
     with pytest.raises(BundleError, match="cannot be read"):
         cell_from_file(tmp_path / "tracker.safetensors", WIDTH)
-    with pytest.raises(BundleError, match="no rollout cell"):
-        cell_from_weights({})
+    with pytest.raises(BundleError, match="found nothing"):
+        Cell({})
+
+
+@pytest.mark.parametrize("kind", RECURRENCES)
+@pytest.mark.parametrize("width", [1, 5])
+def test_a_recurrence_is_known_by_its_shapes_as_torch_has_them(kind, width):
+    _, weights = weights_of(kind, width)
+    shapes = {key: value.shape for key, value in weights.items()}
+    assert recurrence_shapes(kind, width) == shapes
+    assert recurrence_of(shapes) == (kind, width)
+
+
+@pytest.mark.parametrize(
+    ("shapes", "found", "needed"),
+    [
+        ({"weight_ih_l0": (5, 5)}, "weight_ih_l0 [5, 5]", "bias_hh_l0 [3d]"),
+        ({"weight": (5, 5)}, "weight [5, 5]", "weight_ih_l0 [d, d]"),
+        ({"weight": (5, 4), "bias": (5,)}, "bias [5], weight [5, 4]", "bias [d], weight [d, d];"),
+        ({"weight": (0, 0), "bias": (0,)}, "weight [0, 0]", "weight [d, d]"),
+        ({"weight": (), "bias": ()}, "weight []", "weight [d, d]"),
+    ],
+    ids=str,
+)
+def test_half_a_recurrence_is_refused_with_what_is_needed(shapes, found, needed):
+    with pytest.raises(InputError) as caught:
+        recurrence_of(shapes)
+    assert found in str(caught.value)
+    assert needed in str(caught.value)

@@ -9,9 +9,14 @@ import numpy as np
 import pytest
 
 from openvis_rt.runtime.tracking import scoring
-from openvis_rt.runtime.tracking.scoring import VideoScores, merge_synonyms, object_probability
+from openvis_rt.runtime.tracking.scoring import (
+    FrameProbabilities,
+    merge_synonyms,
+    object_probability,
+)
 
 TRACKS, CLASSES, HEIGHT, WIDTH = 12, 7, 6, 8
+ROWS = [1] * CLASSES
 
 
 def softmax(x: np.ndarray) -> np.ndarray:
@@ -32,7 +37,7 @@ class Video:
         self.masks = rng.normal(-0.5, 3, (frames, TRACKS, HEIGHT, WIDTH)).astype(np.float32)
         self.masks[rng.random((frames, TRACKS)) < 0.2] = -5  # masks without a pixel
 
-    def play(self, scores: VideoScores, frames: int | None = None) -> VideoScores:
+    def play(self, scores: FrameProbabilities, frames: int | None = None) -> FrameProbabilities:
         for t in range(len(self.iou) if frames is None else frames):
             inside = self.masks[t] > 0
             sigmoid = 1 / (1 + np.exp(-self.masks[t]))
@@ -77,7 +82,7 @@ def files_open() -> int:
 def test_detections_are_those_of_the_official_formulas(frames, seed):
     video = Video(frames, seed)
     wanted, _ = video.official(20)
-    scores = video.play(VideoScores(TRACKS, CLASSES))
+    scores = video.play(FrameProbabilities(TRACKS, ROWS))
     found = {(d.track, d.category): d for d in scores.detections(20)}
     assert found.keys() == wanted.keys()
     for key, (score, shown) in wanted.items():
@@ -90,7 +95,7 @@ def test_detections_are_those_of_the_official_formulas(frames, seed):
 
 
 def test_detections_come_best_first_and_never_more_than_there_are():
-    scores = Video(5).play(VideoScores(TRACKS, CLASSES))
+    scores = Video(5).play(FrameProbabilities(TRACKS, ROWS))
     table = scores.scores()
     found = [table[d.track, d.category] for d in scores.detections(10_000)]
     assert len(found) == TRACKS * CLASSES
@@ -100,13 +105,13 @@ def test_detections_come_best_first_and_never_more_than_there_are():
 
 def test_what_is_kept_goes_to_disk_and_comes_back_the_same(monkeypatch):
     video = Video(25)
-    in_memory = video.play(VideoScores(TRACKS, CLASSES))
+    in_memory = video.play(FrameProbabilities(TRACKS, ROWS))
     wanted = in_memory.detections(20)
     in_memory.close()
     monkeypatch.setattr(scoring, "_SPOOL_BYTES", 100)
     gc.collect()
     before = files_open()
-    scores = video.play(VideoScores(TRACKS, CLASSES))
+    scores = video.play(FrameProbabilities(TRACKS, ROWS))
     assert files_open() == before + 1  # it did roll over
     for _ in range(2):  # asking does not use it up
         for a, b in zip(scores.detections(20), wanted, strict=True):
@@ -118,14 +123,14 @@ def test_what_is_kept_goes_to_disk_and_comes_back_the_same(monkeypatch):
 
 def test_frames_may_be_added_after_asking():
     video = Video(10)
-    scores = VideoScores(TRACKS, CLASSES)
+    scores = FrameProbabilities(TRACKS, ROWS)
     video.play(scores, frames=4)
     scores.detections(20)
     late = Video(10)
     for name in ("class_logits", "iou", "objects", "masks"):
         setattr(late, name, getattr(video, name)[4:])
     late.play(scores)
-    whole = video.play(VideoScores(TRACKS, CLASSES))
+    whole = video.play(FrameProbabilities(TRACKS, ROWS))
     for a, b in zip(scores.detections(20), whole.detections(20), strict=True):
         assert (a.track, a.category) == (b.track, b.category)
         np.testing.assert_array_equal(a.shown, b.shown)
@@ -137,7 +142,7 @@ def test_frames_may_be_added_after_asking():
 def test_now_says_what_the_frames_so_far_say(keep):
     video = Video(8)
     for end in (1, 5, 8):
-        scores = video.play(VideoScores(TRACKS, CLASSES, keep=keep), frames=end)
+        scores = video.play(FrameProbabilities(TRACKS, ROWS, keep=keep), frames=end)
         categories, found, shown = scores.running_scores()
         _, overall = video.official(0, frames=end)
         np.testing.assert_array_equal(categories, overall.argmax(1))
@@ -153,13 +158,13 @@ def test_now_says_what_the_frames_so_far_say(keep):
 
 
 def test_no_frame_gives_no_detection():
-    scores = VideoScores(TRACKS, CLASSES)
+    scores = FrameProbabilities(TRACKS, ROWS)
     assert scores.detections(50) == []
     scores.close()
 
 
 def test_a_track_that_no_frame_shows_scores_zero():
-    scores = VideoScores(1, 2)
+    scores = FrameProbabilities(1, [1, 1])
     p = np.array([[0.9, 0.1]], np.float32)
     one, zero = np.ones(1, np.float32), np.zeros(1, np.float32)
     scores.add(p, one, np.array([[9, -9]], np.float32), zero, zero)  # sure of it, but no pixel

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 from openvis_rt.engines import gpu
-from openvis_rt.engines.build.builder import _load_timing_cache, _save_timing_cache
+from openvis_rt.engines.build.timing_cache import load_timing_cache, save_timing_cache
 from openvis_rt.engines.gpu import gpu_of_this_machine
 from openvis_rt.engines.library import TensorRtLibrary, tensorrt_library, version_numbers
 from openvis_rt.errors import BackendError, DependencyError, InputError, UnavailableError
@@ -132,11 +132,11 @@ class Config:
 
 def test_a_timing_cache_is_read_and_written_back(tmp_path):
     path, config = tmp_path / "timing.cache", Config()
-    assert _load_timing_cache(config, path) == []  # there is none yet
+    assert load_timing_cache(config, path) == []  # there is none yet
     config.cache = config.create_timing_cache(b"ok")
-    _save_timing_cache(config, path)
+    save_timing_cache(config, path)
     assert path.read_bytes() == b"ok+"
-    assert _load_timing_cache(config, path) == []
+    assert load_timing_cache(config, path) == []
     assert config.cache.data == b"ok+"
     assert [file.name for file in tmp_path.iterdir()] == ["timing.cache"]
 
@@ -145,7 +145,7 @@ def test_a_timing_cache_is_read_and_written_back(tmp_path):
 def test_a_useless_timing_cache_is_ignored_with_a_warning(tmp_path, data):
     path, config = tmp_path / "timing.cache", Config()
     path.write_bytes(data)
-    (warning,) = _load_timing_cache(config, path)
+    (warning,) = load_timing_cache(config, path)
     assert str(path) in warning
     assert config.cache.data == b""  # a new one, which is written afterwards
 

@@ -9,7 +9,7 @@ import onnx
 import pytest
 from tiny import export_tiny, traced_before
 
-from openvis_rt.compare.torch_reference import _difference
+from openvis_rt.compare.differences import difference
 from openvis_rt.errors import ParityError
 from openvis_rt.export import bundle as bundle_export
 from openvis_rt.systems import SYSTEMS
@@ -20,16 +20,16 @@ TENSORS = {t.name: t for g in SYSTEMS["clip-vis"].graphs.values() for t in g.out
 @pytest.mark.parametrize("name", ["queries", "mask_area", "masks", "class_scores"])
 def test_outputs_of_zeros_are_compared_like_any(name):
     zeros = np.zeros((4, 3), TENSORS[name].dtype)
-    assert _difference("g", TENSORS[name], zeros, zeros, pixels=12).passed
-    assert not _difference("g", TENSORS[name], zeros + 1, zeros, pixels=12).passed
+    assert difference("g", "fp32", TENSORS[name], zeros, zeros, pixels=12).passed
+    assert not difference("g", "fp32", TENSORS[name], zeros + 1, zeros, pixels=12).passed
 
 
 def test_rounding_passes_and_nan_fails():
     wanted = np.random.default_rng(0).standard_normal((10, 8)).astype(np.float32)
-    near = _difference("g", TENSORS["queries"], wanted * (1 + 1e-6), wanted, 1)
+    near = difference("g", "fp32", TENSORS["queries"], wanted * (1 + 1e-6), wanted, 1)
     assert near.passed
     assert near.sqnr == pytest.approx(120, abs=1)
-    broken = _difference("g", TENSORS["queries"], wanted * np.nan, wanted, 1)
+    broken = difference("g", "fp32", TENSORS["queries"], wanted * np.nan, wanted, 1)
     assert not broken.passed
     assert math.isnan(broken.largest)
 

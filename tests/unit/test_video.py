@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import http.server
+import re
 import socket
 import struct
 import threading
@@ -16,6 +18,7 @@ import pytest
 from PIL import Image
 
 from openvis_rt.errors import VideoError
+from openvis_rt.runtime.video import reading
 from openvis_rt.runtime.video.generated import sample_frames, write_sample_video
 from openvis_rt.runtime.video.reading import is_live, open_video
 
@@ -359,11 +362,87 @@ def test_pictures_of_the_decoder_are_freed_at_once(sample):
     assert held < 20  # of 100
 
 
-def test_missing_camera_and_stream():
+def test_a_missing_camera():
     with pytest.raises(VideoError, match="camera 97"):
         open_video("97")
-    with pytest.raises(VideoError, match="cannot be opened"):
-        open_video("udp-nothing://127.0.0.1:1")
+
+
+@contextlib.contextmanager
+def answering(status: int):
+    """The address of a web server that answers everything with one status."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(status)
+            self.end_headers()
+            if status == 200:
+                self.wfile.write(b"<!DOCTYPE html><html><title>a web page</title></html>" * 9)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_address[1]}/street.mp4"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def why_not(address: str) -> str:
+    """Why a stream cannot be opened; the advice for cut files is none for streams."""
+    with pytest.raises(VideoError) as caught:
+        open_video(address)
+    message = str(caught.value)
+    assert message.startswith(f"{address} cannot be opened: ")
+    advice = message.removeprefix(address)
+    assert "mp4 whose" not in advice
+    assert "index" not in advice
+    return advice
+
+
+@pytest.mark.parametrize("scheme", ["rtsp", "http", "tcp", "rtmp"])
+def test_a_refused_connection_is_called_so(scheme):
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))  # nobody listens
+        message = why_not(f"{scheme}://127.0.0.1:{unused.getsockname()[1]}/live")
+    assert "127.0.0.1 refused the connection. Check the port" in message
+
+
+@pytest.mark.parametrize(
+    ("status", "message"),
+    [
+        (404, r"404 Not Found. Check the path, which is /street\.mp4 here"),
+        (410, "Check the path"),
+        (401, r"Check user and password.*http://user:password@127\.0\.0\.1/"),
+        (403, "Check user and password"),
+        (503, r"The fault is 127\.0\.0\.1's own"),
+        (200, "Check that the address gives a video"),
+    ],
+)
+def test_what_a_web_server_says_is_passed_on(status, message):
+    with answering(status) as address:
+        assert re.search(message, why_not(address))
+
+
+@pytest.mark.parametrize("scheme", ["rtsp", "http"])
+def test_a_host_that_keeps_silent_is_given_up(scheme, monkeypatch):
+    monkeypatch.setattr(reading, "_STREAM_TIMEOUT", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        message = why_not(f"{scheme}://127.0.0.1:{server.getsockname()[1]}/live")
+    assert "nothing came from 127.0.0.1 within 0.5 s" in message
+
+
+def test_a_host_that_nobody_knows():
+    assert "no host camera.invalid is known. Check its spelling" in why_not("rtsp://camera.invalid")
+
+
+def test_a_protocol_that_nobody_knows():
+    message = why_not("udp-nothing://127.0.0.1:1")
+    assert "knows no udp-nothing:// here" in message
+    assert "rtsp://" in message
 
 
 @contextlib.contextmanager

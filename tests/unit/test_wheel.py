@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from openvis_rt.errors import EXPORT_PYTHON
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -19,7 +21,13 @@ def wheel(tmp_path_factory) -> zipfile.Path:
     pytest.importorskip("build", reason="building a wheel needs the extra [dev]")
     source = tmp_path_factory.mktemp("source")
     unwanted = shutil.ignore_patterns(".*", "*.egg-info", "__pycache__", "build", "dist")
-    shutil.copytree(ROOT, source, ignore=unwanted, dirs_exist_ok=True)
+    inside = shutil.ignore_patterns("__pycache__")  # the package has a folder `build` of its own
+    shutil.copytree(
+        ROOT,
+        source,
+        ignore=lambda path, names: (unwanted if Path(path) == ROOT else inside)(path, names),
+        dirs_exist_ok=True,
+    )
     command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", "dist"]
     ended = subprocess.run(
         command, cwd=source, capture_output=True, text=True, timeout=55, check=False
@@ -45,10 +53,48 @@ def test_the_wheel_brings_the_command_and_the_licence(wheel):
     assert any(n.endswith("LICENSE") for n in wheel.root.namelist())
 
 
-def test_a_plain_install_asks_for_no_training_library(wheel):
+def wanted(wheel: zipfile.Path, extra: str, python: str) -> set[str]:
+    """The distributions that an install asks for, of an extra or of none, on a Python."""
+    requirements = pytest.importorskip("packaging.requirements", reason="build brings packaging")
     [info] = [p for p in wheel.iterdir() if p.name.endswith(".dist-info")]
     metadata = message_from_bytes((info / "METADATA").read_bytes())
-    plain = [r for r in metadata.get_all("Requires-Dist") if "extra ==" not in r]
-    heavy = ("torch", "onnx", "open_clip", "timm", "tensorrt")
-    assert plain
-    assert not [r for r in plain if r.lower().startswith(heavy)]
+    found = [requirements.Requirement(line) for line in metadata.get_all("Requires-Dist")]
+    place = {"extra": extra, "python_version": python, "python_full_version": f"{python}.0"}
+    return {r.name for r in found if r.marker is None or r.marker.evaluate(place)}
+
+
+@pytest.mark.parametrize("python", ["3.10", "3.11", "3.13"])
+def test_a_plain_install_asks_for_no_training_library(wheel, python):
+    plain = wanted(wheel, "", python)
+    assert {"numpy", "av"} < plain
+    assert not plain & {"torch", "torchvision", "onnx", "open_clip_torch", "timm", "tensorrt"}
+
+
+def test_the_export_is_for_python_3_11_and_all_else_for_3_10(wheel):
+    [info] = [p for p in wheel.iterdir() if p.name.endswith(".dist-info")]
+    metadata = message_from_bytes((info / "METADATA").read_bytes())
+    assert metadata["Requires-Python"] == ">=3.10"
+    oldest = ".".join(map(str, EXPORT_PYTHON))
+    assert oldest == "3.11"
+    export = wanted(wheel, "export", oldest) - wanted(wheel, "", oldest)
+    assert {"torch", "torchvision", "open_clip_torch", "onnx", "onnxscript"} <= export
+    assert wanted(wheel, "export", "3.10") == wanted(wheel, "", "3.10")
+    for extra in ("cpu", "gpu", "tensorrt", "rtx", "jetson", "pycuda"):
+        assert wanted(wheel, extra, "3.10") == wanted(wheel, extra, oldest)
+        assert wanted(wheel, extra, "3.10") > wanted(wheel, "", "3.10")
+
+
+def test_every_extra_has_code_behind_it(wheel):
+    [info] = [p for p in wheel.iterdir() if p.name.endswith(".dist-info")]
+    metadata = message_from_bytes((info / "METADATA").read_bytes())
+    used = {
+        *("export", "cpu", "gpu", "tensorrt", "rtx"),  # each stands in an error or in doctor
+        *("jetson", "pycuda"),  # in docs/jetson.md
+        "dev",
+    }
+    assert set(metadata.get_all("Provides-Extra")) == used
+    code = "".join(path.read_text("utf-8") for path in (ROOT / "openvis_rt").rglob("*.py"))
+    pages = (ROOT / "docs" / "jetson.md").read_text("utf-8")
+    for extra in used - {"dev", "jetson", "pycuda"}:
+        assert f'"{extra}"' in code
+    assert all(f"[{extra}]" in pages or f",{extra}]" in pages for extra in ("jetson", "pycuda"))

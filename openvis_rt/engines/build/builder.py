@@ -1,4 +1,4 @@
-"""ONNX file to a plan, with any of the TensorRT libraries: parse, configure, compile, look at it.
+"""ONNX file to an engine, by any TensorRT library: parse, configure, compile, look at it.
 
 Networks are strongly typed: every number has the type that the ONNX file gives it, so no flag here
 asks for a precision. TensorFloat-32, which the library would use for FP32 on its own account
@@ -9,8 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from openvis_rt.engines.api import (
+    BuilderConfig,
+    EngineBuilder,
+    HostMemory,
+    Logger,
+    Network,
+    Tensor,
+)
 from openvis_rt.engines.build.callbacks import Progress, Steps, new_monitor
 from openvis_rt.engines.build.layers import (
     Layers,
@@ -19,9 +27,8 @@ from openvis_rt.engines.build.layers import (
     network_layers,
     type_name,
 )
-from openvis_rt.errors import EngineError, InputError
-from openvis_rt.files import output_file
-from openvis_rt.systems.graphs import MASKS_PER_RUN, TensorSpec
+from openvis_rt.engines.build.timing_cache import load_timing_cache, save_timing_cache
+from openvis_rt.engines.library import Messages, new_logger, without_driver
 from openvis_rt.engines.plan import (
     LIBRARY_DEFAULTS,
     BuildOptions,
@@ -29,7 +36,8 @@ from openvis_rt.engines.plan import (
     ShapeValues,
     capability_number,
 )
-from openvis_rt.engines.library import Messages, new_logger, without_driver
+from openvis_rt.errors import EngineError, InputError
+from openvis_rt.systems.graphs import MASKS_PER_RUN, TensorSpec
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -78,10 +86,10 @@ class BuildRequest:
 
 @dataclass(frozen=True)
 class BuiltPlan:
-    """A plan and what is known about it.
+    """An engine and what is known about it.
 
     Attributes:
-        plan: the serialized engine.
+        plan: the engine, serialized.
         inputs: in the network's order; a dynamic size is its symbol.
         outputs: in the network's order; a size that follows from the inputs is ``?``.
         profiles: the symbols that occur in the inputs.
@@ -139,12 +147,12 @@ def check_options(library: TensorRtLibrary, options: BuildOptions) -> None:
             f"--optimization-level is {level}; give 0 to {LARGEST_OPTIMIZATION_LEVEL}."
         )
     if level is not None and library.compiles_for_a_list:
-        raise _not_in(library, "--optimization-level", "it makes the same plan at every level")
+        raise _not_in(library, "--optimization-level", "it makes the same engine at every level")
     if options.version_compatible and library.compiles_for_a_list:
-        raise _not_in(library, "--version-compatible", "its plans need exactly its own version")
+        raise _not_in(library, "--version-compatible", "its engines need exactly its own version")
     levels = library.hardware_compatibility
     if compatible is not None and compatible not in levels:
-        has = f"it has {', '.join(levels)}" if levels else "--targets says what its plans are for"
+        has = f"it has {', '.join(levels)}" if levels else "--targets says what its engines are for"
         raise _not_in(library, f"--hardware-compatible {compatible}", has)
 
 
@@ -170,10 +178,11 @@ def build_plan(
         EngineError: the parser or the builder refuses the graph; the message is theirs.
         OutputError: the timing cache cannot be written.
     """
-    trt, messages, warnings = library.module, Messages(), []
-    log = new_logger(trt, messages)
+    messages = Messages()
+    log = new_logger(library.module, messages)
     builder = _builder(library, log, messages)
-    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    flag = int(library.module.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
+    network = builder.create_network(1 << flag)
     _parse(library, network, log, messages, onnx_path)
     inputs = tuple(_spec(network.get_input(i)) for i in range(network.num_inputs))
     outputs = tuple(_spec(network.get_output(i)) for i in range(network.num_outputs))
@@ -183,30 +192,19 @@ def build_plan(
 
     config = builder.create_builder_config()
     _configure(config, library, request)
-    if profiles or values:
-        profile = _profile(builder, inputs, profiles, values)
-        if config.add_optimization_profile(profile) < 0:
-            raise EngineError(
-                f"{library} refuses the sizes {profiles} {values}:\n{messages.text()}"
-            )
-    if request.timing_cache:
-        warnings += _load_timing_cache(config, request.timing_cache)
-    steps = Steps(progress)
-    config.progress_monitor = new_monitor(trt, steps)
-    plan = builder.build_serialized_network(network, config)
-    if steps.error is not None:
-        raise steps.error
+    if (profiles or values) and not _add_profile(config, builder, inputs, profiles, values):
+        raise EngineError(f"{library} refuses the sizes {profiles} {values}:\n{messages.text()}")
+    warnings = load_timing_cache(config, request.timing_cache) if request.timing_cache else []
+    plan = _compiled(library, builder, network, config, progress)
     if plan is None:
         targets = f" for {', '.join(request.targets)}" if request.targets else ""
         raise EngineError(f"{library} cannot compile {onnx_path}{targets}:\n{messages.text()}")
     if request.timing_cache:
-        _save_timing_cache(config, request.timing_cache)
-
+        save_timing_cache(config, request.timing_cache)
     layers, layers_from = network_layers(network), "network"
     if request.inspect:
         inspected = _inspected_layers(library, log, plan, request.options)
-        # an engine fused into a few opaque layers tells less than the network does
-        if has_heavy_layers(inspected) or (inspected and not has_heavy_layers(layers)):
+        if _tells_more(inspected, layers):
             layers, layers_from = inspected, "inspector"
         else:
             warnings.append(
@@ -225,7 +223,28 @@ def build_plan(
     )
 
 
-def _builder(library: TensorRtLibrary, log: Any, messages: Messages) -> Any:
+def _tells_more(inspected: Layers, layers: Layers) -> bool:
+    """An engine that is fused into a few opaque layers tells less than the network does."""
+    return has_heavy_layers(inspected) or (bool(inspected) and not has_heavy_layers(layers))
+
+
+def _compiled(
+    library: TensorRtLibrary,
+    builder: EngineBuilder,
+    network: Network,
+    config: BuilderConfig,
+    progress: Progress | None,
+) -> HostMemory | None:
+    """The plan; what ``progress`` raised is raised from here."""
+    steps = Steps(progress)
+    config.progress_monitor = new_monitor(library.module, steps)
+    plan = builder.build_serialized_network(network, config)
+    if steps.error is not None:
+        raise steps.error
+    return plan
+
+
+def _builder(library: TensorRtLibrary, log: Logger, messages: Messages) -> EngineBuilder:
     try:
         return library.module.Builder(log)
     except TypeError as exc:  # how the binding says that it got none
@@ -236,7 +255,7 @@ def _builder(library: TensorRtLibrary, log: Any, messages: Messages) -> Any:
 
 
 def _parse(
-    library: TensorRtLibrary, network: Any, log: Any, messages: Messages, onnx_path: Path
+    library: TensorRtLibrary, network: Network, log: Logger, messages: Messages, onnx_path: Path
 ) -> None:
     parser = library.module.OnnxParser(network, log)
     if parser.parse_from_file(str(onnx_path)):
@@ -251,7 +270,7 @@ def _parse(
     )
 
 
-def _spec(tensor: Any) -> TensorSpec:
+def _spec(tensor: Tensor) -> TensorSpec:
     shape = tuple(
         size if size >= 0 else tensor.get_dimension_name(axis) or "?"
         for axis, size in enumerate(tensor.shape)
@@ -278,30 +297,33 @@ def _used_values(
 ) -> dict[str, ShapeValues]:
     if unknown := [i for i in shape_inputs if i not in values]:
         raise EngineError(
-            f"{name}: input {', '.join(unknown)} holds sizes, and no least and largest value is "
+            f"{name}: input {', '.join(unknown)} holds sizes, and no min and max are "
             f"known for it, only for {', '.join(values) or 'none'}."
         )
     return {i: values[i] for i in shape_inputs}
 
 
-def _profile(
-    builder: Any,
+def _add_profile(
+    config: BuilderConfig,
+    builder: EngineBuilder,
     inputs: Sequence[TensorSpec],
     profiles: Mapping[str, Profile],
     values: Mapping[str, ShapeValues],
-) -> Any:
+) -> bool:
+    """Whether the library takes these sizes."""
     profile = builder.create_optimization_profile()
     for spec in inputs:
         # axes with fixed sizes have the same size three times
         sizes = [profiles[s] if isinstance(s, str) else Profile(s, s, s) for s in spec.shape]
         if any(isinstance(s, str) for s in spec.shape):
-            profile.set_shape(spec.name, *zip(*sizes, strict=True))
+            minimum, opt, maximum = zip(*sizes, strict=True)
+            profile.set_shape(spec.name, minimum, opt, maximum)
         if spec.name in values:
             profile.set_shape_input(spec.name, *values[spec.name])
-    return profile
+    return config.add_optimization_profile(profile) >= 0
 
 
-def _configure(config: Any, library: TensorRtLibrary, request: BuildRequest) -> None:
+def _configure(config: BuilderConfig, library: TensorRtLibrary, request: BuildRequest) -> None:
     trt, options = library.module, request.options
     config.clear_flag(trt.BuilderFlag.TF32)
     # so that an engine inspector can tell the layers' types
@@ -321,31 +343,13 @@ def _configure(config: Any, library: TensorRtLibrary, request: BuildRequest) -> 
         config.hardware_compatibility_level = level
 
 
-def _load_timing_cache(config: Any, path: Path) -> list[str]:
-    """Give the library the times of earlier builds; a warning if they are of no use."""
-    data = path.read_bytes() if path.is_file() else b""
-    cache = config.create_timing_cache(data)
-    # false: the times of another GPU or version are not taken for this one's
-    if cache is not None and config.set_timing_cache(cache, False):
-        return []
-    config.set_timing_cache(config.create_timing_cache(b""), False)
-    return [f"{path} is damaged, or of another GPU or version; kernels are timed anew"]
-
-
-def _save_timing_cache(config: Any, path: Path) -> None:
-    cache = config.get_timing_cache()
-    if cache is not None:
-        with output_file(path) as partial:
-            partial.write_bytes(memoryview(cache.serialize()))
-
-
 def _inspected_layers(
-    library: TensorRtLibrary, log: Any, plan: Any, options: BuildOptions
+    library: TensorRtLibrary, log: Logger, plan: HostMemory, options: BuildOptions
 ) -> Layers:
     """Layers by the inspector of the loaded engine; none if it does not load."""
     trt = library.module
     runtime = trt.Runtime(log)
-    # a version-compatible plan carries the library that loads it; this one was built here
+    # a version-compatible engine carries the library that loads it; this one was built here
     runtime.engine_host_code_allowed = options.version_compatible
     engine = runtime.deserialize_cuda_engine(plan)
     if engine is None:

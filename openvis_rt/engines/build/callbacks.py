@@ -10,6 +10,8 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+from openvis_rt.engines.api import Module, ProgressMonitor
+
 __all__ = ["Progress", "Steps", "new_monitor"]
 
 Progress = Callable[[str, int, int], None]
@@ -46,12 +48,13 @@ class Steps:
         return self.error is None
 
 
-def new_monitor(trt: Any, steps: Steps) -> Any:
+def new_monitor(trt: Module, steps: Steps) -> ProgressMonitor:
     """The library's view of ``steps``."""
+    base: Any = trt.IProgressMonitor
 
-    class Monitor(trt.IProgressMonitor):  # type: ignore[misc]  # the library has no types
+    class Monitor(base):  # type: ignore[misc]  # a class of the library, which has no types
         def __init__(self) -> None:
-            trt.IProgressMonitor.__init__(self)
+            base.__init__(self)
 
         def phase_start(self, phase_name: str, _parent: str | None, num_steps: int) -> None:
             steps.start(phase_name, num_steps)
@@ -62,4 +65,5 @@ def new_monitor(trt: Any, steps: Steps) -> Any:
         def step_complete(self, phase_name: str, step: int) -> bool:
             return steps.complete(phase_name, step)
 
-    return Monitor()
+    monitor: ProgressMonitor = Monitor()
+    return monitor

@@ -1,4 +1,4 @@
-"""The plans of a bundle: which are to be built for what, and which an earlier build left.
+"""The engines of a bundle: which are to be built for what, and which an earlier build left.
 
 Graphs are built one after the other, each in a process of its own; so after Ctrl-C the finished
 ones stay, and the next build goes on with the rest.
@@ -8,21 +8,20 @@ from __future__ import annotations
 
 import sysconfig
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from openvis_rt import __version__
-from openvis_rt.engines.build.job import Job, Machine, Report, run_job
-from openvis_rt.engines.gpu import gpu_of_this_machine
 from openvis_rt.engines.build.builder import (
     DEFAULT_PROFILES,
     BuildRequest,
     check_options,
     check_targets,
 )
-from openvis_rt.errors import EngineError, InputError, UnavailableError
-from openvis_rt.systems.graphs import masks_per_run
+from openvis_rt.engines.build.job import Job, Machine, Report, run_job
+from openvis_rt.engines.gpu import gpu_of_this_machine
+from openvis_rt.engines.library import TensorRtLibrary, tensorrt_library
 from openvis_rt.engines.plan import (
     AMPERE_PLUS,
     LIBRARY_DEFAULTS,
@@ -35,7 +34,8 @@ from openvis_rt.engines.plan import (
     plan_folder,
     plan_path,
 )
-from openvis_rt.engines.library import TensorRtLibrary, tensorrt_library
+from openvis_rt.errors import EngineError, InputError, UnavailableError
+from openvis_rt.systems.graphs import masks_per_run
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -54,12 +54,12 @@ __all__ = [
 DEFAULT_TARGETS = ("sm86", "sm89", "sm120")
 """What TensorRT-RTX compiles for if nothing else is asked: GeForce RTX 30, 40 and 50."""
 
-_USUAL_FRAME, LARGEST_FRAME = (1080, 1920), (2304, 4096)  # height, width of a video
+_OPT_FRAME, LARGEST_FRAME = (1080, 1920), (2304, 4096)  # height, width of a video
 
 
 @dataclass(frozen=True)
 class BuildResult:
-    """One graph's plan.
+    """One graph's engine.
 
     Attributes:
         plan: where it is; its sidecar is beside it.
@@ -101,7 +101,7 @@ def build_engines(
     force: bool = False,
     report: Report | None = None,
 ) -> list[BuildResult]:
-    """Build plans inside a bundle. TensorRT-RTX needs no GPU for it, TensorRT builds for its own.
+    """Build engines inside a bundle. TensorRT-RTX needs no GPU for it, TensorRT builds for its own.
 
     A graph whose file serves several of the precisions is built once. Processes are spawned, so a
     script calls this below ``if __name__ == "__main__":``.
@@ -113,8 +113,8 @@ def build_engines(
         precisions: of the bundle's graphs.
         graphs: names; all graphs of the bundle if None.
         options: what else is asked of the library.
-        max_classes: most text embeddings that a plan takes; DEFAULT_PROFILES' if None.
-        max_frame: largest height and width of the masks that a plan makes.
+        max_classes: most text embeddings that an engine takes; DEFAULT_PROFILES' if None.
+        max_frame: largest height and width of the masks that an engine makes.
         timing_cache: keep measured kernel times in the bundle; None is yes where they are measured.
         verify: hold rewritten graphs against the originals in ONNX Runtime.
         force: build also what an earlier build left and still fits.
@@ -134,30 +134,45 @@ def build_engines(
     wanted = _wanted_graphs(bundle, graphs)
     machine = _machine(library, targets, options)
     cache = _timing_cache(library, plan_folder(bundle.path, backend, machine.targets), timing_cache)
+    request = BuildRequest(
+        targets=machine.targets if library.compiles_for_a_list else (),
+        profiles=_profiles(max_classes, bundle.manifest.window_length),
+        options=options,
+        timing_cache=cache,
+        inspect=machine.runs_here,
+    )
     jobs: dict[Path, Job] = {}
     for precision in precisions:
         for graph in wanted:
-            file = bundle.graph(graph, precision)
-            plan = plan_path(bundle.path, backend, machine.targets, graph, file.precision)
-            jobs[plan] = Job(
-                backend=backend,
-                graph=graph,
-                precision=file.precision,
-                onnx=bundle.graph_path(graph, precision),
-                onnx_sha256=bundle.graph_sha256(graph, precision),
-                plan=plan,
-                machine=machine,
-                request=BuildRequest(
-                    targets=machine.targets if library.compiles_for_a_list else (),
-                    profiles=_profiles(max_classes, bundle.manifest.window_length),
-                    shape_values=_shape_values(bundle, graph, precision, max_frame),
-                    options=options,
-                    timing_cache=cache,
-                    inspect=machine.runs_here,
-                ),
-                verify=verify,
-            )
+            sizes = _shape_values(bundle, graph, precision, max_frame)
+            sized = replace(request, shape_values=sizes)
+            job = _job(bundle, graph, precision, library, machine, sized, verify=verify)
+            jobs[job.plan] = job
     return [_result(job, library, force=force, report=report) for job in jobs.values()]
+
+
+def _job(
+    bundle: Bundle,
+    graph: str,
+    precision: str,
+    library: TensorRtLibrary,
+    machine: Machine,
+    request: BuildRequest,
+    *,
+    verify: bool,
+) -> Job:
+    own = bundle.graph(graph, precision).precision  # which may be wider
+    return Job(
+        backend=library.backend,
+        graph=graph,
+        precision=own,
+        onnx=bundle.graph_path(graph, precision),
+        onnx_sha256=bundle.graph_sha256(graph, precision),
+        plan=plan_path(bundle.path, library.backend, machine.targets, graph, own),
+        machine=machine,
+        request=request,
+        verify=verify,
+    )
 
 
 def _wanted_graphs(bundle: Bundle, graphs: Sequence[str] | None) -> list[str]:
@@ -181,7 +196,7 @@ def _machine(
     if gpu is None:
         raise UnavailableError(
             f"{library} needs an NVIDIA GPU and its driver to build, and there is none here. Build "
-            "on the machine that is to run the plans, or with --backend tensorrt-rtx, which "
+            "on the machine that is to run the engines, or with --backend tensorrt-rtx, which "
             "compiles for GeForce RTX GPUs without one."
         )
     name, capability = gpu
@@ -225,10 +240,10 @@ def _shape_values(
     rule = bundle.manifest.preprocess
     if rule.source_size is not None:
         return {}
-    usual = (min(_USUAL_FRAME[0], max_frame[0]), min(_USUAL_FRAME[1], max_frame[1]))
+    opt = (min(_OPT_FRAME[0], max_frame[0]), min(_OPT_FRAME[1], max_frame[1]))
     known = {
         "picture_size": ShapeValues((1, 1), rule.network_size, rule.network_size),
-        "frame_size": ShapeValues((1, 1), usual, max_frame),
+        "frame_size": ShapeValues((1, 1), opt, max_frame),
     }
     return {t.name: known[t.name] for t in bundle.graph(graph, precision).spec.overridable}
 
@@ -244,7 +259,7 @@ def _result(
 
 
 def _earlier_build(job: Job, library_version: str) -> Sidecar | None:
-    """The sidecar of a plan that this job would build again just so."""
+    """The sidecar of an engine that this job would build again just so."""
     try:
         sidecar = check_plan(job.plan, job.onnx_sha256)
     except EngineError:

@@ -1,8 +1,8 @@
-"""One graph's plan, made in a process of its own: rewrite, check, compile, look, write.
+"""One graph's engine, made in a process of its own: rewrite, check, compile, look, write.
 
 The process gives its memory back when its graph is done, and can be killed at any moment. What it
-makes stands in a scratch folder until it is whole; the plan takes its name first and its sidecar
-last, and a plan without a matching sidecar does not load.
+makes stands in a scratch folder until it is whole; the engine takes its name first and its
+sidecar last, and an engine without a matching sidecar does not load.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from openvis_rt import __version__
+from openvis_rt.engines.build.builder import BuildRequest, BuiltPlan, build_plan
 from openvis_rt.engines.build.callbacks import Progress
 from openvis_rt.engines.build.layers import precision_of_layers
-from openvis_rt.engines.build.builder import BuildRequest, BuiltPlan, build_plan
+from openvis_rt.engines.library import tensorrt_library
+from openvis_rt.engines.plan import Sidecar, sidecar_path
 from openvis_rt.errors import DependencyError, EngineError, OpenVISError
 from openvis_rt.files import output_errors, output_file, sha256_of
-from openvis_rt.engines.plan import Sidecar, sidecar_path
-from openvis_rt.engines.library import tensorrt_library
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
@@ -38,12 +38,12 @@ Report = Callable[[str, str, int, int], None]
 
 @dataclass(frozen=True)
 class Machine:
-    """What the plans are for.
+    """What the engines are for.
 
     Attributes:
         gpu: name of the GPU that takes part in the build.
         targets: as in the sidecar.
-        runs_here: a finished plan can be loaded on this machine.
+        runs_here: a finished engine can be loaded on this machine.
     """
 
     gpu: str | None
@@ -67,7 +67,7 @@ class Job:
 
     @property
     def scratch(self) -> Path:
-        """Holds what is not finished; a later build of the same plan clears a killed one's."""
+        """Holds what is not finished; a later build of the same engine clears a killed one's."""
         return self.plan.with_suffix(".building")
 
 
@@ -135,7 +135,7 @@ def _process_main(job: Job, sender: Connection[Any, Any]) -> None:
 
 
 def _compile(job: Job, progress: Progress) -> Done:
-    """Everything but the final names: the plan is written to the job's scratch folder."""
+    """Everything but the final names: the engine is written to the job's scratch folder."""
     start = time.perf_counter()
     library = tensorrt_library(job.backend)
     file, replaced, error = _file_to_compile(job, progress)

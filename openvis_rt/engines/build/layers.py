@@ -17,6 +17,8 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
+from openvis_rt.engines.api import Named, Network
+
 __all__ = [
     "Layers",
     "has_heavy_layers",
@@ -65,13 +67,13 @@ def has_heavy_layers(layers: Layers) -> bool:
     return any(_HEAVY.search(kind) for kind in layers)
 
 
-def type_name(dtype: Any) -> str:
+def type_name(dtype: Named) -> str:
     """The name that numpy has for a TensorRT ``DataType``."""
     name = str(dtype.name).lower()
     return _TYPES.get(name, name)
 
 
-def network_layers(network: Any) -> Layers:
+def network_layers(network: Network) -> Layers:
     """Count the layers of a parsed ``INetworkDefinition``."""
     pairs = []
     for index in range(network.num_layers):

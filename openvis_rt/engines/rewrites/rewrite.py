@@ -2,7 +2,7 @@
 
 GridSample becomes gathers, see :mod:`openvis_rt.engines.rewrites.grid_sample`. Initializers that a
 caller of ONNX Runtime may override lose their default: TensorRT would take them for constants, and
-without it they are inputs whose values are sizes, so one plan serves videos of every size.
+without it they are inputs whose values are sizes, so one engine serves videos of every size.
 """
 
 from __future__ import annotations

@@ -27,12 +27,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from openvis_rt.errors import InputError
 from openvis_rt.export.fp16.keeps import KEEPS, MOVES, GraphView, Keep
-from openvis_rt.systems.graphs import GraphSpec, TensorSpec
+from openvis_rt.systems.graphs import HALF_TENSORS, GraphSpec, TensorSpec
 
-__all__ = ["HALF_TENSORS", "Fp16Graph", "fp16_from_fp32", "fp16_spec"]
-
-HALF_TENSORS = frozenset({"features"})
-"""Inputs and outputs that are FP16: large, and passed from graph to graph on the device."""
+__all__ = ["Fp16Graph", "fp16_from_fp32", "fp16_spec"]
 
 _SHORT: dict[int, str] = {TensorProto.FLOAT: "fp32", TensorProto.FLOAT16: "fp16"}
 _FP32_INPUTS = {"Resize": (2,)}
@@ -68,7 +65,7 @@ def fp16_spec(spec: GraphSpec) -> GraphSpec:
 def fp16_from_fp32(
     model: onnx.ModelProto, spec: GraphSpec, keeps: Sequence[Keep] = KEEPS
 ) -> Fp16Graph:
-    """Narrow a graph.
+    """Convert a graph to FP16.
 
     Args:
         model: as :func:`openvis_rt.export.onnx_export.onnx_from_module` returns it, with a type for
@@ -260,11 +257,11 @@ def _halved(tensor: onnx.TensorProto, name: str) -> onnx.TensorProto:
         worst = float(wide.flat[int(np.abs(wide).argmax())])
         raise InputError(
             f"the weight {tensor.name!r} holds {worst:g}, and FP16 ends at 65504: this model "
-            "cannot be narrowed to FP16. Export it with --precision fp32."
+            "cannot be converted to FP16. Export it with --precision fp32."
         )
     if half.size == 1 and wide.any() and not half.any():
         raise InputError(
             f"the constant {tensor.name!r} is {float(wide.flat[0]):g}, which FP16 takes for 0: "
-            "this model cannot be narrowed to FP16. Export it with --precision fp32."
+            "this model cannot be converted to FP16. Export it with --precision fp32."
         )
     return numpy_helper.from_array(half, name)

@@ -1,11 +1,12 @@
-"""A twin of an FP16 graph that shows FP16's rounding on a machine without FP16 arithmetic.
+"""An emulation of an FP16 graph, which shows FP16's rounding on a machine without FP16 arithmetic.
 
 ONNX Runtime has almost no FP16 kernels for CPUs. It computes such a graph in FP32 and drops the
 rounding between one FP16 operator and the next: 2048 + 1 + 1 + 1 is 2048 in FP16, and it answers
-2051 or 2052. Casts that stand in the file it keeps. So the twin says everything in FP32 and Casts:
+2051 or 2052. Casts that stand in the file it keeps. So the emulation says everything in FP32 and
+Casts:
 
-    FP16:  y = op(a, b)
-    twin:  y = float(half(op(a, b)))        a, b: FP32 numbers that FP16 holds exactly
+    FP16:       y = op(a, b)
+    emulation:  y = float(half(op(a, b)))        a, b: FP32 numbers that FP16 holds exactly
 
 for each operator that computes; those that move numbers need no rounding. Inputs and outputs have
 the types of the FP16 file.
@@ -13,7 +14,7 @@ the types of the FP16 file.
 What it does not show is what happens inside one operator: a product of matrices is summed in FP32
 here, as TensorRT's tensor-core kernels mostly do for FP16 (a kernel that accumulates in FP16 would
 be worse). Where a compiler fuses operators and keeps the value between them in FP32 (the bias after
-a product, ReLU), the twin rounds once more than the engine does.
+a product, ReLU), the emulation rounds once more than the engine does.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ __all__ = ["fp16_emulation"]
 
 
 def fp16_emulation(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The twin of a strongly typed FP16 graph; ``model`` is not changed.
+    """The emulation of a strongly typed FP16 graph; ``model`` is not changed.
 
     Args:
         model: with a type for every tensor, as
@@ -45,7 +46,7 @@ def fp16_emulation(model: onnx.ModelProto) -> onnx.ModelProto:
         if value.name in inner:
             nodes.append(_cast(value.name, inner[value.name], TensorProto.FLOAT))
     for node in model.graph.node:
-        nodes += _twin_nodes(node, halves, inner)
+        nodes += _emulated_nodes(node, halves, inner)
     for value in model.graph.output:
         if value.name in inner:
             nodes.append(_cast(inner[value.name], value.name, TensorProto.FLOAT16))
@@ -56,7 +57,7 @@ def fp16_emulation(model: onnx.ModelProto) -> onnx.ModelProto:
     )
 
 
-def _twin_nodes(
+def _emulated_nodes(
     node: onnx.NodeProto, halves: set[str], inner: dict[str, str]
 ) -> list[onnx.NodeProto]:
     """The node in FP32, and the rounding of what it computes."""
@@ -88,7 +89,7 @@ def _half_tensors(graph: onnx.GraphProto) -> set[str]:
 
 
 def _cast(source: str, target: str, kind: int) -> onnx.NodeProto:
-    return helper.make_node("Cast", [source], [target], f"{target}:twin", to=kind)
+    return helper.make_node("Cast", [source], [target], f"{target}:rounded", to=kind)
 
 
 def _widened(tensor: onnx.TensorProto) -> onnx.TensorProto:

@@ -95,7 +95,7 @@ class Keep:
         name: for people, and for leaving it out.
         find: its nodes in a graph; none where a graph has nothing of the kind.
         what: which nodes these are.
-        reason: why they are not narrowed.
+        reason: why they are not converted.
     """
 
     name: str
@@ -205,7 +205,7 @@ KEEPS: tuple[Keep, ...] = (
         _ops("Softmax"),
         "Softmax, in attention, in CLIP's pooling and over the classes",
         "Thousands of exponentials are summed, most of them below FP16's smallest number. The bias "
-        "before it is 0 or -1e4, exact in FP16, so its addition is narrow.",
+        "before it is 0 or -1e4, exact in FP16, so its addition is FP16.",
     ),
     Keep(
         "positions",

@@ -19,7 +19,7 @@ from openvis_rt.bundle.bundle import Bundle
 from openvis_rt.errors import InputError
 from openvis_rt.systems.graphs import GraphSpec
 
-__all__ = ["Array", "Backend", "Session", "check_value"]
+__all__ = ["Array", "Backend", "Session", "check_shape", "check_value", "check_view"]
 
 Array = npt.NDArray[np.generic]
 
@@ -45,15 +45,19 @@ class Session(Protocol):
 
         Returns:
             an array of the input's type and this shape, C-contiguous, with what was in it before.
-            It belongs to the session and may be written until the next :meth:`run` of this slot:
-            pinned memory where there is a GPU, and on a CPU the very buffer that the graph reads.
+            It belongs to the session and may be written until the next :meth:`run` of this slot
+            that reads it: pinned memory where there is a GPU, and on a CPU the very buffer that the
+            graph reads.
 
         Raises:
-            InputError: the graph takes no such shape.
+            InputError: the graph takes no such shape; or the input holds sizes that the graph has
+                defaults for, which can only be written.
         """
 
     def write(self, name: str, value: Array, slot: int = 0) -> None:
-        """Copy host data into an input; it stays until it is written again.
+        """Copy host data into an input, which is bound to nothing from now on.
+
+        It stays until it is written again.
 
         Raises:
             InputError: another type or shape than the graph takes.
@@ -141,6 +145,22 @@ def check_value(spec: GraphSpec, name: str, value: Array) -> None:
             f"input {name!r} of graph {spec.name!r} takes {dtype} {list(value.shape)}, "
             f"got {value.dtype} {list(value.shape)}"
         )
+
+
+def check_view(spec: GraphSpec, name: str, shape: tuple[int, ...]) -> np.dtype[Any]:
+    """The type of an input whose host memory is asked for, if it takes this shape.
+
+    Raises:
+        InputError: as :func:`check_shape`; or the input holds sizes, which are checked when they
+            are written.
+    """
+    dtype = check_shape(spec, name, shape)
+    if any(t.name == name for t in spec.overridable):
+        raise InputError(
+            f"input {name!r} of graph {spec.name!r} holds sizes, which are checked when they are "
+            "written: call write() instead of input_view()"
+        )
+    return dtype
 
 
 def check_shape(spec: GraphSpec, name: str, shape: tuple[int, ...]) -> np.dtype[Any]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from openvis_rt.bundle.bundle import Bundle
 from openvis_rt.errors import BackendError, BundleError, DependencyError, InputError
-from openvis_rt.runtime.backends.base import Array, Session, check_shape, check_value
+from openvis_rt.runtime.backends.base import Array, Session, check_value, check_view
 from openvis_rt.systems.graphs import GraphSpec, TensorSpec
 
 __all__ = ["OnnxRuntime", "OnnxRuntimeSession"]
@@ -150,7 +150,7 @@ class OnnxRuntimeSession:
 
     def input_view(self, name: str, shape: tuple[int, ...], slot: int = 0) -> Array:
         """See :class:`Session`. An input keeps its buffer while its shape stays."""
-        dtype = check_shape(self.spec, name, shape)
+        dtype = check_view(self.spec, name, shape)
         self._sources.pop(name, None)
         if name not in self._hosts or self._hosts[name].shape != shape:
             self._hosts[name] = np.zeros(shape, dtype)
@@ -184,13 +184,6 @@ class OnnxRuntimeSession:
         """
         if self._session is None:
             raise InputError(f"the session of graph {self.spec.name!r} is closed")
-        for name in self._filled:  # on a CPU the graph reads the host's array itself
-            held, value = self._values.get(name), self._hosts[name]
-            if held is not None and tuple(held.shape()) == value.shape:
-                held.update_inplace(value)
-            else:
-                self._values[name] = self._buffer(name, value)
-        self._filled.clear()
         self._bind_inputs()
         self._place(self._sized, self._sizes())
         for name in self._unsized:  # else the last run's buffer is kept, with its shape
@@ -221,6 +214,15 @@ class OnnxRuntimeSession:
         self._bound.clear()
         self._session = None
 
+    def _copy_in(self, name: str) -> None:
+        """Copy what was given on the host; on a CPU the graph reads the host's array itself."""
+        held, value = self._values.get(name), self._hosts[name]
+        if held is not None and tuple(held.shape()) == value.shape:
+            held.update_inplace(value)
+        else:
+            self._values[name] = self._buffer(name, value)
+        self._filled.discard(name)
+
     def _buffer(self, name: str, value: Array) -> Any:
         # on the CPU the OrtValue shares the array's memory, so the array must live as long
         if self._device == "cpu":
@@ -249,6 +251,8 @@ class OnnxRuntimeSession:
         if name in self._sources:
             source, output = self._sources[name]
             return source._current(output)
+        if name in self._filled:
+            self._copy_in(name)
         is_input = any(t.name == name for t in self.spec.inputs)
         if name not in self._values or not (is_input or self._has_run):
             why = "was never written" if is_input else "holds nothing: the graph was never run"

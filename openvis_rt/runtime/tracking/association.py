@@ -16,8 +16,8 @@ One memory a track (`ov2seg_model_video.py`, 346-354; `video_ovformer_model.py`,
 
     p = hungarian( (1 - cos(e, m))^T ),   m <- alpha e[p] + (1 - alpha) m,   at first m = e
 
-with alpha = 0.7 for OV2Seg and OVFormerVideo, and 1, the last frame or window itself, for MinVIS and
-VideoOVFormer. Embeddings are not normalised before they are added up.
+with alpha = 0.7 for OV2Seg and OVFormerVideo, and 1, the last frame or window itself, for MinVIS
+and VideoOVFormer. Embeddings are not normalised before they are added up.
 """
 
 from __future__ import annotations

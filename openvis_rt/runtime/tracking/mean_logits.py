@@ -6,10 +6,10 @@ has a pixel:
     z[q, c] = mean_t class_scores[q, t, c]      of a class with several rows their largest
     o[q]    = softmax( mean_t object_logits[q, t] )[0]
 
-    S = softmax_c(z)                            InstFormer, MinVIS-CLIP
-    S = softmax_c(z) o                          InstFormer with objectness
-    S = softmax_c(z) without the last class     MinVIS, whose last class is "no object"
-    S = sqrt( sigmoid(z) o )                    VideoOVFormer, `video_ovformer_model.py`, 323-346
+    softmax                S = softmax_c(z)           InstFormer, MinVIS-CLIP
+    softmax-objectness     S = softmax_c(z) o         InstFormer with objectness
+    softmax-without-last   S = softmax_c(z) without the last class     MinVIS: "no object"
+    sigmoid-objectness     S = sqrt( sigmoid(z) o )   VideoOVFormer (`video_ovformer_model.py`)
 
 A track that was never looked at has score 0. Nothing grows but a bit a track and frame, in video
 mode.
@@ -18,6 +18,7 @@ mode.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -25,42 +26,44 @@ from scipy.special import expit, softmax
 
 from openvis_rt.runtime.tracking.scoring import Detection, best_rows, object_probability
 
-__all__ = [
-    "MeanLogits",
-    "among_classes",
-    "among_classes_and_none",
-    "each_class_and_objectness",
-    "objects_among_classes",
-]
+__all__ = ["FORMULAS", "Formula", "MeanLogits"]
 
 Floats = npt.NDArray[np.float32]
 Floats64 = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
-Score = Callable[[Floats64, Floats64], Floats64]
-"""From z [N, C] and o [N] to S."""
 
 
-def among_classes(logits: Floats64, _objects: Floats64) -> Floats64:
-    """softmax(z)."""
+@dataclass(frozen=True)
+class Formula:
+    """One S of this module's docstring.
+
+    Attributes:
+        score: from z [N, C] and o [N] to S.
+        extra_rows: columns of the logits that are no class of the vocabulary, behind the others.
+    """
+
+    score: Callable[[Floats64, Floats64], Floats64]
+    extra_rows: int = 0
+
+
+def _softmax(logits: Floats64) -> Floats64:
     out: Floats64 = softmax(logits, axis=1)
     return out
 
 
-def objects_among_classes(logits: Floats64, objects: Floats64) -> Floats64:
-    """softmax(z) o."""
-    return among_classes(logits, objects) * objects[:, None]
-
-
-def among_classes_and_none(logits: Floats64, objects: Floats64) -> Floats64:
-    """softmax(z) without its last column."""
-    return among_classes(logits, objects)[:, :-1]
-
-
-def each_class_and_objectness(logits: Floats64, objects: Floats64) -> Floats64:
-    """sqrt( sigmoid(z) o )."""
+def _sigmoid_objectness(logits: Floats64, objects: Floats64) -> Floats64:
     out: Floats64 = np.sqrt(expit(logits) * objects[:, None])
     return out
+
+
+FORMULAS = {
+    "softmax": Formula(lambda logits, _: _softmax(logits)),
+    "softmax-objectness": Formula(lambda logits, objects: _softmax(logits) * objects[:, None]),
+    "softmax-without-last": Formula(lambda logits, _: _softmax(logits)[:, :-1], extra_rows=1),
+    "sigmoid-objectness": Formula(_sigmoid_objectness),
+}
+"""By the name that a bundle records."""
 
 
 class MeanLogits:
@@ -68,18 +71,18 @@ class MeanLogits:
 
     Args:
         tracks: N.
-        rows: of the logits for each class, in order.
-        score: S of the means.
+        rows: of the logits for each class of the vocabulary, in order.
+        formula: S of the means.
         visible_only: a frame counts for the tracks of which it shows a pixel; else for all.
         keep: keep which frames show each track, for :meth:`detections`.
     """
 
     def __init__(
-        self, tracks: int, rows: list[int], score: Score, *, visible_only: bool, keep: bool
+        self, tracks: int, rows: list[int], formula: Formula, *, visible_only: bool, keep: bool
     ) -> None:
-        self._rows = rows
-        self._score, self._visible_only, self._keep = score, visible_only, keep
-        self._sum = np.zeros((tracks, len(rows)))
+        self._rows = [*rows, *[1] * formula.extra_rows]
+        self._score, self._visible_only, self._keep = formula.score, visible_only, keep
+        self._sum = np.zeros((tracks, len(self._rows)))
         self._objects = np.zeros((tracks, 2))
         self._counted = np.zeros(tracks, np.int64)
         self._history: list[npt.NDArray[np.uint8]] = []  # a frame: a bit a track

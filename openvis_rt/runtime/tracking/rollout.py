@@ -4,9 +4,9 @@
     sigma = Hungarian( 1 - cos(a_t, tokens_t) )
     x_t = tokens_t[sigma],  h_t             stay in the track's slot
 
-The cell is torch's own, one layer, in numpy: a tanh RNN, and the ablation's GRU, LSTM, linear layer
-and MLP. Its output has the token's width. Without a cell a track's token is its own prediction,
-which is :class:`~openvis_rt.runtime.tracking.association.Momentum` with alpha 1.
+The cell is torch's own in numpy: a tanh RNN, and the ablation's GRU, LSTM, linear layer and MLP;
+:mod:`openvis_rt.systems.recurrence` has its format. Without a cell a track's token is its own
+prediction, which is :class:`~openvis_rt.runtime.tracking.association.Momentum` with alpha 1.
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 from scipy.special import expit
 
-from openvis_rt.errors import BundleError
+from openvis_rt.errors import BundleError, InputError
 from openvis_rt.runtime.tracking.association import hungarian, unit_rows
+from openvis_rt.systems.recurrence import recurrence_of
 
-__all__ = ["CELLS", "Cell", "Rollout", "cell_from_file", "cell_from_weights"]
+__all__ = ["Cell", "Rollout", "cell_from_file"]
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
@@ -66,26 +67,22 @@ class Cell:
     """One recurrent layer over N tracks at once; its state has one row for each track.
 
     Args:
-        name: one of :data:`CELLS`.
-        weights: float32 arrays under torch's names, ``weight_ih_l0`` [gates * D, D] and so on.
+        weights: float32 arrays, as :mod:`openvis_rt.systems.recurrence` lists them.
+
+    Attributes:
+        kind: such as ``gru``.
+        width: of a token.
 
     Raises:
-        BundleError: a weight is missing, unknown or of another size.
+        BundleError: they are the weights of no recurrence.
     """
 
-    def __init__(self, name: str, weights: Mapping[str, Floats]) -> None:
-        if name not in CELLS:
-            raise BundleError(f"there is no rollout cell {name!r}; there are: {', '.join(CELLS)}")
-        self.name = name
-        shapes, self._advance = CELLS[name]
-        wanted = shapes(_width(name, weights))
-        found = {key: value.shape for key, value in weights.items()}
-        if found != wanted:
-            raise BundleError(
-                f"rollout weights of a {name} of token width {_width(name, weights)} are "
-                f"{_listing(wanted)}; found {_listing(found)}"
-            )
-        self.width = _width(name, weights)
+    def __init__(self, weights: Mapping[str, Floats]) -> None:
+        try:
+            self.kind, self.width = recurrence_of({k: v.shape for k, v in weights.items()})
+        except InputError as exc:
+            raise BundleError(str(exc)) from exc
+        self._advance = _STEPS[self.kind]
         self._weights = {k: np.ascontiguousarray(v, np.float32) for k, v in weights.items()}
         self.reset()
 
@@ -100,20 +97,6 @@ class Cell:
         return self._advance(self._weights, self.state, tokens)
 
 
-def cell_from_weights(weights: Mapping[str, Floats]) -> Cell:
-    """The cell that weights belong to, by their names and shapes."""
-    keys = set(weights)
-    for name, (shapes, _) in CELLS.items():
-        if keys == set(shapes(1)) and keys:
-            gates = _gates(weights)
-            if gates is None or gates == {"rnn": 1, "gru": 3, "lstm": 4}.get(name):
-                return Cell(name, weights)
-    raise BundleError(
-        f"{_listing({k: v.shape for k, v in weights.items()})} are the weights of no rollout cell "
-        f"that is known: {', '.join(CELLS)}, one layer, with torch's own names"
-    )
-
-
 def cell_from_file(path: Path, width: int) -> Cell:
     """The cell of a ``tracker.safetensors``.
 
@@ -125,41 +108,13 @@ def cell_from_file(path: Path, width: int) -> Cell:
             weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as exc:
         raise BundleError(f"{path} cannot be read: {exc}") from exc
-    cell = cell_from_weights(weights)
+    cell = Cell(weights)
     if cell.width != width:
         raise BundleError(
-            f"{path} is a {cell.name} for tokens of width {cell.width}, and the model's are "
+            f"{path} is a {cell.kind} for tokens of width {cell.width}, and the model's are "
             f"{width} wide"
         )
     return cell
-
-
-Shapes = Callable[[int], dict[str, tuple[int, ...]]]
-Advance = Callable[[dict[str, Floats], dict[str, Floats], Floats], Floats]
-
-
-def _gates(weights: Mapping[str, Floats]) -> int | None:
-    matrix = weights.get("weight_ih_l0")
-    return None if matrix is None or matrix.ndim != 2 else len(matrix) // max(1, matrix.shape[1])
-
-
-def _width(name: str, weights: Mapping[str, Floats]) -> int:
-    key = {"linear": "weight", "mlp": "layers.0.weight"}.get(name, "weight_ih_l0")
-    matrix = weights.get(key)
-    return matrix.shape[-1] if matrix is not None and matrix.ndim == 2 else 0
-
-
-def _listing(shapes: Mapping[str, tuple[int, ...]]) -> str:
-    return ", ".join(f"{key} {list(shape)}" for key, shape in sorted(shapes.items())) or "nothing"
-
-
-def _recurrent(gates: int) -> Shapes:
-    return lambda d: {
-        "weight_ih_l0": (gates * d, d),
-        "weight_hh_l0": (gates * d, d),
-        "bias_ih_l0": (gates * d,),
-        "bias_hh_l0": (gates * d,),
-    }
 
 
 def _sums(weights: dict[str, Floats], state: dict[str, Floats], x: Floats) -> tuple[Floats, Floats]:
@@ -203,19 +158,11 @@ def _mlp(weights: dict[str, Floats], _state: dict[str, Floats], x: Floats) -> Fl
     return out
 
 
-CELLS: dict[str, tuple[Shapes, Advance]] = {
-    "rnn": (_recurrent(1), _rnn),
-    "gru": (_recurrent(3), _gru),
-    "lstm": (_recurrent(4), _lstm),
-    "linear": (lambda d: {"weight": (d, d), "bias": (d,)}, _linear),
-    "mlp": (
-        lambda d: {
-            "layers.0.weight": (d, d),
-            "layers.0.bias": (d,),
-            "layers.1.weight": (d, d),
-            "layers.1.bias": (d,),
-        },
-        _mlp,
-    ),
+_STEPS: dict[str, Callable[[dict[str, Floats], dict[str, Floats], Floats], Floats]] = {
+    "rnn": _rnn,
+    "gru": _gru,
+    "lstm": _lstm,
+    "linear": _linear,
+    "mlp": _mlp,
 }
-"""By name: the shapes of its weights for a token width, and one step."""
+"""By kind: weights, state and tokens [N, D] to predicted tokens [N, D]; the state is changed."""

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import tempfile
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,8 +31,8 @@ from openvis_rt.errors import OutputError
 
 __all__ = [
     "Detection",
-    "SigmoidScores",
-    "VideoScores",
+    "FrameLogits",
+    "FrameProbabilities",
     "best_rows",
     "merge_synonyms",
     "object_probability",
@@ -58,12 +59,13 @@ class _FrameScores(ABC):
 
     Args:
         tracks: N.
-        classes: number of classes.
+        rows: of `classify`'s scores for each class, in order.
         keep: keep what :meth:`detections` needs of every frame; without it memory stays flat, and
             only :meth:`running_scores` can be asked.
     """
 
-    def __init__(self, tracks: int, classes: int, *, keep: bool = True) -> None:
+    def __init__(self, tracks: int, rows: list[int], *, keep: bool = True) -> None:
+        self._rows_of_class, classes = rows, len(rows)
         self._tracks, self._classes, self._keep_frames = tracks, classes, keep
         self._frames = 0
         self._terms = np.zeros((tracks, classes))  # whose mean is s1, or what s1 is made of
@@ -196,7 +198,7 @@ class _FrameScores(ABC):
         self._spool.close()
 
 
-class VideoScores(_FrameScores):
+class FrameProbabilities(_FrameScores):
     """CLIP-VIS's."""
 
     def add(
@@ -219,11 +221,21 @@ class VideoScores(_FrameScores):
         terms = np.sqrt(probabilities * mask_iou[:, None])
         self._add(terms, probabilities, object_logits, mask_area, mask_mass)
 
+    def add_output(self, output: Mapping[str, Floats], order: npt.NDArray[np.int64]) -> None:
+        """Add a frame of the graphs' outputs, in the queries' order; track j is ``order[j]``."""
+        self.add(
+            merge_synonyms(output["class_scores"], self._rows_of_class)[order],
+            output["mask_iou"][order],
+            output["object_logits"][order],
+            output["mask_area"][order],
+            output["mask_mass"][order],
+        )
+
     def _class_scores(self, mean: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         return mean
 
 
-class SigmoidScores(_FrameScores):
+class FrameLogits(_FrameScores):
     """OV2Seg's, and those of OVFormer's per-frame model."""
 
     def add(
@@ -233,9 +245,18 @@ class SigmoidScores(_FrameScores):
 
         Args:
             logits: float32 [N, C], p of the classes, without the background.
-            object_logits, mask_area, mask_mass: as for :meth:`VideoScores.add`.
+            object_logits, mask_area, mask_mass: as for :meth:`FrameProbabilities.add`.
         """
         self._add(logits, logits, object_logits, mask_area, mask_mass)
+
+    def add_output(self, output: Mapping[str, Floats], order: npt.NDArray[np.int64]) -> None:
+        """Add a frame of the graphs' outputs, in the queries' order; track j is ``order[j]``."""
+        self.add(
+            best_rows(output["class_scores"], self._rows_of_class)[order],
+            output["object_logits"][order],
+            output["mask_area"][order],
+            output["mask_mass"][order],
+        )
 
     def _class_scores(self, mean: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         out: npt.NDArray[np.float64] = expit(mean)
@@ -287,5 +308,6 @@ def merge_synonyms(scores: Floats, rows_of_class: list[int]) -> Floats:
     if len(rows_of_class) == scores.shape[1]:
         return scores
     best = best_rows(scores, rows_of_class)
-    out: Floats = best / best.sum(1, keepdims=True)
+    tiny = np.float32(1e-30)  # a backend that gives zeros gives no NaN either
+    out: Floats = best / np.maximum(best.sum(1, keepdims=True), tiny)
     return out

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import socket
+import time
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import av
 import numpy as np
@@ -26,6 +29,29 @@ DEFAULT_FPS = Fraction(25)  # of folders of images, and of streams that declare 
 # containers whose header tells how much should follow; others guess it from what is there
 _DECLARING_FORMATS = frozenset({"avi", "flv", "matroska", "mov"})
 _LATE_END = 0.5  # seconds: headers round, and tracks end apart by a packet of sound or two
+_NOT_A_VIDEO = (
+    "{}. Give a video that FFmpeg can decode; an mp4 whose writing or copying was cut off lacks "
+    "its index and must be written or copied again."
+)
+_SIGN_IN = (
+    "{reason}. Check user and password; they go into the address, as in "
+    "{scheme}://user:password@{host}/..."
+)
+_NOT_REACHED: tuple[tuple[type[Exception], str], ...] = (
+    (
+        av.ProtocolNotFoundError,
+        "FFmpeg knows no {scheme}:// here. Check the address: it begins with rtsp://, http://, "
+        "https://, rtmp://, udp:// or tcp://.",
+    ),
+    (
+        ConnectionRefusedError,
+        "{host} refused the connection. Check the port, and that the camera or server is running.",
+    ),
+    (av.HTTPUnauthorizedError, _SIGN_IN),
+    (av.HTTPForbiddenError, _SIGN_IN),
+    (av.HTTPClientError, "{reason}. Check the path, which is {path} here."),
+    (av.HTTPServerError, "{reason}. The fault is {host}'s own; its log should say more."),
+)
 
 
 class DamagedError(VideoError):
@@ -56,14 +82,16 @@ class ContainerReader:
         live: bool = False,
     ) -> None:
         self.name = name
+        begin = time.monotonic()
         try:
             self._container = av.open(url, format=device_format, timeout=timeout)
         except (av.FFmpegError, OSError, ValueError) as exc:
-            raise VideoError(
-                f"{name} cannot be opened as a video: {_reason(exc)}. Give a file or stream that "
-                "FFmpeg can decode; an mp4 whose writing or copying was cut off lacks its index "
-                "and must be written or copied again."
-            ) from exc
+            why = _NOT_A_VIDEO.format(_reason(exc))
+            if "://" in url:
+                why = _why_not_reached(url, exc, timeout, time.monotonic() - begin)
+            elif device_format is not None:
+                why = f"{_reason(exc)}. Check that it is plugged in and that nothing else uses it."
+            raise VideoError(f"{name} cannot be opened: {why}") from exc
         try:
             self._stream = _video_stream(self._container, name)
         except VideoError:
@@ -221,3 +249,28 @@ def _upright(
 
 def _reason(error: Exception) -> str:
     return getattr(error, "strerror", None) or str(error)
+
+
+def _why_not_reached(address: str, error: Exception, timeout: float | None, waited: float) -> str:
+    """Why no video comes from an address, and what to check; FFmpeg's own words are few."""
+    parts = urlsplit(address)
+    why = next((words for kind, words in _NOT_REACHED if isinstance(error, kind)), None)
+    if why is None and timeout is not None and waited >= timeout:  # FFmpeg's errors for it differ
+        why = (
+            f"nothing came from {{host}} within {timeout:g} s. Check the address and the port, and "
+            "that no firewall stands between."
+        )
+    if why is None and parts.hostname and not _is_known(parts.hostname):
+        why = "no host {host} is known. Check its spelling and this machine's network."
+    if why is None:
+        why = "{reason}. Check that the address gives a video that FFmpeg can decode."
+    host = parts.hostname or "the host"
+    return why.format(host=host, path=parts.path or "/", scheme=parts.scheme, reason=_reason(error))
+
+
+def _is_known(host: str) -> bool:
+    try:
+        socket.getaddrinfo(host, None)
+    except (OSError, UnicodeError):
+        return False
+    return True

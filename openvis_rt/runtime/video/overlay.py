@@ -1,10 +1,8 @@
-"""Drawing results on frames (numpy and Pillow) and writing them as a video (PyAV)."""
+"""Writing drawn frames as a video, with the sound of the video that they are from (PyAV)."""
 
 from __future__ import annotations
 
-import colorsys
 import contextlib
-import functools
 from contextlib import ExitStack
 from fractions import Fraction
 from pathlib import Path
@@ -13,11 +11,9 @@ from typing import TYPE_CHECKING
 import av
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageDraw, ImageFont
 
 from openvis_rt.errors import OutputError
 from openvis_rt.files import output_errors, output_file
-from openvis_rt.runtime.video.results import FrameResult, Instance, decode_mask
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,150 +24,11 @@ if TYPE_CHECKING:
     from av.packet import Packet
     from av.video.stream import VideoStream
 
-__all__ = ["OverlayWriter", "color_of", "draw", "video_stream_of"]
+__all__ = ["OverlayWriter", "encode_frame", "open_output", "video_stream_of"]
 
-Box = tuple[int, int, int, int]  # left, top, right, bottom in pixels; right and bottom excluded
-
-_FILL = 110  # opacity of a mask's inside, of 255
-_CONTOUR = 240
-_GOLDEN = 0.618033988749895  # the fractions of its multiples keep the widest gaps
-_NAME_LENGTH = 40  # characters; longer names are cut
-# Tried in order for the letters that Pillow's own font lacks; searched in the system's font folders
-_FALLBACK_FONTS = (
-    "DejaVuSans.ttf",
-    "NotoSans-Regular.ttf",
-    "NotoSansCJK-Regular.ttc",
-    "NotoSansArabic-Regular.ttf",
-    "NotoSansDevanagari-Regular.ttf",
-    "wqy-microhei.ttc",
-    "Arial Unicode.ttf",
-    "PingFang.ttc",
-    "msyh.ttc",
-    "arial.ttf",
-)
 _SUFFIXES = (".mp4", ".mkv", ".mov")
 _BT709 = 1  # FFmpeg's number of the colour space, of its primaries and of its transfer curve
 _LIMITED_RANGE = 1
-
-
-def color_of(track_id: int) -> tuple[int, int, int]:
-    """The colour of a track as RGB, 0..255; the same in every run, and far from its neighbours'."""
-    saturation, value = ((0.78, 1.0), (0.60, 0.95), (0.90, 0.85))[track_id // 8 % 3]
-    red, green, blue = colorsys.hsv_to_rgb(0.58 + track_id * _GOLDEN, saturation, value)
-    return round(red * 255), round(green * 255), round(blue * 255)
-
-
-def draw(image: npt.NDArray[np.uint8], result: FrameResult) -> npt.NDArray[np.uint8]:
-    """Draw masks, contours and labels.
-
-    Args:
-        image: uint8 [H, W, 3] RGB; not changed.
-        result: the objects of this frame; those with an empty mask are left out.
-
-    Returns:
-        A new array of the same shape, C-contiguous.
-    """
-    height, width = image.shape[:2]
-    if (result.height, result.width) != (height, width):
-        raise ValueError(
-            f"the image has {width}x{height} pixels, its result {result.width}x{result.height}"
-        )
-    canvas = Image.fromarray(image)  # paste() copies before it writes
-    seen = [instance for instance in result.instances if instance.box[2] and instance.box[3]]
-    seen.sort(key=lambda instance: -instance.box[2] * instance.box[3])  # small ones on top
-    if seen:
-        canvas = canvas.copy()
-    thickness = max(1, round(height / 400))
-    for instance in seen:
-        _draw_mask(canvas, instance, thickness)
-    size = max(11, round(height / 42))
-    taken: list[Box] = []
-    for instance in seen:
-        taken.append(_draw_label(canvas, instance, size, taken))
-    return np.array(canvas)
-
-
-def _draw_mask(canvas: Image.Image, instance: Instance, thickness: int) -> None:
-    left, top, width, height = instance.box
-    mask = decode_mask(instance.segmentation)[top : top + height, left : left + width]
-    inside = _eroded(mask, thickness)
-    opacity = np.where(inside, _FILL, _CONTOUR).astype(np.uint8) * mask
-    canvas.paste(color_of(instance.track_id), (left, top), Image.fromarray(opacity))
-
-
-def _eroded(mask: npt.NDArray[np.uint8], steps: int) -> npt.NDArray[np.uint8]:
-    """The mask less its border of ``steps`` pixels; what lies outside of the array is not set."""
-    for _ in range(steps):
-        padded = np.pad(mask, 1)
-        mask = mask & padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
-    return mask
-
-
-def _draw_label(canvas: Image.Image, instance: Instance, size: int, taken: list[Box]) -> Box:
-    """Draw the tag of an instance where it hides no other tag, if shifting helps; its place."""
-    name = " ".join(instance.name.split())
-    if len(name) > _NAME_LENGTH:
-        name = name[: _NAME_LENGTH - 1] + "…"
-    text = f"{name} #{instance.track_id} {instance.score:.2f}"
-    font = _font_for(text, size)
-    pad = max(2, size // 4)
-    extent = (round(font.getlength(text)) + 2 * pad, round(size * 1.25) + pad)
-    place = _label_place(canvas.size, instance.box, extent, taken)
-    color = color_of(instance.track_id)
-    pen = ImageDraw.Draw(canvas)
-    pen.rounded_rectangle((place[0], place[1], place[2] - 1, place[3] - 1), pad, fill=color)
-    luminance = 0.299 * color[0] + 0.587 * color[1] + 0.114 * color[2]
-    ink = (0, 0, 0) if luminance > 130 else (255, 255, 255)
-    middle = ((place[0] + pad), (place[1] + place[3]) / 2)
-    pen.text(middle, text, fill=ink, font=font, anchor="lm")
-    return place
-
-
-def _label_place(
-    canvas: tuple[int, int],
-    box: tuple[int, int, int, int],
-    extent: tuple[int, int],
-    taken: list[Box],
-) -> Box:
-    """Above the box if that is free, else the nearest free place up or down; in the picture."""
-    left = max(0, min(box[0], canvas[0] - extent[0]))
-    lowest = max(0, canvas[1] - extent[1])
-    above = box[1] - extent[1]
-    step = max(1, extent[1] // 4)
-    tops = sorted(range(above % step, canvas[1], step), key=lambda top: abs(top - above))
-    places = [
-        (left, top, left + extent[0], top + extent[1])
-        for top in (max(0, min(top, lowest)) for top in (above, *tops))
-    ]
-    return next((place for place in places if not _overlaps(place, taken)), places[0])
-
-
-def _overlaps(place: Box, taken: list[Box]) -> bool:
-    left, top, right, bottom = place
-    return any(left < x1 and x0 < right and top < y1 and y0 < bottom for x0, y0, x1, y1 in taken)
-
-
-@functools.lru_cache(maxsize=4096)
-def _font_for(text: str, size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """Pillow's own font, or the first of the system that has more of the text's letters."""
-    own = ImageFont.load_default(size)
-    if text.isascii() or not isinstance(own, ImageFont.FreeTypeFont):
-        return own
-    fonts = [own, *(font for name in _FALLBACK_FONTS if (font := _system_font(name, size)))]
-    return min(fonts, key=lambda font: sum(_is_missing(font, letter) for letter in set(text)))
-
-
-@functools.lru_cache(maxsize=256)
-def _system_font(name: str, size: int) -> ImageFont.FreeTypeFont | None:
-    try:
-        return ImageFont.truetype(name, size)
-    except OSError:
-        return None
-
-
-def _is_missing(font: ImageFont.FreeTypeFont, letter: str) -> bool:
-    """Whether the font draws ``letter`` as it draws a code that no font has."""
-    return bytes(font.getmask(letter)) == bytes(font.getmask("\U0010fffe"))
 
 
 class OverlayWriter:

@@ -1,5 +1,8 @@
 """What the runtime reports: instances of a frame and of a video, and the files that hold them.
 
+Categories count from 1 everywhere, as in the results files of YouTube-VIS and LV-VIS; their names
+stand in ``categories.json`` beside them.
+
 Masks travel as COCO compressed run lengths, ``{"size": [H, W], "counts": str}``: column-major run
 lengths that begin with a run of zeros, in the text form of ``pycocotools``.
 """
@@ -15,10 +18,11 @@ import numpy as np
 import numpy.typing as npt
 from pycocotools import mask as coco
 
+from openvis_rt.errors import DependencyError
 from openvis_rt.files import output_errors, output_file
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
     from types import TracebackType
 
@@ -33,6 +37,7 @@ __all__ = [
     "decode_mask",
     "empty_rle",
     "encode_masks",
+    "write_categories",
     "write_results",
 ]
 
@@ -46,54 +51,187 @@ class RLE(TypedDict):
 
 @dataclass(frozen=True, slots=True)
 class Instance:
-    """One object in one frame."""
+    """One object in one frame.
 
-    track_id: int  # the same object has the same number in every frame
-    category_id: int  # index into the vocabulary, from 0
+    Attributes:
+        track_id: the same object has the same number in every frame.
+        category_id: the place of its class in the vocabulary, from 1.
+        name: of the class, as it was given.
+        score: 0..1.
+        box: x, y, width, height in pixels; zeros if the mask is empty.
+        segmentation: its mask.
+    """
+
+    track_id: int
+    category_id: int
     name: str
-    score: float  # 0..1
-    box: tuple[int, int, int, int]  # x, y, width, height in pixels; zeros if the mask is empty
+    score: float
+    box: tuple[int, int, int, int]
     segmentation: RLE
+
+    @property
+    def mask(self) -> npt.NDArray[np.bool_]:
+        """Its pixels, bool [H, W]; decoded anew at each call."""
+        return decode_mask(self.segmentation).astype(np.bool_)
 
 
 @dataclass(frozen=True, slots=True)
 class FrameResult:
-    """All objects of one frame."""
+    """All objects of one frame, best first.
 
-    index: int  # from 0
-    time: float | None  # seconds since the first frame
+    Attributes:
+        index: of the frame, from 0.
+        time: seconds since the first frame; None where the source has no clock.
+        height, width: of the frame in pixels.
+        instances: the objects. The arrays below have one row for each, in this order.
+    """
+
+    index: int
+    time: float | None
     height: int
     width: int
     instances: tuple[Instance, ...]
 
+    @property
+    def masks(self) -> npt.NDArray[np.bool_]:
+        """Bool [n, height, width]; decoded anew at each call."""
+        out = np.zeros((len(self.instances), self.height, self.width), np.bool_)
+        for row, instance in zip(out, self.instances, strict=True):
+            row[:] = decode_mask(instance.segmentation)
+        return out
+
+    @property
+    def boxes(self) -> npt.NDArray[np.int64]:
+        """Int64 [n, 4]: x, y, width, height in pixels."""
+        return np.array([i.box for i in self.instances], np.int64).reshape(-1, 4)
+
+    @property
+    def scores(self) -> npt.NDArray[np.float64]:
+        """Float64 [n], 0..1."""
+        return np.array([i.score for i in self.instances], np.float64)
+
+    @property
+    def track_ids(self) -> npt.NDArray[np.int64]:
+        """Int64 [n]."""
+        return np.array([i.track_id for i in self.instances], np.int64)
+
+    @property
+    def class_ids(self) -> npt.NDArray[np.int64]:
+        """Int64 [n]: the classes' places in the vocabulary, from 1."""
+        return np.array([i.category_id for i in self.instances], np.int64)
+
+    def to_coco(self, image_id: int, first_id: int = 1) -> list[dict[str, Any]]:
+        """COCO annotations of the frame, with ``score`` and ``track_id`` beside COCO's own fields.
+
+        Args:
+            image_id: of the frame in the data set.
+            first_id: of the first annotation; the others follow.
+        """
+        return [
+            {
+                "id": first_id + number,
+                "image_id": image_id,
+                "category_id": instance.category_id,
+                "bbox": list(instance.box),
+                "area": int(coco.area(instance.segmentation)),
+                "segmentation": instance.segmentation,
+                "iscrowd": 0,
+                "score": instance.score,
+                "track_id": instance.track_id,
+            }
+            for number, instance in enumerate(self.instances)
+        ]
+
+    def to_supervision(self) -> Any:
+        """The same as ``supervision.Detections``, with the names in ``data["class_name"]``.
+
+        Raises:
+            DependencyError: supervision is not installed.
+        """
+        try:
+            from supervision import Detections
+        except ImportError as exc:
+            raise DependencyError("supervision", "supervision") from exc
+        corners = self.boxes.astype(np.float32)
+        corners[:, 2:] += corners[:, :2]  # right and bottom, excluded
+        return Detections(
+            xyxy=corners,
+            mask=self.masks,
+            confidence=self.scores,
+            class_id=self.class_ids,
+            tracker_id=self.track_ids,
+            data={"class_name": np.array([i.name for i in self.instances], dtype=np.str_)},
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class VideoInstance:
-    """One object through a whole video."""
+    """One object under one class through a whole video.
+
+    Attributes:
+        track_id, category_id, name, score: as those of :class:`Instance`; the score is the video's.
+        segmentations: one for each frame, empty where the object is not seen.
+    """
 
     track_id: int
-    category_id: int  # index into the vocabulary, from 0
+    category_id: int
     name: str
-    score: float  # 0..1
-    segmentations: tuple[RLE, ...]  # one for each frame, empty where the object is not seen
+    score: float
+    segmentations: tuple[RLE, ...]
+
+    @property
+    def masks(self) -> npt.NDArray[np.bool_]:
+        """Its pixels in every frame, bool [frames, H, W]; decoded anew at each call."""
+        return np.stack([decode_mask(rle) for rle in self.segmentations]).astype(np.bool_)
 
 
 @dataclass(frozen=True, slots=True)
 class VideoResult:
-    """All objects of a video."""
+    """All objects of a video, best first; a track may stand under several classes.
+
+    Attributes:
+        height, width: of its frames in pixels.
+        frame_count: how many.
+        instances: the objects.
+    """
 
     height: int
     width: int
     frame_count: int
     instances: tuple[VideoInstance, ...]
 
+    def frame(
+        self, index: int, time: float | None = None, *, threshold: float = 0.0, limit: int = 1000
+    ) -> FrameResult:
+        """One frame: each track that it shows once, under its best class.
+
+        Args:
+            index: of the frame, from 0.
+            time: of the frame, for the result.
+            threshold: the lowest score that is shown.
+            limit: the most instances.
+        """
+        instances: dict[int, Instance] = {}
+        for found in self.instances:
+            rle = found.segmentations[index]
+            known = instances.get(found.track_id)
+            if found.score < threshold or (known and known.score >= found.score):
+                continue
+            box = box_of(rle)
+            if box[2] > 0:
+                instances[found.track_id] = Instance(
+                    found.track_id, found.category_id, found.name, found.score, box, rle
+                )
+        best = sorted(instances.values(), key=lambda i: -i.score)[:limit]
+        return FrameResult(index, time, self.height, self.width, tuple(best))
+
     def to_results(self, video_id: int) -> list[dict[str, Any]]:
-        """Entries of a YouTube-VIS / LV-VIS results file; categories count from 1 there."""
+        """Entries of a YouTube-VIS / LV-VIS results file."""
         return [
             {
                 "video_id": video_id,
                 "score": instance.score,
-                "category_id": instance.category_id + 1,
+                "category_id": instance.category_id,
                 "segmentations": list(instance.segmentations),
             }
             for instance in self.instances
@@ -178,7 +316,7 @@ class FrameLog:
     """A file of JSON lines, one line for each frame, UTF-8.
 
     ``{"frame": 0, "time": 0.0, "size": [H, W], "instances": [{"id", "name", "category_id", "score",
-    "box", "segmentation"}]}`` where ``category_id`` counts from 1, as in a results file.
+    "box", "segmentation"}]}``.
 
     Each line leaves the process as it is written. The file takes its name when the ``with`` block
     ends well; after an error nothing stands under that name that was not there before.
@@ -236,6 +374,17 @@ def write_results(path: Path, entries: Iterable[dict[str, Any]]) -> None:
         file.write("\n]\n")
 
 
+def write_categories(path: Path, names: Sequence[str]) -> None:
+    """Write what category ids mean: a JSON array of ``{"id", "name"}``, ids from 1.
+
+    Raises:
+        OutputError: the place cannot be written.
+    """
+    entries = [{"id": number, "name": name} for number, name in enumerate(names, 1)]
+    with output_file(path) as partial, _open_text(partial) as file:
+        file.write(json.dumps(entries, ensure_ascii=False, indent=1) + "\n")
+
+
 def _open_text(path: Path) -> TextIO:
     # a name from the command line may hold bytes that are no text: \\udc80 is valid JSON, too
     return path.open("w", encoding="utf-8", errors="backslashreplace", newline="\n")
@@ -245,7 +394,7 @@ def _instance_entry(instance: Instance) -> dict[str, Any]:
     return {
         "id": instance.track_id,
         "name": instance.name,
-        "category_id": instance.category_id + 1,
+        "category_id": instance.category_id,
         "score": instance.score,
         "box": list(instance.box),
         "segmentation": instance.segmentation,

@@ -1,4 +1,4 @@
-"""TensorRT and TensorRT-RTX as a backend: one library, one device, and the plans that fit both."""
+"""TensorRT and TensorRT-RTX as a backend: one library, one device, the engines that fit both."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ class TensorRt:
         self._cuda.close()
 
     def _plan(self, bundle: Bundle, graph: str, precision: str) -> tuple[Path, Sidecar]:
-        """The plan of a graph, checked once: its hash takes a while."""
+        """The engine of a graph, checked once: its hash takes a while."""
         key = graph, precision
         if key not in self._plans:
             self._plans[key] = find_plan(

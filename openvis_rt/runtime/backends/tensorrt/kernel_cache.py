@@ -1,10 +1,10 @@
-"""Compiled kernels of TensorRT-RTX, kept beside the plan."""
+"""Compiled kernels of TensorRT-RTX, kept beside the engine."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
+from openvis_rt.engines.api import Context, Engine, RuntimeCache, RuntimeConfig
 from openvis_rt.errors import OutputError
 from openvis_rt.files import output_file
 
@@ -12,16 +12,16 @@ __all__ = ["KernelCache"]
 
 
 class KernelCache:
-    """TensorRT-RTX compiles kernels when a plan is first run on a GPU; this keeps them on disk.
+    """TensorRT-RTX compiles kernels when an engine is first run on a GPU; this keeps them on disk.
 
-    For TensorRT, whose plans hold their kernels, it does nothing. The library checks what it reads
-    against its version and the GPU, so a foreign or damaged cache is only not used.
+    For TensorRT, whose engines hold their kernels, it does nothing. The library checks what it
+    reads against its version and the GPU, so a foreign or damaged cache is only not used.
     """
 
-    def __init__(self, engine: Any, plan: Path) -> None:
+    def __init__(self, engine: Engine, plan: Path) -> None:
         self._path = plan.with_suffix(".kernels")
-        self._config: Any = None
-        self._cache: Any = None
+        self._config: RuntimeConfig | None = None
+        self._cache: RuntimeCache | None = None
         self._loaded = b""
         if not hasattr(engine, "create_runtime_config"):
             return  # TensorRT 10
@@ -34,9 +34,9 @@ class KernelCache:
         """The library makes CUDA graphs by itself."""
         return self._cache is not None
 
-    def context(self, engine: Any) -> Any:
+    def context(self, engine: Engine) -> Context | None:
         """An execution context, or None if the device cannot hold one."""
-        if self._cache is None:
+        if self._cache is None or self._config is None:
             return engine.create_execution_context()
         if self._path.is_file():
             self._loaded = self._path.read_bytes()

@@ -9,7 +9,7 @@ in any order that the host likes, and no slot is overwritten too early.
     classify                   [slot 0]--                  [slot 1]
     masks                                     [slot 0]  <- what the host chose of frame t
 
-All device memory is allocated when a session is opened: the largest sizes of the plan's profile.
+All device memory is allocated when a session is opened: the max sizes of the engine's profile.
 A tensor of a dynamic size, such as a window's, fills the beginning of its buffer; who is bound to
 it takes it at the size that it has in that slot.
 Each slot has an execution context of its own, whose addresses never change, as a CUDA graph needs
@@ -19,7 +19,7 @@ it. Outputs that the host fetches are copied to pinned memory at the end of each
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,10 +28,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from openvis_rt.engines.api import Context, Engine, Logger
 from openvis_rt.engines.library import Messages, TensorRtLibrary
 from openvis_rt.engines.plan import Sidecar
 from openvis_rt.errors import BackendError, EngineError, InputError
-from openvis_rt.runtime.backends.base import Array, Session, check_shape, check_value
+from openvis_rt.runtime.backends.base import Array, Session, check_value, check_view
 from openvis_rt.runtime.backends.tensorrt.cuda import Cuda
 from openvis_rt.runtime.backends.tensorrt.kernel_cache import KernelCache
 from openvis_rt.systems.graphs import GraphSpec
@@ -62,27 +63,27 @@ class _Tensor:
         is_input: or else an output.
         dtype: of its elements.
         shape: with -1 for dynamic axes.
-        largest: the shape of its buffer.
+        max_shape: the shape of its buffer.
         on_host: a shape input, whose values TensorRT reads from host memory.
     """
 
     is_input: bool
     dtype: npt.DTypeLike
     shape: Shape
-    largest: Shape
+    max_shape: Shape
     on_host: bool
 
     @property
     def size(self) -> int:
         """Bytes of its buffer."""
-        return math.prod(self.largest) * np.dtype(self.dtype).itemsize
+        return math.prod(self.max_shape) * np.dtype(self.dtype).itemsize
 
 
 class TensorRtSession:
     """One graph.
 
     Args:
-        library: that built the plan.
+        library: that built the engine.
         cuda: the device; it outlives the session.
         log, logger: what the library says, and the object that it says it to.
         plan, sidecar: the engine's file, checked, and what is known of it.
@@ -98,7 +99,7 @@ class TensorRtSession:
         device_seconds: spent in this graph so far, copies included, by the device's own clock.
 
     Raises:
-        EngineError: the library cannot load the plan, or its tensors are not the graph's.
+        EngineError: the library cannot load the engine, or its tensors are not the graph's.
         BackendError: the device has not enough memory.
     """
 
@@ -107,7 +108,7 @@ class TensorRtSession:
         library: TensorRtLibrary,
         cuda: Cuda,
         log: Messages,
-        logger: Any,
+        logger: Logger,
         plan: Path,
         sidecar: Sidecar,
         spec: GraphSpec,
@@ -127,8 +128,8 @@ class TensorRtSession:
         self._sources: dict[str, tuple[TensorRtSession, str]] = {}
         self._readers: list[TensorRtSession] = []
         self._owned = ExitStack()
-        self._engine: Any = None
-        self._contexts: list[Any] = []  # one for each slot
+        self._engines: list[Engine] = []  # the one; a frame that names it would keep it alive
+        self._contexts: list[Context] = []  # one for each slot
         with ExitStack() as stack:
             stack.callback(self._release)
             self._load(plan, sidecar)
@@ -136,48 +137,60 @@ class TensorRtSession:
             stack.pop_all()
 
     def write(self, name: str, value: Array, slot: int = 0) -> None:
-        """See :class:`Session`."""
+        """See :class:`Session`; the copy to the device begins at once."""
+        self._check_open()
         check_value(self.spec, name, value)
         if name not in self._tensors:
             self._check_constant(name, value)
             return
-        if self._tensors[name].on_host and np.any(np.greater(value, self._largest_values[name])):
+        if self._tensors[name].on_host and np.any(np.greater(value, self._max_values[name])):
             raise InputError(
                 f"the engine of {self.spec.name!r} takes {name} up to "
-                f"{self._largest_values[name].tolist()}, got {value.tolist()}; build it for larger "
+                f"{self._max_values[name].tolist()}, got {value.tolist()}; build it for larger "
                 "ones with `openvis build --max-frame HxW --force`"
             )
-        self.input_view(name, value.shape, slot)[...] = value
-        self._copy_in(slot)
+        self._staging(name, value.shape, slot)[...] = value
+        self._copy_in(slot, {name})
 
     def input_view(self, name: str, shape: Shape, slot: int = 0) -> Array:
-        """Pinned memory of an input; :meth:`run` begins to copy it to the device."""
-        dtype = check_shape(self.spec, name, shape)
+        """Pinned memory of an input; the copy to the device begins with the next run that reads it.
+
+        That is a run of this session, or of one that is bound to the input.
+        """
+        self._check_open()
+        check_view(self.spec, name, shape)
+        return self._staging(name, shape, slot)
+
+    def _staging(self, name: str, shape: Shape, slot: int) -> Array:
+        """The host memory of an input at this shape, which holds its value from now on."""
         tensor, own = self._tensors[name], slot % self._slots
-        if any(found > most for found, most in zip(shape, tensor.largest, strict=True)):
+        dtype = np.dtype(tensor.dtype)
+        if any(found > most for found, most in zip(shape, tensor.max_shape, strict=True)):
             raise InputError(
-                f"input {name!r} of graph {self.spec.name!r} takes up to {list(tensor.largest)}, "
+                f"input {name!r} of graph {self.spec.name!r} takes up to {list(tensor.max_shape)}, "
                 f"got {list(shape)}; build the engines with larger profiles (`openvis build "
                 "--help`), or give it in parts"
             )
         self._cuda.synchronize(self._copied[own])  # the last copy out of this staging memory
+        self._read(name, None)
         self._shapes[own][name] = shape
         if not tensor.on_host:
             self._filled[own].add(name)
         staging = self._host[own][name][: math.prod(shape) * dtype.itemsize]
         return staging.view(dtype).reshape(shape)
 
-    def _copy_in(self, slot: int) -> None:
-        """Begin to copy what was written on the host since the last run."""
+    def _copy_in(self, slot: int, names: Collection[str]) -> None:
+        """Begin to copy those of these inputs that were given on the host and are not copied."""
         own = slot % self._slots
-        if not self._filled[own]:
+        filled = self._filled[own].intersection(names)
+        if not filled:
             return
-        for reader in self._readers:  # of an input that another session reads too
-            self._cuda.wait(self._stream, reader._done[slot])
-        for name in self._filled[own]:
+        for event in self._events_of_readers(own):  # of an input that another session reads too
+            self._cuda.wait(self._stream, event)
+        for name in filled:
             size = math.prod(self._shapes[own][name]) * self._itemsize(name)
             self._cuda.copy_in(self._device[own][name], self._host[own][name][:size], self._stream)
-        self._filled[own].clear()
+        self._filled[own] -= filled
         self._cuda.record(self._copied[own], self._stream)
 
     def bind(self, name: str, source: Session, output: str) -> None:
@@ -198,15 +211,27 @@ class TensorRtSession:
                 f"{list(mine.shape)}, and that of {source.spec.name!r} gives {output!r} as "
                 f"{np.dtype(theirs.dtype)} {list(theirs.shape)}: build both anew, in one precision"
             )
-        self._sources[name] = (source, output)
-        source._readers.append(self)
+        self._read(name, (source, output))
+
+    def _read(self, name: str, source: tuple[TensorRtSession, str] | None) -> None:
+        """Let an input read another session's tensor, or with None its own buffer."""
+        if self._sources.get(name) == source:
+            return
+        self._graphs.clear()  # they hold the addresses of what was read before
+        self._sources.pop(name, None)
+        if source is not None:
+            self._sources[name] = source
+            if self not in source[0]._readers:
+                source[0]._readers.append(self)
 
     def run(self, slot: int = 0) -> None:
         """Queue one execution, and the copies of what is fetched; returns before it is done."""
-        if self.closed:
-            raise InputError(f"the session of graph {self.spec.name!r} is closed")
+        self._check_open()
         own = slot % self._slots
-        self._copy_in(slot)
+        self._copy_in(slot, self._filled[own])
+        for source, held in self._sources.values():
+            source._check_open()
+            source._copy_in(slot, {held})
         for event in self._events_before(slot):
             self._cuda.wait(self._stream, event)
         self._set_tensors(slot)
@@ -223,13 +248,15 @@ class TensorRtSession:
 
     def fetch(self, name: str, slot: int = 0) -> Array:
         """See :class:`Session`; only what was asked for at opening."""
+        self._check_open()
         own = slot % self._slots
         if name not in self._fetched or name not in self._shapes[own]:
             raise InputError(
                 f"output {name!r} of graph {self.spec.name!r} was not run, or stays on the device: "
                 f"the host fetches {', '.join(self._fetched) or 'nothing'}"
             )
-        self._cuda.synchronize(self._done[slot])
+        for event in self._runs_of(own):
+            self._cuda.synchronize(event)
         shape = self._shapes[own][name]
         dtype = np.dtype(self._tensors[name].dtype)
         raw = self._host[own][name][: math.prod(shape) * dtype.itemsize]
@@ -256,7 +283,7 @@ class TensorRtSession:
     def _release(self) -> None:
         """Free everything on the device, though someone may still refer to the session."""
         self._contexts.clear()
-        self._engine = None
+        self._engines.clear()
         self._owned.close()
 
     # opening
@@ -265,18 +292,22 @@ class TensorRtSession:
         trt = self._library.module
         self._log.kept.clear()
         self._runtime = trt.Runtime(self._logger)
-        if sidecar.options.version_compatible:  # such a plan brings its own runtime along
+        if sidecar.options.version_compatible:  # such an engine brings its own runtime along
             self._runtime.engine_host_code_allowed = True
-        self._engine = self._runtime.deserialize_cuda_engine(plan.read_bytes())
-        if self._engine is None:
+        loaded = self._runtime.deserialize_cuda_engine(plan.read_bytes())
+        if loaded is None:
             raise EngineError(
                 f"{self._library} cannot load {plan}:\n{self._log.text()}\nBuild it again with: "
                 f"openvis build {plan.parents[2]} --backend {self._library.backend} --force"
             )
+        self._engines.append(loaded)
+        del loaded
         self._kernels = KernelCache(self._engine, plan)
         for _ in range(self._slots):
-            self._contexts.append(self._kernels.context(self._engine))
-        if None in self._contexts:
+            context = self._kernels.context(self._engine)
+            if context is not None:
+                self._contexts.append(context)
+                continue
             free, _ = self._cuda.memory()
             raise BackendError(
                 f"{self._cuda.device_name} cannot hold the engine of {self.spec.name!r} "
@@ -284,8 +315,12 @@ class TensorRtSession:
                 "the device, or export at a smaller --size, or run --precision fp16"
             )
 
+    @property
+    def _engine(self) -> Engine:
+        return self._engines[0]
+
     def _allocate(self) -> None:
-        """Events, the stream, and every buffer at the largest size that the plan takes."""
+        """Events, the stream, and every buffer at the max size that the engine takes."""
         cuda, owned = self._cuda, self._owned
         self._stream = cuda.stream(owned)
         runs = range(IN_FLIGHT)
@@ -313,31 +348,31 @@ class TensorRtSession:
         self._static = not any(t.on_host or -1 in t.shape for t in self._tensors.values())
 
     def _read_tensors(self) -> dict[str, _Tensor]:
-        """What the engine says of its tensors; outputs' largest shapes are asked of the context."""
+        """What the engine says of its tensors; outputs' max shapes are asked of the context."""
         trt, context = self._library.module, self._contexts[0]
         names = [self._engine.get_tensor_name(i) for i in range(self._engine.num_io_tensors)]
         found: dict[str, _Tensor] = {}
-        self._largest_values: dict[str, Array] = {}  # of shape inputs, read until outputs are known
+        self._max_values: dict[str, Array] = {}  # of shape inputs, read until outputs are known
         inputs = [n for n in names if self._engine.get_tensor_mode(n) == trt.TensorIOMode.INPUT]
         for name in inputs:
             shape, dtype = tuple(self._engine.get_tensor_shape(name)), self._dtype(name)
             on_host = self._engine.get_tensor_location(name) == trt.TensorLocation.HOST
-            largest = shape
+            max_shape = shape
             if on_host:
                 most = self._engine.get_tensor_profile_values(0, name)[2]
-                self._largest_values[name] = np.array(most, dtype)
-                context.set_tensor_address(name, self._largest_values[name].ctypes.data)
+                self._max_values[name] = np.array(most, dtype)
+                context.set_tensor_address(name, self._max_values[name].ctypes.data)
             elif -1 in shape:
-                largest = tuple(self._engine.get_tensor_profile_shape(name, 0)[2])
-                self._set_shape(0, name, largest)
-            found[name] = _Tensor(True, dtype, shape, largest, on_host)
-        if missing := context.infer_shapes():
+                max_shape = tuple(self._engine.get_tensor_profile_shape(name, 0)[2])
+                self._set_shape(0, name, max_shape)
+            found[name] = _Tensor(True, dtype, shape, max_shape, on_host)
+        if missing := list(context.infer_shapes()):
             raise EngineError(f"the engine of {self.spec.name!r} wants sizes of {missing} as well")
         for name in names:
             if name not in found:
                 shape = tuple(self._engine.get_tensor_shape(name))
-                largest = tuple(context.get_tensor_shape(name))
-                found[name] = _Tensor(False, self._dtype(name), shape, largest, on_host=False)
+                max_shape = tuple(context.get_tensor_shape(name))
+                found[name] = _Tensor(False, self._dtype(name), shape, max_shape, on_host=False)
         return found
 
     def _check_tensors(self) -> None:
@@ -369,14 +404,31 @@ class TensorRtSession:
     # running
 
     def _events_before(self, slot: int) -> list[Any]:
-        there = [source._holds(output, slot) for source, output in self._sources.values()]
-        read = [reader._done[slot] for reader in self._readers]
+        """What a run of this slot waits for: its inputs are there, and its outputs were read."""
+        there = [
+            event
+            for source, output in self._sources.values()
+            for event in source._holds(output, slot % source._slots)
+        ]
+        read = self._events_of_readers(slot % self._slots)
         return list({id(event): event for event in (*there, *read)}.values())
 
-    def _holds(self, name: str, slot: int) -> Any:
-        """The event from which on a buffer holds what was written, or made."""
-        is_input = self._tensors[name].is_input
-        return self._copied[slot % self._slots] if is_input else self._done[slot]
+    def _holds(self, name: str, own: int) -> list[Any]:
+        """The events after which a buffer holds what was written, or made."""
+        return [self._copied[own]] if self._tensors[name].is_input else self._runs_of(own)
+
+    def _events_of_readers(self, own: int) -> list[Any]:
+        """The events after which nobody reads these buffers any more."""
+        runs = [slot for slot in range(IN_FLIGHT) if slot % self._slots == own]
+        return [reader._done[slot] for reader in self._readers for slot in runs]
+
+    def _runs_of(self, own: int) -> list[Any]:
+        """The ends of the runs in these buffers; a session of one slot runs for all slots in it."""
+        return [self._done[slot] for slot in range(IN_FLIGHT) if slot % self._slots == own]
+
+    def _check_open(self) -> None:
+        if self.closed:
+            raise InputError(f"the session of graph {self.spec.name!r} is closed")
 
     def _set_tensors(self, slot: int) -> None:
         own = slot % self._slots
@@ -445,7 +497,7 @@ class TensorRtSession:
         self._enqueue(context)
         self._graphs[slot] = None
 
-    def _enqueue(self, context: Any) -> None:
+    def _enqueue(self, context: Context) -> None:
         self._log.kept.clear()
         if not context.execute_async_v3(self._stream):
             raise self._failure("fails to run")

@@ -26,7 +26,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from openvis_rt.checkpoints.load import model_from_seed
+from openvis_rt.checkpoints.load import load_model
 from openvis_rt.errors import InputError
 from openvis_rt.models.clip import ClipResNet
 from openvis_rt.models.clip_vis import ClipVis
@@ -71,7 +71,7 @@ def fit_demo_model(
     Raises:
         InputError: the variant does not pool by attention.
     """
-    model = model_from_seed(name, seed)
+    model = load_model(name, seed).model
     if not isinstance(model, ClipVis) or not isinstance(model.backbone, ClipResNet):
         raise InputError(f"demo weights are solved for attention pooling, which {name} has not")
     tokenize = open_clip.get_tokenizer(model.variant.clip)
@@ -177,7 +177,7 @@ def _solve_classes(
 ) -> None:
     backbone = model.backbone
     backbone.clip_model.logit_scale.fill_(float(np.log(100.0)))
-    raw = backbone.encode_text(tokens.flatten(0, 1))
+    raw = model.text(tokens.flatten(0, 1))["embeddings"]
     text = F.normalize(raw, dim=-1).reshape(*tokens.shape[:2], -1).mean(1)
     text = F.normalize(text, dim=-1)
     # random text embeddings nearly agree; along row c of this, class c alone stands out

@@ -1,0 +1,33 @@
+"""Measured times of kernels, kept from one build to the next."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from openvis_rt.engines.api import BuilderConfig
+from openvis_rt.files import output_file
+
+__all__ = ["load_timing_cache", "save_timing_cache"]
+
+
+def load_timing_cache(config: BuilderConfig, path: Path) -> list[str]:
+    """Give the library the times of earlier builds; a warning if they are of no use."""
+    data = path.read_bytes() if path.is_file() else b""
+    cache = config.create_timing_cache(data)
+    # false: the times of another GPU or version are not taken for this one's
+    if cache is not None and config.set_timing_cache(cache, False):
+        return []
+    config.set_timing_cache(config.create_timing_cache(b""), False)
+    return [f"{path} is damaged, or of another GPU or version; kernels are timed anew"]
+
+
+def save_timing_cache(config: BuilderConfig, path: Path) -> None:
+    """Write the times of this build, with those that it was given.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    cache = config.get_timing_cache()
+    if cache is not None:
+        with output_file(path) as partial:
+            partial.write_bytes(memoryview(cache.serialize()))

@@ -1,0 +1,208 @@
+"""The graphs of one model on one backend, opened and bound to each other.
+
+    frames --> propose --queries, mask, features or frames stay there--> classify
+       |          |                                                         |
+       '--embed---+--> image embeddings, of the systems that have them -----'
+                  |                                                         |
+      queries, object logits, area                             tokens, class scores
+                  '------------------------> the host <---------------------'
+                                                |
+                               selected queries --masks--> bit masks
+
+Which input reads which graph's tensor follows from their names
+(:func:`openvis_rt.systems.graphs.bindings`), and what the host reads is marked in the specs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from time import perf_counter
+
+import numpy as np
+import numpy.typing as npt
+
+from openvis_rt.bundle.bundle import Bundle
+from openvis_rt.errors import BackendError, InputError
+from openvis_rt.runtime.backends.base import Backend, Session
+from openvis_rt.runtime.preprocessing import Letterbox, clip_picture, place_frame
+from openvis_rt.systems.graphs import bindings, masks_per_run
+
+__all__ = ["STAGES", "Graphs"]
+
+Floats = npt.NDArray[np.float32]
+Ints = npt.NDArray[np.int64]
+Image8 = npt.NDArray[np.uint8]
+
+STAGES = ("place", "submit", "wait", "associate", "masks")
+"""What the host does with a window, in order; see ``seconds`` of :class:`Graphs`."""
+
+
+class Graphs:
+    """Sessions of every graph but `text`.
+
+    Args:
+        bundle: the model.
+        backend: opens the sessions; it outlives them.
+        precision: which of the bundle's graphs.
+        embeds: compute image embeddings where the system has them; else they are given.
+
+    Attributes:
+        queries: N.
+        slots: windows that can be in flight.
+        seconds: of the host so far, by :data:`STAGES`: placing frames, starting graphs (on a
+            backend that computes at once, running them), waiting for the device, association and
+            scores, run lengths of masks.
+    """
+
+    def __init__(self, bundle: Bundle, backend: Backend, precision: str, *, embeds: bool) -> None:
+        self._bundle, self.slots, self._next_slot = bundle, backend.slots, 0
+        self.seconds = dict.fromkeys(STAGES, 0.0)
+        names = [n for n in bundle.graphs if n != "text" and (embeds or n != "embed")]
+        specs = {name: bundle.graph(name, precision).spec for name in names}
+        self._sessions: dict[str, Session] = {}
+        with ExitStack() as stack:
+            stack.callback(self.close)
+            for name in names:  # masks are made after a window was collected, one at a time
+                slots = 1 if name == "masks" else self.slots
+                self._sessions[name] = backend.open(bundle, name, precision, slots=slots)
+            for graph, tensor, source in bindings(specs):
+                self._sessions[graph].bind(tensor, self._sessions[source], tensor)
+            self._picture_side = 0
+            if "embed" in specs:
+                if bundle.manifest.preprocess.source_size is None:
+                    self._picture_side = int(specs["embed"].inputs[0].shape[1])
+                else:  # it resizes by itself
+                    self._sessions["embed"].bind("pictures", self._sessions["propose"], "frames")
+            stack.pop_all()
+        queries = next(t for t in specs["propose"].outputs if t.name == "queries")
+        self.queries = int(queries.shape[0])
+        self._frame_shape = tuple(int(size) for size in specs["propose"].inputs[0].shape[1:])
+        self._masks_per_run = masks_per_run(bundle.manifest.window_length)
+        self._networks = [name for name in names if name != "masks"]
+
+    def set_sizes(self, letterbox: Letterbox) -> None:
+        """Make masks of this video's size.
+
+        Raises:
+            InputError: the backend makes no masks of that size; or the graphs are closed.
+        """
+        masks = self._session("masks")
+        masks.write("picture_size", np.array(letterbox.cut, np.int64))
+        masks.write("frame_size", np.array(letterbox.source, np.int64))
+
+    def set_text_embeddings(self, embeddings: Floats) -> None:
+        """Classify by other rows, float32 [K, D], in every slot.
+
+        Raises:
+            InputError: more rows than the backend takes, and nothing was changed; or the graphs are
+                closed.
+        """
+        for slot in range(self.slots):
+            self._session("classify").write("text_embeddings", embeddings, slot)
+
+    def submit(self, images: list[Image8], letterbox: Letterbox, embeddings: Floats | None) -> int:
+        """Start a window; returns before it is done where the backend can.
+
+        Args:
+            images: uint8 [Hs, Ws, 3] of each frame, RGB, placed straight into the session's input.
+            letterbox: where they go.
+            embeddings: given image embeddings of the frames, float32 [T, D], or None.
+
+        Returns:
+            the window's slot: the one whose window was submitted longest ago, and is collected.
+
+        Raises:
+            BackendError: a graph failed.
+        """
+        slot = self._next_slot
+        with self.timed("place"):
+            self._place(images, letterbox, slot)
+        with self.timed("submit"):
+            if embeddings is not None:
+                self._sessions["classify"].write("image_embeddings", embeddings, slot)
+            for name in self._networks:
+                self._sessions[name].run(slot)
+        self._next_slot = (slot + 1) % self.slots
+        return slot
+
+    def classify_again(self, slot: int) -> None:
+        """Classify a window in flight once more, by the rows that are set now."""
+        self._sessions["classify"].run(slot)
+
+    def collect(self, slot: int, frame: int) -> dict[str, Floats]:
+        """What the host reads of a window, by output name; float32, in the queries' order.
+
+        Args:
+            slot: of the window.
+            frame: number of its first frame, for messages.
+
+        Raises:
+            BackendError: a graph failed, or gave NaN or infinity.
+        """
+        out: dict[str, Floats] = {}
+        for name in ("propose", "classify"):
+            session = self._sessions[name]
+            for tensor in session.spec.outputs:
+                if tensor.fetched:
+                    value = np.asarray(session.fetch(tensor.name, slot), np.float32)
+                    _refuse_nan(value, name, tensor.name, frame)
+                    out[tensor.name] = value
+        return out
+
+    def masks(self, queries: Ints, slot: int) -> Iterator[Image8]:
+        """Masks of some queries at the source's size, one query after the other.
+
+        Args:
+            queries: their numbers, int64 [n].
+            slot: of their window, collected and not yet submitted again.
+
+        Yields:
+            uint8 [T, Hs, Ws] of 0 and 1; it is the caller's own.
+        """
+        session = self._sessions["masks"]
+        for start in range(0, len(queries), self._masks_per_run):
+            with self.timed("submit"):
+                session.write("selected", queries[start : start + self._masks_per_run], slot)
+                session.run(slot)
+            with self.timed("wait"):
+                found = np.asarray(session.fetch("masks", slot), np.uint8)  # [n, T, Hs, Ws]
+            yield from found
+
+    def close(self) -> None:
+        """Close the sessions, those first that read others."""
+        for session in reversed(self._sessions.values()):
+            session.close()
+        self._sessions.clear()
+
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        """Add the time of a block to a stage."""
+        begin = perf_counter()
+        yield
+        self.seconds[stage] += perf_counter() - begin
+
+    def _session(self, name: str) -> Session:
+        if not self._sessions:
+            raise InputError("the pipeline is closed; open another one")
+        return self._sessions[name]
+
+    def _place(self, images: list[Image8], letterbox: Letterbox, slot: int) -> None:
+        mean = self._bundle.manifest.preprocess.pixel_mean
+        shape = (len(images), *self._frame_shape)
+        frames = self._sessions["propose"].input_view("frames", shape, slot)
+        for image, out in zip(images, frames, strict=True):
+            place_frame(image, letterbox, out, mean)
+        if side := self._picture_side:
+            shape = (len(images), side, side, 3)
+            pictures = self._sessions["embed"].input_view("pictures", shape, slot)
+            for index, image in enumerate(images):
+                pictures[index] = clip_picture(image, side)
+
+
+def _refuse_nan(value: Floats, graph: str, output: str, frame: int) -> None:
+    if not np.isfinite(value).all():
+        raise BackendError(
+            f"graph {graph!r} gave NaN or infinity in {output!r} at frame {frame}: the weights, "
+            "the precision or the backend do not work; try --backend onnxruntime --precision fp32"
+        )

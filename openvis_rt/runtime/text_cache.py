@@ -1,0 +1,182 @@
+"""Text embeddings on disk: one sqlite file for all of a bundle's phrases.
+
+The file is ``text/embeddings.sqlite`` in the bundle or, where the bundle cannot be written,
+``openvis-rt/embeddings.sqlite`` in the user's cache directory; entries have the same keys in both.
+It is a help and never a hindrance: what is wrong with it is told once, and the run goes on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import sqlite3
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from openvis_rt.bundle.bundle import Bundle
+
+__all__ = ["TextCache", "cache_places"]
+
+Floats = npt.NDArray[np.float32]
+
+_FILE = "embeddings.sqlite"
+_APPLICATION = 0x4F565254  # "OVRT" in the file's header; another number is another program's file
+_TABLE = "CREATE TABLE embeddings (key TEXT PRIMARY KEY, vector BLOB, sha256 BLOB)"
+# Writers hold the file for the milliseconds of one commit, so whoever waits longer than this waits
+# for a process that hangs.
+_PATIENCE = 5.0  # seconds
+_UNIT = 1e-3  # of a float32 vector's norm; rounding is below 1e-6
+
+
+def cache_places(bundle: Path) -> list[Path]:
+    """Files of the cache, the one to prefer first: in the bundle, and in the user's directory."""
+    places = [bundle / "text" / _FILE]
+    with contextlib.suppress(RuntimeError):  # a user without a home
+        named = os.environ.get("XDG_CACHE_HOME", "")
+        root = Path(named) if Path(named).is_absolute() else Path.home() / ".cache"
+        places.append(root / "openvis-rt" / _FILE)
+    return places
+
+
+class TextCache:
+    """Embeddings by phrase.
+
+    Several processes may use the same files at once. The journal is sqlite's rollback journal: a
+    write-ahead log needs memory that processes share, which network file systems do not have, and
+    files beside the database that a reader of a read-only bundle could not make.
+
+    Args:
+        bundle: whose text weights and prompts the embeddings are of.
+        precision: of the `text` graph's file.
+        width: D, of an embedding.
+        warn: told at most once.
+    """
+
+    def __init__(
+        self, bundle: Bundle, precision: str, width: int, warn: Callable[[str], None]
+    ) -> None:
+        manifest = bundle.manifest
+        self._facts = [manifest.text_sha256, precision, manifest.prompts]
+        self._places = cache_places(bundle.path)
+        self._width = width
+        self._warn: Callable[[str], None] | None = warn
+
+    def get(self, phrases: Iterable[str]) -> dict[str, Floats]:
+        """Embeddings of the phrases that have one: float32 [D], L2-normalised.
+
+        An entry whose bytes are not those that were written, or are no unit vector of D finite
+        numbers, is passed over.
+        """
+        missing = {self._key(phrase): phrase for phrase in phrases}
+        found: dict[str, Floats] = {}
+        for place in tuple(self._places):
+            if not missing:
+                break
+            try:
+                rows = _rows(place, missing)
+            except (sqlite3.Error, OSError) as exc:
+                self._places.remove(place)  # and wait for it no second time
+                self._tell(
+                    f"text embeddings of {place} are not used ({exc}): class names are embedded "
+                    "anew. If this comes again, remove the file; it is only a cache."
+                )
+                continue
+            for key, vector, digest in rows:
+                embedding = self._checked(key, vector, digest)
+                if embedding is not None and key in missing:
+                    found[missing.pop(key)] = embedding
+        return found
+
+    def put(self, embeddings: Mapping[str, Floats]) -> None:
+        """Keep float32 [D] by phrase, in the first place that can be written."""
+        rows = []
+        for phrase, embedding in embeddings.items():
+            key, vector = self._key(phrase), np.ascontiguousarray(embedding, "<f4").tobytes()
+            rows.append((key, vector, _digest(key, vector)))
+        reason: Exception | str = "there is no place for them"
+        for place in self._places if rows else ():
+            try:
+                _insert(place, rows)
+            except (sqlite3.Error, OSError) as exc:
+                reason = exc
+            else:
+                return
+        if rows:
+            self._tell(
+                f"text embeddings are not cached ({reason}): class names are embedded anew at "
+                "every start"
+            )
+
+    def _key(self, phrase: str) -> str:
+        facts = json.dumps([*self._facts, phrase])
+        return hashlib.sha256(facts.encode()).hexdigest()[:32]
+
+    def _checked(self, key: str, vector: object, digest: object) -> Floats | None:
+        if not isinstance(vector, bytes) or digest != _digest(key, vector):
+            return None
+        if len(vector) != 4 * self._width:
+            return None
+        embedding = np.frombuffer(vector, "<f4").astype(np.float32)
+        norm = float(np.linalg.norm(embedding.astype(np.float64)))
+        return embedding if abs(norm - 1) < _UNIT else None  # false for NaN
+
+    def _tell(self, message: str) -> None:
+        if self._warn is not None:
+            self._warn(message)
+            self._warn = None
+
+
+def _digest(key: str, vector: bytes) -> bytes:
+    """Of an entry; the key is in it, so that a vector counts for its own phrase only."""
+    return hashlib.sha256(key.encode() + vector).digest()
+
+
+def _rows(place: Path, keys: Iterable[str]) -> list[tuple[str, object, object]]:
+    """The entries of these keys; none where there is no file."""
+    if not place.exists():
+        return []
+    # rw, which is ro where the file cannot be written: a reader mends what a killed writer left
+    with _opened(place, "rw") as database:
+        if not _is_ours(database):
+            return []
+        return database.execute(
+            "SELECT key, vector, sha256 FROM embeddings "
+            "WHERE key IN (SELECT value FROM json_each(?))",
+            (json.dumps(list(keys)),),
+        ).fetchall()
+
+
+def _insert(place: Path, rows: list[tuple[str, bytes, bytes]]) -> None:
+    """Insert or replace entries in one transaction; the file is made if need be."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with _opened(place, "rwc") as database:
+        database.execute("PRAGMA page_size = 32768")  # of a new file; 2 KB rows waste the usual 4
+        database.execute("BEGIN IMMEDIATE")  # one writer at a time, from here on
+        if not _is_ours(database):
+            database.execute(f"PRAGMA application_id = {_APPLICATION}")
+            database.execute(_TABLE)
+        database.executemany("INSERT OR REPLACE INTO embeddings VALUES (?, ?, ?)", rows)
+        database.execute("COMMIT")
+
+
+@contextlib.contextmanager
+def _opened(place: Path, mode: str) -> Iterator[sqlite3.Connection]:
+    """A connection; closing it takes back a transaction that was not committed."""
+    address = f"{place.absolute().as_uri()}?mode={mode}"
+    database = sqlite3.connect(address, uri=True, timeout=_PATIENCE, isolation_level=None)
+    with contextlib.closing(database):
+        yield database
+
+
+def _is_ours(database: sqlite3.Connection) -> bool:
+    """Whether the file has the table; false if it is new, and a DatabaseError if it is foreign."""
+    [(application,)] = database.execute("PRAGMA application_id")
+    [(tables,)] = database.execute("SELECT count(*) FROM sqlite_master")
+    if tables and application != _APPLICATION:
+        raise sqlite3.DatabaseError("it was not made by openvis-rt")
+    return bool(tables)

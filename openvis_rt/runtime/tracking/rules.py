@@ -1,0 +1,191 @@
+"""The tracker and the score of a bundle, by the names that its manifest records.
+
+A rule is an entry of one of the two tables below; a system with a rule of its own adds one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from openvis_rt.bundle.bundle import TRACKER, Bundle
+from openvis_rt.errors import BundleError, InputError
+from openvis_rt.runtime.tracking.association import Momentum, TemporalTopK, unit_rows
+from openvis_rt.runtime.tracking.mean_logits import FORMULAS, MeanLogits
+from openvis_rt.runtime.tracking.rollout import Rollout, cell_from_file
+from openvis_rt.runtime.tracking.scoring import Detection, FrameLogits, FrameProbabilities
+from openvis_rt.systems.system import Score, Tracker
+
+__all__ = [
+    "Association",
+    "Matcher",
+    "Scores",
+    "association_from_tracker",
+    "check_score",
+    "matcher_from_bundle",
+    "scores_from_rule",
+]
+
+Floats = npt.NDArray[np.float32]
+Floats64 = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
+Output = Mapping[str, Floats]
+"""What the host reads of a window, by output name, in the queries' order."""
+
+
+class Association(Protocol):
+    """An association rule, with the memory of one video."""
+
+    def reset(self) -> None:
+        """Forget every frame; the next one starts new tracks."""
+
+    def step(self, queries: Floats) -> Ints:
+        """For each track its query, int64 [N], of embeddings float32 [N, C]."""
+
+
+class Scores(Protocol):
+    """Sums of one video, for N tracks and C classes."""
+
+    def add_output(self, output: Output, order: Ints) -> None:
+        """Add a frame or window; ``output`` is in the queries' order, track j is ``order[j]``."""
+
+    def running_scores(self) -> tuple[Ints, Floats64, Bools]:
+        """Best class [N], its score so far [N], and whether that lets the track be shown [N]."""
+
+    def detections(self, count: int) -> list[Detection]:
+        """The video's best (track, class) pairs, best first, ``count`` at most."""
+
+    def close(self) -> None:
+        """Drop what is kept."""
+
+
+class Matcher:
+    """Joins the outputs that are matched and gives each track its query.
+
+    Args:
+        rule: which outputs, and whether each part is L2-normalised first.
+        association: the rule itself; it belongs to the matcher.
+    """
+
+    def __init__(self, rule: Tracker, association: Association) -> None:
+        self._rule, self._association = rule, association
+
+    def reset(self) -> None:
+        """Forget the video."""
+        self._association.reset()
+
+    def step(self, output: Output) -> Ints:
+        """For each track its query, int64 [N]."""
+        parts = [output[name] for name in self._rule.tokens]
+        if self._rule.normalise_parts:
+            parts = [unit_rows(part) for part in parts]
+        return self._association.step(parts[0] if len(parts) == 1 else np.concatenate(parts, 1))
+
+
+def association_from_tracker(
+    rule: Tracker,
+    recurrence: Path | None,
+    token_width: int,
+    given: Mapping[str, int | None] | None = None,
+) -> Association:
+    """The association of a bundle.
+
+    Args:
+        rule: of the manifest.
+        recurrence: the bundle's ``tracker.safetensors``; None if it has none.
+        token_width: of what is matched: the sum of the widths of ``rule.tokens``.
+        given: parameters in place of the rule's own, None for those that are not given.
+
+    Raises:
+        BundleError: the rule is not known here, or the recurrence's file is damaged or of another
+            width.
+        InputError: a parameter is given that the rule has not, or is out of range.
+    """
+    if rule.name not in _ASSOCIATIONS:
+        raise BundleError(
+            f"the bundle tracks by {rule.name!r}; this version of openvis-rt knows "
+            f"{', '.join(_ASSOCIATIONS)}"
+        )
+    chosen = {name: value for name, value in (given or {}).items() if value is not None}
+    if unknown := chosen.keys() - rule.parameters.keys():
+        raise InputError(
+            f"the tracker {rule.name} has no {' and no '.join(sorted(unknown))}; it has "
+            f"{', '.join(rule.parameters) or 'no parameters'}"
+        )
+    return _ASSOCIATIONS[rule.name]({**rule.parameters, **chosen}, recurrence, token_width)
+
+
+def matcher_from_bundle(bundle: Bundle, **given: int | None) -> Matcher:
+    """The matcher of a bundle, with parameters of its tracker in place of the manifest's.
+
+    Raises:
+        BundleError, InputError: as :func:`association_from_tracker`.
+    """
+    rule, precision = bundle.manifest.tracker, next(iter(bundle.manifest.graphs))
+    widths = {
+        tensor.name: tensor.shape[-1]
+        for name in ("propose", "classify")
+        for tensor in bundle.graph(name, precision).spec.outputs
+    }
+    recurrence = bundle.path / TRACKER if TRACKER in bundle.manifest.files else None
+    width = sum(int(widths[name]) for name in rule.tokens)
+    return Matcher(rule, association_from_tracker(rule, recurrence, width, given))
+
+
+def check_score(rule: Score) -> None:
+    """Refuse a rule that is not known here; BundleError as for :func:`scores_from_rule`."""
+    scores_from_rule(rule, 1, [1], keep=False).close()
+
+
+def scores_from_rule(rule: Score, tracks: int, rows: list[int], *, keep: bool) -> Scores:
+    """Empty sums for a new video.
+
+    Args:
+        rule: of the manifest.
+        tracks: N.
+        rows: of `classify`'s scores for each class, in order.
+        keep: keep what :meth:`Scores.detections` needs of every frame.
+
+    Raises:
+        BundleError: the rule is not known here.
+    """
+    if rule.name not in _SCORES:
+        raise BundleError(
+            f"the bundle scores videos by {rule.name!r}; this version of openvis-rt knows "
+            f"{', '.join(_SCORES)}"
+        )
+    return _SCORES[rule.name](rule.parameters, tracks, rows, keep)
+
+
+def _rollout(_parameters: Mapping[str, Any], recurrence: Path | None, width: int) -> Association:
+    # without a recurrence a track's last token is its prediction
+    return Momentum() if recurrence is None else Rollout(cell_from_file(recurrence, width))
+
+
+def _mean_logits(
+    parameters: Mapping[str, Any], tracks: int, rows: list[int], keep: bool
+) -> MeanLogits:
+    formula = FORMULAS.get(parameters["formula"])
+    if formula is None:
+        raise BundleError(
+            f"mean logits are scored by {', '.join(FORMULAS)}; the bundle says "
+            f"{parameters['formula']!r}"
+        )
+    return MeanLogits(tracks, rows, formula, visible_only=parameters["visible_only"], keep=keep)
+
+
+_ASSOCIATIONS: dict[str, Callable[[Mapping[str, Any], Path | None, int], Association]] = {
+    "temporal-top-k": lambda p, _file, _width: TemporalTopK(p["frames"], p["top_k"]),
+    "momentum": lambda p, _file, _width: Momentum(p["alpha"]),
+    "rollout": _rollout,
+}
+_SCORES: dict[str, Callable[[Mapping[str, Any], int, list[int], bool], Scores]] = {
+    "frame-probabilities": lambda _, n, rows, keep: FrameProbabilities(n, rows, keep=keep),
+    "frame-logits": lambda _, n, rows, keep: FrameLogits(n, rows, keep=keep),
+    "mean-logits": _mean_logits,
+}

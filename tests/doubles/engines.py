@@ -1,0 +1,78 @@
+"""Engines for the TensorRT double: a plan and a sidecar, in place of what a build would write."""
+
+from __future__ import annotations
+
+import hashlib
+import sysconfig
+
+from doubles.tensorrt_double import VERSIONS, Plan
+
+from openvis_rt.engines.plan import LIBRARY_DEFAULTS, Sidecar, plan_path, sidecar_path
+from openvis_rt.runtime.options import Selection
+from openvis_rt.runtime.video.generated import sample_frames
+
+CLASSES = ("cat", "dog", "monkey, ape")
+EVERYTHING = Selection(threshold=0.0, limit=100)
+PROFILES = {"K": (1, 8, 64), "B": (1, 16, 128), "n": (1, 8, 8), "T": (1, 5, 5)}
+SIZES = {
+    "picture_size": ((1, 1), (60, 90), (60, 90)),
+    "frame_size": ((1, 1), (120, 180), (256, 256)),
+}
+TARGETS = {"tensorrt": ("sm87",), "tensorrt 10": ("sm86", "sm87"), "tensorrt-rtx": ("sm87",)}
+KINDS = tuple(TARGETS)
+
+
+def frames_of(count, *, width=180, height=120, seed=0):
+    made = sample_frames(width=width, height=height, fps=5, seconds=count / 5, seed=seed, objects=2)
+    return [image for image, _ in made]
+
+
+def plan_of(bundle, graph, kind, **changes):
+    spec = bundle.graph(graph).spec
+    values = {t.name: SIZES[t.name] for t in spec.overridable}
+    inputs = (*spec.inputs, *spec.overridable)
+    fields = {
+        "kind": kind,
+        "onnx": str(bundle.graph_path(graph)),
+        "inputs": {t.name: (t.dtype, t.shape) for t in inputs},
+        "outputs": {t.name: (t.dtype, t.shape) for t in spec.outputs},
+        "profiles": PROFILES,
+        "shape_values": values,
+        "symbols": {"frame_size": ("Hs", "Ws")} if values else {},
+    }
+    return Plan(**{**fields, **changes})
+
+
+def write_plan(bundle, graph, kind="tensorrt", data=None, **changes):
+    """A plan with its sidecar, in the place of one that was built."""
+    backend, targets = kind.removesuffix(" 10"), TARGETS[kind]
+    path = plan_path(bundle.path, backend, targets, graph, "fp32")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    data = plan_of(bundle, graph, kind, **changes).to_bytes() if data is None else data
+    path.write_bytes(data)
+    spec = bundle.graph(graph).spec
+    Sidecar(
+        graph=graph,
+        precision="fp32",
+        precision_built="fp32",
+        plan_sha256=hashlib.sha256(data).hexdigest(),
+        plan_bytes=len(data),
+        backend=backend,
+        library_version=VERSIONS[kind],
+        platform=sysconfig.get_platform(),
+        gpu="Fake GPU",
+        targets=targets,
+        options=LIBRARY_DEFAULTS,
+        onnx_sha256=bundle.graph_sha256(graph),
+        replaced_grid_samples=0,
+        replacement_error=None,
+        inputs=spec.inputs,
+        outputs=spec.outputs,
+        profiles={},
+        shape_values={},
+        layers={},
+        layers_from="network",
+        build_seconds=0.0,
+        created_with="test",
+    ).write(sidecar_path(path))
+    return path

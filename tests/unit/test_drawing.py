@@ -1,0 +1,195 @@
+"""Drawing: masks, contours, and labels that stay on their objects."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from openvis_rt.runtime.video.drawing import Drawer, color_of, draw
+from openvis_rt.runtime.video.results import FrameResult, Instance, box_of, empty_rle, encode_masks
+
+HEIGHT, WIDTH = 240, 320
+GREY = np.full((HEIGHT, WIDTH, 3), 100, np.uint8)
+
+
+def instance(track_id: int, area: tuple[slice, slice], name: str = "cat") -> Instance:
+    mask = np.zeros((HEIGHT, WIDTH), bool)
+    mask[area] = True
+    return instance_of(mask, track_id, name)
+
+
+def instance_of(mask: np.ndarray, track_id: int = 1, name: str = "cat") -> Instance:
+    [rle] = encode_masks(mask[None].astype(np.uint8))
+    return Instance(track_id, 0, name, 0.87, box_of(rle), rle)
+
+
+def frame(*instances: Instance) -> FrameResult:
+    return FrameResult(0, 0.0, HEIGHT, WIDTH, instances)
+
+
+def label_of(picture: np.ndarray, track_id: int = 1) -> tuple[int, int, int, int]:
+    """Left, top, right, bottom of a track's label, which alone has its full colour."""
+    rows, columns = np.nonzero((picture == color_of(track_id)).all(-1))
+    return columns.min(), rows.min(), columns.max() + 1, rows.max() + 1
+
+
+def ellipse(x: float, y: float, width: float, height: float) -> np.ndarray:
+    rows, columns = np.mgrid[:HEIGHT, :WIDTH]
+    return ((columns - x) / width) ** 2 + ((rows - y) / height) ** 2 < 1
+
+
+def drawn(*instances: Instance) -> np.ndarray:
+    image = GREY.copy()
+    result = draw(image, frame(*instances))
+    assert (image == 100).all()
+    assert result.shape == image.shape
+    assert result.flags.writeable
+    assert not np.shares_memory(result, image)
+    return result
+
+
+def test_colors_are_stable_and_apart():
+    assert color_of(5) == color_of(5)
+    colors = np.array([color_of(i) for i in range(24)], int)
+    distance = np.abs(colors[:, None] - colors[None]).sum(-1)
+    np.fill_diagonal(distance, 999)
+    assert distance.min() > 20
+    neighbours = np.abs(np.diff(colors, axis=0)).sum(-1)
+    assert neighbours.min() > 100
+
+
+def test_mask_is_filled_with_a_contour():
+    area = np.s_[100:200, 50:150]
+    result = drawn(instance(3, area)).astype(int)
+    color = np.array(color_of(3))
+    inside, edge = result[150, 100], result[150, 50]
+    expected = 100 + (color - 100) * 110 / 255  # the fill's opacity
+    np.testing.assert_allclose(inside, expected, atol=1)
+    assert np.abs(edge - color).sum() < np.abs(inside - color).sum()
+    assert (result[220:, :] == 100).all()
+    assert (result[:, 200:] == 100).all()
+    assert (result[60:99, 50:90] != 100).any()  # the label
+
+
+def test_nothing_to_draw():
+    assert (drawn() == 100).all()
+    empty = Instance(1, 0, "cat", 0.5, (0, 0, 0, 0), empty_rle(HEIGHT, WIDTH))
+    assert (drawn(empty) == 100).all()
+
+
+@pytest.mark.parametrize(
+    "name", ["猫と犬", "кот", "قط", "a\nb\tc", "", "🙂", "x" * 500, "\u200d", "\ud800"]
+)
+def test_any_name_is_drawn_without_a_crash(name):
+    drawn(instance(0, np.s_[0:20, 300:320], name))
+
+
+def test_labels_do_not_hide_each_other():
+    area = np.s_[100:180, 100:200]
+    one = (drawn(instance(1, area)) == color_of(1)).all(-1).sum()
+    both = drawn(*[instance(i, area) for i in (1, 2, 3, 4)])
+    assert (both == color_of(1)).all(-1).sum() >= 0.95 * one
+
+
+def test_full_frame_and_single_pixel_masks():
+    result = drawn(instance(1, np.s_[:, :]), instance(2, np.s_[239:240, 319:320]))
+    assert (result[120, 160] != 100).any()
+
+
+def test_size_must_match():
+    with pytest.raises(ValueError, match="320x240"):
+        draw(np.zeros((10, 10, 3), np.uint8), FrameResult(0, None, HEIGHT, WIDTH, ()))
+
+
+@pytest.mark.parametrize("size", [2, 20])
+def test_a_speck_far_away_does_not_move_the_label(size):
+    mask = ellipse(230, 170, 60, 40)
+    alone = label_of(drawn(instance_of(mask)))
+    mask[3 : 3 + size, 2 : 2 + size] = True
+    found = label_of(drawn(instance_of(mask)))
+    np.testing.assert_allclose(found, alone, atol=2)  # a coarser grid may look at the mask
+
+
+@pytest.mark.parametrize("count", [1, 300])
+def test_a_mask_of_nothing_but_specks_is_labelled(count):
+    mask = np.zeros((HEIGHT, WIDTH), bool)
+    rng = np.random.default_rng(0)
+    mask[rng.integers(0, HEIGHT, count), rng.integers(0, WIDTH, count)] = True
+    left, top, right, bottom = label_of(drawn(instance_of(mask)))
+    assert left >= 0
+    assert (right - left, bottom - top) > (30, 10)
+
+
+def test_the_label_stands_on_a_slanting_object():
+    """Where the box's corners are far from the object."""
+    rows, columns = np.mgrid[:HEIGHT, :WIDTH]
+    mask = (np.abs(rows - 40 - 0.6 * columns) < 12) & (columns > 40) & (columns < 280)
+    left, _, right, bottom = label_of(drawn(instance_of(mask)))
+    middle = (left + right) // 2
+    edge = int(mask[:, middle].argmax())
+    assert abs(middle - 160) <= 4
+    assert abs(bottom - edge) <= 4
+
+
+def test_the_label_of_a_ragged_mask_moves_little():
+    rng = np.random.default_rng(0)
+    drawer, feet = Drawer(), []
+    for _ in range(40):
+        mask = ellipse(150 + rng.normal(0, 3), 150 + rng.normal(0, 3), *rng.normal((70, 40), 3))
+        specks = rng.integers(0, HEIGHT, (2, 5))
+        mask[tuple(specks)] = True
+        left, _, right, bottom = label_of(drawer.draw(GREY, frame(instance_of(mask))))
+        feet.append(((left + right) / 2, bottom))
+    steps = np.abs(np.diff(feet, axis=0))
+    assert steps.mean() < 2
+    assert steps.max() <= 6
+    np.testing.assert_allclose(np.mean(feet, axis=0), (150, 110), atol=4)
+
+
+def test_the_label_follows_its_object():
+    drawer = Drawer()
+    for x in range(60, 260, 5):
+        picture = drawer.draw(GREY, frame(instance_of(ellipse(x, 150, 40, 30))))
+        left, _, right, bottom = label_of(picture)
+        assert abs((left + right) / 2 - x) <= 10
+        assert abs(bottom - 120) <= 2
+
+
+def test_the_label_stays_on_one_half_of_a_divided_object():
+    drawer, middles = Drawer(), []
+    for number in range(20):
+        mask = ellipse(160, 150, 120, 40)
+        post = 150 if number % 2 else 170
+        mask[:, post : post + 8] = False  # now the left half is the larger one, now the right one
+        left, _, right, _ = label_of(drawer.draw(GREY, frame(instance_of(mask))))
+        middles.append((left + right) / 2)
+    assert np.ptp(middles) < 15
+
+
+def test_a_track_that_comes_back_begins_at_its_new_place():
+    here, there = instance(1, np.s_[100:140, 20:80]), instance(1, np.s_[180:220, 220:300])
+    drawer = Drawer()
+    first = label_of(drawer.draw(GREY, frame(here)))
+    moving = label_of(drawer.draw(GREY, frame(there)))
+    assert first[0] < moving[0] < label_of(drawn(there))[0]
+    drawer.draw(GREY, frame())
+    assert label_of(drawer.draw(GREY, frame(there))) == label_of(drawn(there))
+
+
+@pytest.mark.parametrize("height", [120, 240, 720])
+def test_a_gap_stands_between_the_number_and_the_score(height):
+    mask = np.zeros((height, 400), np.uint8)
+    mask[60:100, 50:150] = 1
+    [rle] = encode_masks(mask[None])
+    found = Instance(1, 0, "box", 0.95, box_of(rle), rle)
+    picture = draw(
+        np.full((height, 400, 3), 100, np.uint8), FrameResult(0, 0.0, height, 400, (found,))
+    )
+    left, top, right, bottom = label_of(picture)
+    inside = picture[top + 2 : bottom - 2, left + 3 : right - 3].astype(int)
+    written = (np.abs(inside - color_of(1)).sum(-1) > 60).any(0)
+    ends = np.flatnonzero(np.diff(written.astype(int)))
+    gaps = np.diff(ends)[1::2]  # between letters, in columns
+    wide = np.sort(gaps)[-2:]
+    assert wide.min() >= 5  # box, #1, 0.95
+    assert (np.sort(gaps)[:-2] < wide.min()).all()
