@@ -71,7 +71,7 @@ class RunReport:
         mode: ``video`` or ``stream``.
         backend: where the graphs ran, for people.
         frames: how many were segmented.
-        tracks: how many objects reached the threshold.
+        tracks: how many objects some frame shows.
         seconds: wall time of the pass that segments: reading and the pipeline, and in stream mode
             drawing and writing.
         delay_frames: how many further frames a frame's result may have to wait for in stream mode:
@@ -233,19 +233,23 @@ class _Run:
 
     def whole(self, video: VideoSource) -> _Found:
         """Segment the video, score it as a whole, then read it again to draw and log it."""
-        clock, threshold = _Clock(), self.pipeline.selection.threshold
+        clock = _Clock()
         for _ in self.segmented(video, clock):
             pass
         result = self.pipeline.finish()
         write_results(self.folder / "results.json", result.to_results(self.options.video_id))
-        self.draw(result)
-        shown = {i.track_id for i in result.instances if i.score >= threshold}
+        shown = self.draw(result)
         best = max(((i.score, i.name) for i in result.instances), default=(0.0, ""))
         return _Found(clock.frames, clock.seconds, len(shown), best)
 
-    def draw(self, result: VideoResult) -> None:
-        """The second pass: every frame with the whole video's tracks and scores."""
+    def draw(self, result: VideoResult) -> set[int]:
+        """The second pass: every frame with the whole video's tracks and scores.
+
+        Returns:
+            the ids of the tracks that some frame shows.
+        """
         selection, drawer = self.pipeline.selection, Drawer()
+        tracks: set[int] = set()
         again = open_video(self.source, allow_truncated=self.options.allow_truncated)
         with again, self.writers(again) as (log, overlay):
             for index, frame in enumerate(islice(again, result.frame_count)):
@@ -253,9 +257,11 @@ class _Run:
                     index, frame.time, threshold=selection.threshold, limit=selection.limit
                 )
                 log.write(shown)
+                tracks.update(instance.track_id for instance in shown.instances)
                 if overlay is not None:
                     overlay.write(drawer.draw(frame.image, shown))
                 self.progress("drawing", index + 1, result.frame_count)
+        return tracks
 
     def segmented(
         self, video: VideoSource, clock: _Clock

@@ -15,12 +15,9 @@ with warnings.catch_warnings():
     from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 
 import onnxruntime  # noqa: E402
-from openvis_rt.runtime.families import family_of  # noqa: E402
-from openvis_rt.runtime.minvis_clip import MinVisClip as Family  # noqa: E402
-from openvis_rt.runtime.selection import Selection  # noqa: E402
-from openvis_rt.runtime.window_pipeline import WindowPipeline  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
 
+from openvis_rt import Pipeline, Selection, TrackingOptions  # noqa: E402
 from openvis_rt.bundle.bundle import Bundle  # noqa: E402
 from openvis_rt.errors import InputError  # noqa: E402
 from openvis_rt.export.bundle import export_bundle  # noqa: E402
@@ -37,10 +34,6 @@ from openvis_rt.models.minvis_clip import (  # noqa: E402
     boxes_of,
 )
 from openvis_rt.models.resnet import ResNet  # noqa: E402
-from openvis_rt.runtime.backends.onnxruntime import OnnxRuntime  # noqa: E402
-from openvis_rt.runtime.classifier import Classifier  # noqa: E402
-from openvis_rt.runtime.tracking.association import Momentum  # noqa: E402
-from openvis_rt.runtime.video.reading import Frame  # noqa: E402
 from openvis_rt.systems import SYSTEMS, VARIANTS  # noqa: E402
 from openvis_rt.systems.instformer import InstFormerConfig  # noqa: E402
 
@@ -302,37 +295,24 @@ def bundle(model, tmp_path_factory):
     return Bundle.open(path)
 
 
-def test_a_bundle_runs_through_the_same_runtime(bundle):
-    family = family_of(bundle)
-    assert isinstance(family, Family)
+def test_a_bundle_runs_through_the_same_runtime(bundle, tmp_path):
     assert bundle.manifest.tracker == SYSTEMS["minvis-clip"].tracker
-    pipeline = WindowPipeline(
-        bundle, family, OnnxRuntime("cpu"), "fp32", Selection(threshold=0.0), keep_video=True
-    )
-    pipeline.set_classifier(Classifier(("disc", "box"), [1, 1], texts(2).numpy()))
+    np.save(tmp_path / "rows.npy", texts(2).numpy())
     rng = np.random.default_rng(0)
-    for index in range(3):
-        frame = rng.integers(0, 256, (60, 90, 3)).astype(np.uint8)
-        pipeline.submit([Frame(index, None, frame)])
-        pipeline.collect()
-    video = pipeline.finish()
-    pipeline.close()
+    with Pipeline.open(
+        bundle,
+        vocabulary=("disc", "box"),
+        classifier=tmp_path / "rows.npy",
+        backend="onnxruntime",
+        selection=Selection(threshold=0.0),
+    ) as pipeline:
+        for _ in range(3):
+            pipeline.step(rng.integers(0, 256, (60, 90, 3)).astype(np.uint8))
+        video = pipeline.finish()
     assert video.frame_count == 3
     assert 0 < len(video.instances) <= VARIANT.detections
 
 
 def test_t_and_k_are_refused(bundle):
-    with pytest.raises(InputError, match="momentum of minvis-clip-r50 has no T"):
-        family_of(bundle, frames=4)
-
-
-def test_tracks_follow_the_queries():
-    rng = np.random.default_rng(0)
-    base = rng.standard_normal((5, 16)).astype(np.float32)
-    family = Family(Momentum())
-    first = None
-    for _ in range(6):
-        order = rng.permutation(5)
-        found = order[family.match({"queries": base[order]})]
-        first = found if first is None else first
-        np.testing.assert_array_equal(found, first)
+    with pytest.raises(InputError, match="momentum has no frames; it has alpha"):
+        Pipeline.open(bundle, vocabulary=("disc",), tracking=TrackingOptions(frames=4))

@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import save
 
 from openvis_rt.checkpoints.formats import refuse_foreign_file
-from openvis_rt.checkpoints.weights import load_weights
+from openvis_rt.checkpoints.weights import read_weights
 from openvis_rt.errors import CheckpointError
 
 WEIGHTS = {"a.weight": torch.arange(6.0).reshape(2, 3)}
@@ -61,7 +61,7 @@ def refused(path) -> str:
     message = str(caught.value)
     assert message.startswith(f"{path} ({path.stat().st_size} bytes) ")
     with pytest.raises(CheckpointError) as again:
-        load_weights(path)  # every command says the same
+        read_weights(path)  # every command says the same
     assert str(again.value) == message
     return message
 
@@ -125,7 +125,7 @@ def test_the_conversion_of_a_pickle_works(tmp_path):
         command.replace("python", sys.executable, 1), shell=True, timeout=60, check=False
     )
     assert ended.returncode == 0
-    found = load_weights(tmp_path / "model-weights.pth")
+    found = read_weights(tmp_path / "model-weights.pth").tensors
     assert found["a"].tolist() == [0, 1, 2]
 
 

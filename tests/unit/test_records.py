@@ -16,7 +16,8 @@ from openvis_rt.bundle.bundle import FileEntry, GraphFile, Manifest, Preprocess
 from openvis_rt.engines.plan import BuildOptions, Profile, ShapeValues, Sidecar
 from openvis_rt.errors import InputError, RecordError
 from openvis_rt.records import check_fields, json_from_record, record_from_json
-from openvis_rt.systems.graphs import GRAPHS_OF_FAMILY, GraphSpec, TensorSpec
+from openvis_rt.systems import SYSTEMS
+from openvis_rt.systems.graphs import GraphSpec, TensorSpec
 from openvis_rt.systems.instformer import Guidance, InstFormerConfig
 from openvis_rt.systems.system import Score, Tracker
 
@@ -122,8 +123,8 @@ def test_a_record_survives_json(record):
 
 
 def test_every_graph_of_the_contract_survives_json():
-    for graphs in GRAPHS_OF_FAMILY.values():
-        for graph in graphs.values():
+    for system in SYSTEMS.values():
+        for graph in system.graphs.values():
             assert record_from_json(GraphSpec, through_text(graph)) == graph
 
 

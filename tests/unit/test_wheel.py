@@ -90,6 +90,7 @@ def test_every_extra_has_code_behind_it(wheel):
     used = {
         *("export", "cpu", "gpu", "tensorrt", "rtx"),  # each stands in an error or in doctor
         *("jetson", "pycuda"),  # in docs/jetson.md
+        "supervision",  # in the error of to_supervision
         "dev",
     }
     assert set(metadata.get_all("Provides-Extra")) == used
