@@ -77,6 +77,8 @@ class Manifest:
         checkpoint: where the weights came from: ``file`` and ``sha256``, and the same of ``clip``
             where it was given beside; or ``random_weights`` (the seed).
         tools: versions of what made the bundle.
+        gates: for each precision how close each output must be to PyTorch's, by output name, as
+            :data:`openvis_rt.compare.differences.GATES`; what is missing is that table's.
         files: every file of the bundle, by its path inside it; what is not listed is no part of it.
         schema: ``major.minor``; :data:`SCHEMA` in what this version writes.
     """
@@ -93,6 +95,7 @@ class Manifest:
     text_sha256: str
     checkpoint: dict[str, Any]
     tools: dict[str, str]
+    gates: dict[str, dict[str, float]] = field(default_factory=dict)
     files: dict[str, FileEntry] = field(default_factory=dict)
     schema: str = SCHEMA
 

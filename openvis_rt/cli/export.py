@@ -100,6 +100,14 @@ PrecisionOption = Annotated[
         "FP32 in it (docs/fp16.md). Take fp32 alone where weights exceed FP16's range.",
     ),
 ]
+ReferenceOption = Annotated[
+    bool,
+    typer.Option(
+        rich_help_panel=_GRAPHS,
+        help="Record PyTorch's answers in the bundle (1 to 5 MB), so that `openvis verify` needs "
+        "no torch.",
+    ),
+]
 OverwriteOption = Annotated[
     bool, typer.Option("--overwrite", help="Replace the bundle if there is one.")
 ]
@@ -125,6 +133,7 @@ def export(
     precision: PrecisionOption = None,
     overwrite: OverwriteOption = False,
     verify: VerifyOption = True,
+    reference: ReferenceOption = True,
     as_json: JsonOption = False,
 ) -> None:
     """Export a checkpoint to a bundle of ONNX graphs.
@@ -176,6 +185,10 @@ def export(
             verify=verify,
             progress=bar,
         )
+        if reference:
+            from openvis_rt.verify.torch_recording import add_reference
+
+            add_reference(result.bundle, loaded.model, bar)
     if as_json:
         print_json(
             {

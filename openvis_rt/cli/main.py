@@ -18,6 +18,7 @@ from openvis_rt.cli.inspect import inspect
 from openvis_rt.cli.models import models
 from openvis_rt.cli.run import run
 from openvis_rt.cli.ui import CONSOLE, Verb
+from openvis_rt.cli.verify import verify
 from openvis_rt.errors import OpenVISError
 
 __all__ = ["app", "main"]
@@ -29,7 +30,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for verb in (models, assemble, export, build, run, inspect, doctor, demo):
+for verb in (models, assemble, export, build, run, verify, inspect, doctor, demo):
     app.command(cls=Verb)(verb)
 
 

@@ -38,6 +38,9 @@ GATES: dict[str, dict[str, float]] = {  # by precision and output
         "class_scores": 70.0,  # softmax of 100 cos multiplies the rounding by 100
         "embeddings": 60.0,  # 12 blocks amplify rounding: PyTorch's own FP32 is 91 dB from its FP64
         "bits": 1e-3,  # those whose logit is zero but for rounding
+        "masks": 0.99,  # median IoU of masks, the stage fed with the reference's own inputs
+        "video masks": 0.9,
+        "video ids": 0.9,
     },
     # 10 dB and more below the worst of 40 frames (docs/fp16.md), since trained weights have
     # outliers that random ones lack. A defect, or a number beyond FP16, leaves 0 dB or NaN.
@@ -53,6 +56,9 @@ GATES: dict[str, dict[str, float]] = {  # by precision and output
         "class_scores": 40.0,  # 57
         "embeddings": 40.0,  # 56
         "bits": 3e-2,  # the same flips: 6.5e-3 of pool_mask
+        "masks": 0.9,
+        "video masks": 0.7,
+        "video ids": 0.7,
     },
 }
 """Least SQNR of each output in dB; ``bits`` is the largest share of a mask's pixels that differ."""

@@ -77,6 +77,7 @@ class TextEmbedder:
             the cache.
         open_session: opens that graph; called only when a phrase is not in the cache.
         warn: told, once at the most, why the cache is of no use.
+        cached: read and write the cache; without it every phrase is embedded.
     """
 
     def __init__(
@@ -84,7 +85,9 @@ class TextEmbedder:
         bundle: Bundle,
         precision: str,
         open_session: Callable[[], Session],
-        warn: Callable[[str], None],
+        warn: Callable[[str], None] = lambda _: None,
+        *,
+        cached: bool = True,
     ) -> None:
         graph = bundle.graph("text", precision)
         width = graph.spec.outputs[0].shape[-1]
@@ -93,7 +96,7 @@ class TextEmbedder:
         self._prompts = bundle.manifest.prompts
         self._open_session = open_session
         self._tokenizer = ClipTokenizer(bundle.file_path(TOKENIZER))
-        self._cache = TextCache(bundle, graph.precision, width, warn)
+        self._cache = TextCache(bundle, graph.precision, width, warn) if cached else None
         self._known: dict[str, Floats] = {}
 
     def __call__(self, vocabulary: Vocabulary, progress: Progress = lambda *_: None) -> Floats:
@@ -111,7 +114,8 @@ class TextEmbedder:
         """
         phrases = list(dict.fromkeys(vocabulary.phrases))
         tokens = {p: self._tokenizer.batch(prompts_for(p, self._prompts)) for p in phrases}
-        self._known |= self._cache.get(p for p in phrases if p not in self._known)
+        if self._cache is not None:
+            self._known |= self._cache.get(p for p in phrases if p not in self._known)
         missing = [p for p in phrases if p not in self._known]
         if missing:
             self._embed(missing, tokens, progress)
@@ -132,7 +136,8 @@ class TextEmbedder:
         finally:
             session.close()
             # also what is done when Ctrl-C ends minutes of work
-            self._cache.put({p: self._known[p] for p in phrases if p in self._known})
+            if self._cache is not None:
+                self._cache.put({p: self._known[p] for p in phrases if p in self._known})
 
 
 def _unit(x: Floats) -> Floats:

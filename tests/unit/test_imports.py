@@ -30,14 +30,16 @@ ARROWS = {  # a folder, and what it may import besides itself and the ground flo
     "export": {"models", "compare", "bundle", "systems"},
     "engines": {"bundle", "compare", "systems"},
     "runtime": {"bundle", "systems", "engines.library", "engines.plan", "engines.api"},
+    "verify": {"runtime", "engines", "export", "models", "compare", "bundle", "systems"},
     "training": {"checkpoints", "models", "systems"},
     "cli": {
         *("systems", "bundle", "models", "checkpoints", "compare", "export", "engines", "runtime"),
-        "training",
+        *("training", "verify"),
     },
 }
 WITH_TORCH = ("models", "checkpoints", "export", "training", "engines.build", "engines.rewrites")
-"""Who may name torch or onnx; of ``compare`` the files whose names begin with ``torch_``."""
+"""Who may name torch or onnx; of ``compare`` and ``verify`` the files whose names begin with
+``torch_`` or ``onnx_``."""
 TRAINING = {"torch", "torchvision", "open_clip", "timm", "onnx", "onnxscript"}
 HEAVY = TRAINING | {"polygraphy", "pycuda", "tensorrt", "tensorrt_rtx"}
 
@@ -161,7 +163,7 @@ def test_only_the_rooms_of_the_networks_name_torch_or_onnx():
     found = []
     for module, path in modules_of(PACKAGE).items():
         inside = module.removeprefix(f"{ROOT}.")
-        if inside.startswith((*WITH_TORCH, "compare.torch_")):
+        if inside.startswith((*WITH_TORCH, "compare.torch_", "verify.torch_", "verify.onnx_")):
             continue
         libraries = {name.split(".")[0] for name in imports_of(path)}
         found += [f"{module}: {name}" for name in sorted(libraries & TRAINING)]

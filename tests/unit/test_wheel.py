@@ -90,6 +90,7 @@ def test_every_extra_has_code_behind_it(wheel):
     used = {
         *("export", "cpu", "gpu", "tensorrt", "rtx"),  # each stands in an error or in doctor
         *("jetson", "pycuda"),  # in docs/jetson.md
+        "verify",  # in the errors of verify
         "supervision",  # in the error of to_supervision
         "dev",
     }

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from pycocotools import mask as coco
 
-from openvis_rt.errors import DependencyError
+from openvis_rt.errors import DependencyError, InputError
 from openvis_rt.files import output_errors, output_file
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ __all__ = [
     "decode_mask",
     "empty_rle",
     "encode_masks",
+    "read_frame_log",
     "write_categories",
     "write_results",
 ]
@@ -388,6 +389,37 @@ def write_categories(path: Path, names: Sequence[str]) -> None:
 def _open_text(path: Path) -> TextIO:
     # a name from the command line may hold bytes that are no text: \\udc80 is valid JSON, too
     return path.open("w", encoding="utf-8", errors="backslashreplace", newline="\n")
+
+
+def read_frame_log(path: Path) -> list[FrameResult]:
+    """Inverse of :class:`FrameLog`: the results of every frame in a file.
+
+    Raises:
+        InputError: a line is not what :class:`FrameLog` writes; the message says which.
+    """
+    results = []
+    for number, line in enumerate(path.read_text("utf-8").splitlines(), 1):
+        try:
+            entry = json.loads(line)
+            height, width = entry["size"]
+            instances = tuple(_instance_of(found) for found in entry["instances"])
+            results.append(FrameResult(entry["frame"], entry["time"], height, width, instances))
+        except (ValueError, KeyError, TypeError) as exc:
+            raise InputError(f"{path}, line {number} is no frame's result: {exc!r}") from exc
+    return results
+
+
+def _instance_of(entry: dict[str, Any]) -> Instance:
+    x, y, width, height = entry["box"]
+    size, counts = entry["segmentation"]["size"], entry["segmentation"]["counts"]
+    return Instance(
+        int(entry["id"]),
+        int(entry["category_id"]),
+        str(entry["name"]),
+        float(entry["score"]),
+        (x, y, width, height),
+        RLE(size=size, counts=counts),
+    )
 
 
 def _instance_entry(instance: Instance) -> dict[str, Any]:

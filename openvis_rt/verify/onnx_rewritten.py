@@ -1,0 +1,63 @@
+"""The graphs as TensorRT compiles them, in ONNX Runtime: the rewrites are tried without a GPU."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import onnx
+
+from openvis_rt.bundle.bundle import Bundle
+from openvis_rt.engines.rewrites.grid_sample import find_grid_samples, replace_grid_sample
+from openvis_rt.runtime.backends.onnxruntime import OnnxRuntime, OnnxRuntimeSession
+
+__all__ = ["RewrittenGraphs"]
+
+
+class RewrittenGraphs:
+    """A backend: ONNX Runtime on the CPU, with every GridSample as gathers."""
+
+    name, slots, device = "onnxruntime on the graphs as built", 1, "cpu"
+
+    def __init__(self) -> None:
+        self._backend = OnnxRuntime("cpu")
+        self._folder = tempfile.TemporaryDirectory(prefix="openvis-verify-")
+
+    def check(self, bundle: Bundle, precision: str) -> None:
+        """Every graph of every bundle runs here."""
+
+    def open(
+        self,
+        bundle: Bundle,
+        graph: str,
+        precision: str = "fp32",
+        *,
+        slots: int = 1,
+        fetched: Sequence[str] | None = None,
+    ) -> OnnxRuntimeSession:
+        """Open one graph of a bundle, rewritten.
+
+        Raises:
+            EngineError: it has a GridSample that cannot be replaced.
+        """
+        model = onnx.load(str(bundle.graph_path(graph, precision)))
+        path = Path(self._folder.name) / f"{graph}.{precision}.onnx"
+        onnx.save(replace_grid_sample(model), str(path))
+        return OnnxRuntimeSession(str(path), bundle.graph(graph, precision).spec, "cpu")
+
+    def changed(self, bundle: Bundle, precision: str) -> list[str]:
+        """The graphs that are rewritten; the others are the bundle's own."""
+        return [
+            name
+            for name in bundle.graphs
+            if find_grid_samples(onnx.load(str(bundle.graph_path(name, precision))))
+        ]
+
+    def counters(self) -> dict[str, float]:
+        """Nothing."""
+        return {}
+
+    def close(self) -> None:
+        """Remove the rewritten files."""
+        self._folder.cleanup()
