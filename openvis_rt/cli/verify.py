@@ -223,7 +223,7 @@ def _write(output: Path, report: VerifyReport, *, overwrite: bool) -> None:
 def _tell(
     report: VerifyReport, jumps: list[Jump], results: list[PolygraphyResult], *, as_json: bool
 ) -> None:
-    from openvis_rt.verify.report import COLUMNS, rows_from_report, verdict
+    from openvis_rt.verify.report import COLUMNS, rows_from_report, tightest_of, verdict
 
     if as_json:
         from dataclasses import asdict
@@ -234,10 +234,11 @@ def _tell(
         print_json({**report.to_json(), **extra})
         return
     console = Console(highlight=False)
-    table = Table(*COLUMNS)
-    for row in rows_from_report(report):
-        table.add_row(*row.texts(), style=None if row.worst.passed else "red")
-    console.print(table)
+    for contender, rows in rows_from_report(report).items():
+        table = Table(*COLUMNS, title=contender, title_justify="left")
+        for row in tightest_of(rows):
+            table.add_row(*row.texts(), style=None if row.worst.passed else "red")
+        console.print(table)
     if results:
         listed = Table("graph", "polygraphy's runner", "output", "SNR dB", "gate", "")
         for found in results:

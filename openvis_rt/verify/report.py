@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from xml.sax.saxutils import escape
 
-from openvis_rt.verify.checks import Check
+from openvis_rt.verify.checks import Check, Measure
 from openvis_rt.verify.verify import STAGES, VerifyReport
 
 __all__ = [
@@ -16,10 +16,11 @@ __all__ = [
     "markdown_from_report",
     "rows_from_report",
     "svg_from_report",
+    "tightest_of",
     "verdict",
 ]
 
-COLUMNS = ("what was tried", "stage", "output", "points", "measure", "worst", "gate", "")
+COLUMNS = ("stage", "output", "points", "worst", "gate", "")
 
 _WIDTH, _LEFT, _RIGHT, _ROW = 900, 250, 40, 22
 _SCALE = 140.0  # dB at the right end; equality is drawn there
@@ -44,35 +45,40 @@ class Row:
     def texts(self) -> tuple[str, ...]:
         """A text for each of :data:`COLUMNS`."""
         check = self.worst
-        value = "equal" if math.isinf(check.value) and check.value > 0 else f"{check.value:.4g}"
-        word = "ok" if check.passed else "DEPARTS" + (f" at {check.point}" if check.point else "")
-        names = check.contender, check.stage, check.output, str(self.points), check.measure
-        return (*names, value, f"{check.gate:.4g}", word)
+        word = "ok" if check.passed else f"DEPARTS {check.point}".strip()
+        names = check.stage, check.output, str(self.points)
+        return (*names, _words(check.measure, check.value), _words(check.measure, check.gate), word)
 
 
-def rows_from_report(report: VerifyReport) -> list[Row]:
-    """A row for each contender, stage, output and measure, in the order of the stages."""
+def rows_from_report(report: VerifyReport) -> dict[str, list[Row]]:
+    """For each contender a row for each stage, output and measure, in the order of the stages."""
     groups: dict[tuple[str, ...], list[Check]] = {}
     for check in report.checks:
         key = check.contender, check.stage, check.output, check.measure
         groups.setdefault(key, []).append(check)
-    contenders = ["host", *report.contenders]
     rows = [Row(min(checks, key=lambda c: c.margin), len(checks)) for checks in groups.values()]
-    return sorted(
-        rows,
-        key=lambda row: (
-            contenders.index(row.worst.contender),
-            STAGES.index(row.worst.stage),
-        ),
-    )
+    rows.sort(key=lambda row: STAGES.index(row.worst.stage))
+    names = dict.fromkeys(("host", *report.contenders))
+    return {name: [row for row in rows if row.worst.contender == name] for name in names}
+
+
+def tightest_of(rows: Sequence[Row]) -> list[Row]:
+    """Of each stage and measure the row with the least room, and every row that departs."""
+    tightest: dict[tuple[str, str], Row] = {}
+    for row in rows:
+        key = row.worst.stage, row.worst.measure
+        if key not in tightest or row.worst.margin < tightest[key].worst.margin:
+            tightest[key] = row
+    return [row for row in rows if row in tightest.values() or not row.worst.passed]
 
 
 def markdown_from_report(report: VerifyReport) -> str:
     """The table in Markdown, with what was compared with what above it."""
     lines = [f"# {report.model}: {verdict(report)}", "", f"Reference: {report.reference}.", ""]
     lines += [f"- not tried: {name}: {why}" for name, why in report.passed_over.items()]
-    lines += ["", _row(COLUMNS), _row(["---"] * len(COLUMNS))]
-    lines += [_row(row.texts()) for row in rows_from_report(report)]
+    for contender, rows in rows_from_report(report).items():
+        lines += ["", f"## {contender}", "", _row(COLUMNS), _row(["---"] * len(COLUMNS))]
+        lines += [_row(row.texts()) for row in rows]
     return "\n".join(lines) + "\n"
 
 
@@ -82,12 +88,12 @@ def verdict(report: VerifyReport) -> str:
     if first is None:
         return f"all {len(report.checks)} checks are within their gates"
     where = f"{first.stage} {first.point}".strip()
-    value = f"{first.value:.4g}, the gate is {first.gate:.4g}"
+    value = f"{_words(first.measure, first.value)}, gate {_words(first.measure, first.gate)}"
     note = f"; {first.note}" if first.note else ""
     return (
         f"{len(report.failed)} of {len(report.checks)} checks are outside their gates. The first "
         f"stage that departs, fed with the reference's own inputs, is {where}: {first.output} of "
-        f"{first.contender} ({first.measure} {value}{note})"
+        f"{first.contender} ({value}{note})"
     )
 
 
@@ -96,15 +102,15 @@ def svg_from_report(report: VerifyReport) -> str:
 
     One file without scripts, legible on light and dark pages.
     """
-    rows = [row for row in rows_from_report(report) if row.worst.measure == "SQNR dB"]
-    outputs = list(dict.fromkeys((row.worst.stage, row.worst.output) for row in rows))
+    found = (row for rows in rows_from_report(report).values() for row in rows)
+    rows = [row for row in found if row.worst.measure == "SQNR dB"]
+    named = dict.fromkeys((row.worst.stage, row.worst.output) for row in rows)
+    outputs = sorted(named, key=lambda pair: STAGES.index(pair[0]))
     top = 96 + 18 * len(report.contenders)
     height = top + _ROW * len(outputs) + 40
     pieces = [
         _text(24, 34, f"{report.model}: how close each output is to PyTorch's", "title"),
-        _text(
-            24, 54, "signal-to-noise ratio in dB, worst of all points; more is closer", "soft"
-        ),
+        _text(24, 54, "signal-to-noise ratio in dB, worst of all points; more is closer", "soft"),
         *_legend(report.contenders),
         *_axis(top, top + _ROW * len(outputs)),
     ]
@@ -162,6 +168,18 @@ def _at(ratio: float) -> float:
 def _text(x: float, y: float, words: str, kind: str = "", anchor: str = "start") -> str:
     named = f' class="{kind}"' if kind else ""
     return f'<text x="{x}" y="{y}" text-anchor="{anchor}"{named}>{escape(words)}</text>'
+
+
+def _words(measure: Measure, value: float) -> str:
+    """A measure's value, or its gate, in a few letters."""
+    if measure == "values that differ":
+        return f"{value:.0f} differ"
+    if measure == "SQNR dB":
+        return "equal" if value == math.inf else f"{value:.1f} dB"
+    if measure == "median IoU":
+        return f"IoU {value:.3f}"
+    noun = "bits" if measure == "bits that differ" else "ids"
+    return f"{100 * value:.3g} % of {noun}"
 
 
 def _row(cells: Sequence[str]) -> str:

@@ -124,7 +124,7 @@ def verify_bundle(
     tried = _contenders(bundle, backends, precisions)
     kind = "computed here" if reference else "recorded in the bundle"
     reference = reference or read_reference(bundle)
-    names, passed_over = [], dict[str, str]()
+    names, reasons = list[str](), dict[tuple[str, str], list[str]]()
     checks = list(check_host(bundle, reference))
     for done, contender in enumerate(tried):
 
@@ -137,7 +137,7 @@ def verify_bundle(
         except UnavailableError as exc:
             if backends is not None:
                 raise
-            passed_over[f"{contender.backend} ({contender.precision})"] = str(exc)
+            reasons.setdefault((contender.backend, str(exc)), []).append(contender.precision)
             continue
         names.append(f"{backend.name} ({backend.device}, {contender.precision})")
         checks += _compared(names[-1], bundle, backend, contender.precision, reference, video, tell)
@@ -147,7 +147,7 @@ def verify_bundle(
         bundle.manifest.variant,
         f"PyTorch {torch} eager FP32, {kind}",
         tuple(names),
-        passed_over,
+        {f"{name} ({', '.join(of)})": why for (name, why), of in reasons.items()},
         tuple(checks),
     )
 
