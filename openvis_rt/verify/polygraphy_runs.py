@@ -9,6 +9,7 @@ and ``polygraphy surgeon extract`` work on them as they are; docs/verify.md show
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -153,11 +154,7 @@ def _runners(bundle: Bundle, graph: str, precision: str) -> Iterator[Any]:
 
 
 def _has_tensorrt() -> bool:
-    try:
-        import tensorrt  # noqa: F401
-    except ImportError:
-        return False
-    return True
+    return importlib.util.find_spec("tensorrt") is not None
 
 
 def _compared(

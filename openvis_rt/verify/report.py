@@ -147,8 +147,8 @@ def _legend(contenders: Sequence[str]) -> Iterator[str]:
         colour = _COLOURS[number % len(_COLOURS)]
         yield f'<circle cx="30" cy="{y - 4}" r="5" fill="{colour}"/>'
         yield _text(42, y, name)
-    yield f'<line class="gate" x1="{_WIDTH - 160}" x2="{_WIDTH - 160}" y1="67" y2="81"/>'
-    yield _text(_WIDTH - 150, 78, "gate: the least that passes", "soft")
+    yield f'<line class="gate" x1="{_WIDTH - 220}" x2="{_WIDTH - 220}" y1="67" y2="81"/>'
+    yield _text(_WIDTH - 210, 78, "gate: the least that passes", "soft")
 
 
 def _axis(top: float, bottom: float) -> Iterator[str]:
