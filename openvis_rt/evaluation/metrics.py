@@ -1,0 +1,219 @@
+"""Results against annotations: AP and AR as the official evaluations define them.
+
+    evaluate(annotations, results) -> Report
+
+The IoU of two tracks is that of the whole video, ``computeIoU`` of ``ytvoseval.py``:
+
+    IoU = sum_t |d_t and g_t| / sum_t |d_t or g_t|      0 where the denominator is 0
+
+with an empty mask in every frame that does not show the object. Crowds have the same IoU, other
+than in COCO. Only pairs of one video and class are compared, while the results are read, so memory
+holds scores and IoUs but no predicted mask.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from openvis_rt.errors import InputError
+from openvis_rt.evaluation.accumulation import Accumulated, accumulate
+from openvis_rt.evaluation.annotation_files import read_annotations
+from openvis_rt.evaluation.annotations import Annotations, Category, Track, Video
+from openvis_rt.evaluation.masks import intersections
+from openvis_rt.evaluation.matching import Detections, Matches, Truths, match
+from openvis_rt.evaluation.report import Report, report_from
+from openvis_rt.evaluation.results_files import Prediction, predictions_from, read_entries
+from openvis_rt.evaluation.rules import BURST, YTVIS, Rules
+
+__all__ = ["Evaluation", "evaluate", "track_ious"]
+
+OBJECT = Category(1, "object")
+"""The one class of an evaluation without classes."""
+
+Progress = Callable[[str, int, int | None], None]
+
+
+def evaluate(
+    annotations: Annotations | Path,
+    results: Path | Iterable[dict[str, Any]],
+    *,
+    class_agnostic: bool | None = None,
+    splits: Mapping[str, frozenset[int]] | None = None,
+    rules: Rules | None = None,
+    failed: Mapping[str, str] | None = None,
+    progress: Progress = lambda *_: None,
+) -> Report:
+    """Hold results against annotations.
+
+    Args:
+        annotations: an annotation file, or what :func:`read_annotations` gave.
+        results: a results file in the form of YTVIS or BURST, or entries of YTVIS's form.
+        class_agnostic: take all classes for one; None does what the data set's own evaluation does,
+            which is so for UVO only.
+        splits: name of a group -> category ids, to report beside the whole; None for those that the
+            annotations say themselves.
+        rules: None for those of the data set's official evaluation.
+        failed: name -> error of videos without results, for the report.
+        progress: told of the predictions that were read.
+
+    Raises:
+        InputError: the annotations have no track, or the results do not fit them.
+    """
+    if isinstance(annotations, Path):
+        annotations = read_annotations(annotations)
+    run = Evaluation(annotations, class_agnostic=class_agnostic, rules=rules)
+    entries = read_entries(results, annotations) if isinstance(results, Path) else results
+    run.add(predictions_from(entries, annotations, class_agnostic=run.class_agnostic), progress)
+    progress("matching", 0, None)
+    groups = {} if run.class_agnostic else dict(annotations.splits if splits is None else splits)
+    return report_from(
+        run.accumulated(),
+        run.rules,
+        run.categories,
+        groups,
+        class_agnostic=run.class_agnostic,
+        videos=len(annotations.videos),
+        tracks=run.tracks_of_class(),
+        predictions=run.predictions_of_class(),
+        failed=dict(failed or {}),
+    )
+
+
+def track_ious(prediction: Prediction, truths: list[Track]) -> npt.NDArray[np.float64]:
+    """The IoU of a predicted track with each annotated one of its video, float64 [G]."""
+    shared = np.zeros(len(truths), np.int64)
+    for frame in np.flatnonzero(prediction.pixels):
+        rle, area = prediction.segmentations[frame], int(prediction.pixels[frame])
+        seen = [index for index, track in enumerate(truths) if track.pixels[frame]]
+        others = [r for i in seen if (r := truths[i].segmentations[frame]) is not None]
+        if rle is None or not others:
+            continue
+        areas = np.array([truths[index].pixels[frame] for index in seen])
+        shared[seen] += intersections(rle, area, others, areas)
+    union = prediction.pixels.sum() + [track.pixels.sum() for track in truths] - shared
+    return np.where(union > 0, shared / np.maximum(union, 1), 0.0)
+
+
+@dataclass(slots=True)
+class _Cell:
+    """What is predicted of one class in one video."""
+
+    scores: list[float] = field(default_factory=list)
+    areas: list[float] = field(default_factory=list)
+    ious: list[npt.NDArray[np.float64]] = field(default_factory=list)
+    categories: list[int] = field(default_factory=list)
+
+
+class Evaluation:
+    """One evaluation: predictions are added one by one, then counted.
+
+    Args:
+        annotations: what is true.
+        class_agnostic: take all classes for one; None for the data set's own rule.
+        rules: None for those of the data set's official evaluation.
+
+    Attributes:
+        categories: the classes, in the order of :meth:`accumulated`.
+
+    Raises:
+        InputError: the annotations have no track.
+    """
+
+    def __init__(
+        self,
+        annotations: Annotations,
+        *,
+        class_agnostic: bool | None = None,
+        rules: Rules | None = None,
+    ) -> None:
+        if not annotations.tracks:
+            raise InputError(
+                "the annotation file has no annotated track, as the files of test sets: nothing "
+                "can be measured with it. Give one with annotations."
+            )
+        self.class_agnostic = (
+            annotations.class_agnostic if class_agnostic is None else class_agnostic
+        )
+        self.categories = (OBJECT,) if self.class_agnostic else annotations.categories
+        self.rules = rules or (BURST if annotations.format == "burst" else YTVIS)
+        self._merged = annotations.merged
+        videos = annotations.videos
+        if annotations.format != "burst":  # the order decides between equal scores
+            videos = tuple(sorted(videos, key=lambda video: video.id))
+        self._videos = videos
+        self._truths: dict[tuple[int, int], list[Track]] = defaultdict(list)
+        tracks = annotations.tracks
+        if self.class_agnostic:
+            tracks = tuple(sorted(tracks, key=lambda track: track.category_id))
+        for track in tracks:
+            self._truths[track.video_id, self._class_of(track.category_id)].append(track)
+        self._cells: dict[tuple[int, int], _Cell] = defaultdict(_Cell)
+
+    def add(self, predictions: Iterable[Prediction], progress: Progress = lambda *_: None) -> None:
+        """Compare predictions with the annotated tracks of their video and class."""
+        for number, prediction in enumerate(predictions, 1):
+            key = prediction.video_id, self._class_of(prediction.category_id)
+            cell, truths = self._cells[key], self._truths.get(key, [])
+            cell.scores.append(prediction.score)
+            cell.areas.append(prediction.area)
+            cell.ious.append(track_ious(prediction, truths))
+            cell.categories.append(prediction.category_id)
+            if number % 100 == 0:
+                progress("comparing predictions", number, None)
+
+    def accumulated(self) -> Accumulated:
+        """Precision and recall of every class, area range and threshold."""
+        return accumulate([self._matches(category) for category in self.categories], self.rules)
+
+    def tracks_of_class(self) -> list[int]:
+        """Annotated tracks of each class that count."""
+        counts: dict[int, int] = defaultdict(int)
+        for (_, category), tracks in self._truths.items():
+            counts[category] += sum(not track.crowd for track in tracks)
+        return [counts[category.id] for category in self.categories]
+
+    def predictions_of_class(self) -> list[int]:
+        """Predictions of each class."""
+        counts: dict[int, int] = defaultdict(int)
+        for (_, category), cell in self._cells.items():
+            counts[category] += len(cell.scores)
+        return [counts[category.id] for category in self.categories]
+
+    def _class_of(self, category: int) -> int:
+        return OBJECT.id if self.class_agnostic else self._merged.get(category, category)
+
+    def _matches(self, category: Category) -> Iterator[Matches]:
+        for video in self._videos:
+            key = video.id, category.id
+            truths, cell = self._truths.get(key), self._cells.get(key)
+            if truths is None and (cell is None or not self._is_judged(video, category.id)):
+                continue
+            yield self._match(video, category.id, truths or [], cell or _Cell())
+
+    def _is_judged(self, video: Video, category: int) -> bool:
+        """Whether predictions of a class that the video does not show count as wrong."""
+        return self.class_agnostic or video.negative is None or category in video.negative
+
+    def _match(self, video: Video, category: int, truths: list[Track], cell: _Cell) -> Matches:
+        # without classes the official code takes them class by class, which decides between ties
+        order = np.argsort(cell.categories, kind="stable") if cell.categories else np.arange(0)
+        return match(
+            Detections(
+                np.array(cell.scores, np.float64)[order],
+                np.array(cell.areas, np.float64)[order],
+                np.array(cell.ious, np.float64).reshape(len(order), len(truths))[order],
+                exhaustive=self.class_agnostic or category not in video.not_exhaustive,
+            ),
+            Truths(
+                np.array([track.area for track in truths]),
+                np.array([track.crowd for track in truths], np.bool_),
+            ),
+            self.rules,
+        )
