@@ -105,39 +105,64 @@ def areas_of(rles: Sequence[RLE | None], height: int, width: int) -> npt.NDArray
     if not texts:
         return areas
     ends = np.cumsum([len(text) for text in texts])
-    letters = np.frombuffer("".join(texts).encode("utf-8", "replace"), np.uint8).astype(np.int64)
-    letters -= 48
+    letters = np.frombuffer("".join(texts).encode("utf-8", "replace"), np.uint8) - np.uint8(48)
     last = (letters & 32) == 0
-    if (
-        not all(texts)
-        or len(letters) != ends[-1]
-        or letters.min() < 0
-        or letters.max() > 63
-        or not last[ends - 1].all()
-    ):
+    if not all(texts) or len(letters) != ends[-1] or letters.max() > 63 or not last[ends - 1].all():
         raise _not_run_lengths(height, width)
     number_ends = np.flatnonzero(last)
     first = np.concatenate(([0], number_ends[:-1] + 1))
-    lengths = number_ends - first + 1
-    if lengths.max() > _MOST_LETTERS:
-        raise _not_run_lengths(height, width)
-    place = np.arange(len(letters)) - np.repeat(first, lengths)
-    numbers = np.add.reduceat((letters & 31) << 5 * place, first)
-    negative = (letters[number_ends] & 16) != 0
-    numbers[negative] -= np.int64(32) << 5 * place[number_ends][negative]
+    numbers = _numbers(letters, first, number_ends)
     starts = np.searchsorted(first, np.concatenate(([0], ends[:-1])))  # each text's first number
-    of_text = np.diff(np.append(starts, len(numbers)))
-    position = np.arange(len(numbers)) - np.repeat(starts, of_text)
-    runs = numbers.copy()
-    for chain in (position % 2 == 1, (position % 2 == 0) & (position > 0)):
-        sums = np.cumsum(np.where(chain, numbers, 0))
-        before = np.concatenate(([0], sums))[starts]
-        runs[chain] = (sums - np.repeat(before, of_text))[chain]
+    lengths = np.diff(np.append(starts, len(numbers)))
+    runs, is_ones = _runs(numbers, starts, lengths)
     totals = np.add.reduceat(runs, starts)
     if runs.min() < 0 or (totals != height * width).any():
         raise _not_run_lengths(height, width)
-    areas[frames] = np.add.reduceat(np.where(position % 2 == 1, runs, 0), starts)
+    runs[~is_ones] = 0
+    areas[frames] = np.add.reduceat(runs, starts)
     return areas
+
+
+def _numbers(
+    letters: npt.NDArray[np.uint8], first: npt.NDArray[np.int64], last: npt.NDArray[np.int64]
+) -> npt.NDArray[np.int64]:
+    """Numbers (int64 [n]) from letters less 48, given each number's first and last letter."""
+    numbers = (letters[first] & 31).astype(np.int64)
+    longer = np.flatnonzero(last > first)
+    for place in range(1, _MOST_LETTERS):
+        if not longer.size:
+            break
+        digits = (letters[first[longer] + place] & 31).astype(np.int64)
+        numbers[longer] |= digits << 5 * place
+        longer = longer[last[longer] > first[longer] + place]
+    if longer.size:
+        numbers[longer] = -1  # no frame has so many pixels; refused as a negative run
+    negative = np.flatnonzero(letters[last] & 16)
+    numbers[negative] -= np.int64(32) << 5 * (last - first)[negative]
+    return numbers
+
+
+def _runs(
+    numbers: npt.NDArray[np.int64], starts: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+    """Run lengths from numbers that are differences, text by text, and which are runs of ones.
+
+    Within a text the first number stands alone; the odd ones are running sums of the odd ones, and
+    the even ones from the third on of the even ones.
+    """
+    position = np.arange(len(numbers)) - np.repeat(starts, lengths)
+    is_ones = (position & 1).astype(np.bool_)
+    alone = numbers[starts]
+    odd = np.where(is_ones, numbers, 0)
+    even = numbers - odd
+    even[starts] = 0
+    runs = np.empty_like(numbers)
+    for chain, chosen in ((odd, is_ones), (even, ~is_ones)):
+        sums = np.cumsum(chain)
+        before = sums[starts] - chain[starts]
+        np.copyto(runs, sums - np.repeat(before, lengths), where=chosen)
+    runs[starts] = alone
+    return runs, is_ones
 
 
 def _not_run_lengths(height: int, width: int) -> InputError:
