@@ -122,9 +122,7 @@ def coco_one_frame(data: Generated) -> COCOeval:
     return evaluation
 
 
-def trackeval_figures(
-    data: Generated, folder: Path, rules: Rules
-) -> dict[str, np.ndarray]:
+def trackeval_figures(data: Generated, folder: Path, rules: Rules) -> dict[str, np.ndarray]:
     """TrackMAP's AP and AR of each area range, float64 [T], by trackeval's own YouTubeVIS."""
     import trackeval
 

@@ -30,10 +30,11 @@ ARROWS = {  # a folder, and what it may import besides itself and the ground flo
     "export": {"models", "compare", "bundle", "systems"},
     "engines": {"bundle", "compare", "systems"},
     "runtime": {"bundle", "systems", "engines.library", "engines.plan", "engines.api"},
+    "evaluation": {"runtime", "bundle"},
     "training": {"checkpoints", "models", "systems"},
     "cli": {
         *("systems", "bundle", "models", "checkpoints", "compare", "export", "engines", "runtime"),
-        "training",
+        *("evaluation", "training"),
     },
 }
 WITH_TORCH = ("models", "checkpoints", "export", "training", "engines.build", "engines.rewrites")
@@ -264,6 +265,8 @@ print(json.dumps(sorted(sys.modules)))
         ("openvis_rt.runtime.run", {"onnxruntime"}),
         ("openvis_rt.cli.main", {"onnxruntime", "scipy", "av"}),  # --help is quick
         ("openvis_rt.engines.build.engines", {"onnxruntime"}),
+        ("openvis_rt.evaluation.metrics", {"onnxruntime", "matplotlib", "av", "trackeval"}),
+        ("openvis_rt.evaluation.pictures", {"onnxruntime", "matplotlib"}),
     ],
 )
 def test_importing_loads_no_heavy_library(module, also_absent):
