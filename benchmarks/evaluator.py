@@ -124,7 +124,7 @@ def ellipse(
     axes = rng.uniform(0.05, 0.3, 2) * height
     distance = np.hypot((rows - center[0]) / axes[0], (columns - center[1]) / axes[1])
     mask = (distance + rng.normal(0, 0.004, distance.shape) < 1).astype(np.uint8)
-    moved = np.roll(mask, tuple(rng.integers(-9, 10, 2)), axis=(0, 1))
+    moved = np.roll(mask, tuple(rng.integers(-40, 41, 2)), axis=(0, 1))
     truth, found = encode_masks(np.stack([mask, moved]))
     return dict(truth), dict(found), int(mask.sum())
 

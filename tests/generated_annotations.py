@@ -167,3 +167,71 @@ def write(folder: Path, data: Generated) -> tuple[Path, Path]:
     for path, value in zip(paths, (data.annotations, data.results), strict=True):
         path.write_text(json.dumps(value))
     return paths
+
+
+TAO_IDS = (4, 13, 347, 504, 207, 554, 5, 20)
+"""Categories of BURST: two common ones, cup and its merged glass, hat and cap, one, a distractor."""
+
+
+def burst_from(data: Generated, seed: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A data set of eight categories in BURST's form: annotations, results.
+
+    Frames of a predicted track have scores of their own, and not every class is annotated in every
+    video.
+    """
+    rng = np.random.default_rng(seed)
+    ids = {number: TAO_IDS[number - 1] for number in range(1, 9)}
+    truth = {"split": "val", "sequences": [], "categories": _TAO_CATEGORIES}
+    results = {"split": "val", "sequences": []}
+    for video in data.annotations["videos"]:
+        common = {
+            "id": video["id"],
+            "dataset": "GEN",
+            "seq_name": f"video_{video['id']}",
+            "height": video["height"],
+            "width": video["width"],
+            "annotated_image_paths": [f"frame{10 * i:04}.jpg" for i in range(video["length"])],
+        }
+        others = [e for e in data.annotations["annotations"] if e["video_id"] == video["id"]]
+        shown = {ids[e["category_id"]] for e in others}
+        absent = [i for i in TAO_IDS if i not in shown]
+        truth["sequences"].append(
+            {
+                **common,
+                **_burst_frames(others, video["length"], ids, None),
+                "neg_category_ids": [i for i in absent if rng.random() < 0.5],
+                "not_exhaustive_category_ids": [i for i in TAO_IDS if rng.random() < 0.2],
+            }
+        )
+        found = [e for e in data.results if e["video_id"] == video["id"]]
+        results["sequences"].append({**common, **_burst_frames(found, video["length"], ids, rng)})
+    return truth, results
+
+
+def _burst_frames(
+    entries: list[dict[str, Any]],
+    length: int,
+    ids: dict[int, int],
+    rng: np.random.Generator | None,
+) -> dict[str, Any]:
+    frames: list[dict[str, Any]] = [{} for _ in range(length)]
+    for number, entry in enumerate(entries, 1):
+        for frame, segmentation in zip(frames, entry["segmentations"], strict=True):
+            if segmentation is None:
+                continue
+            counts = rle_of(segmentation)["counts"]
+            rle = counts if isinstance(counts, str) else counts.decode()
+            frame[str(number)] = {"rle": rle}
+            if rng is not None:
+                frame[str(number)]["score"] = round(float(rng.random()), 1)
+    classes = {str(n): ids[e["category_id"]] for n, e in enumerate(entries, 1)}
+    return {"segmentations": frames, "track_category_ids": classes}
+
+
+_TAO_CATEGORIES = [
+    {"id": number, "name": name}
+    for number, name in (
+        *((4, "airplane"), (5, "alarm_clock"), (13, "apple"), (20, "ashtray"), (207, "cap")),
+        *((347, "cup"), (504, "glass"), (554, "hat")),
+    )
+]

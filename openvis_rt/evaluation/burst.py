@@ -16,6 +16,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from openvis_rt.errors import InputError
 from openvis_rt.evaluation.annotations import Annotations, Category, Track, Video
 from openvis_rt.evaluation.fields import categories_from, mean_area, whole_number
@@ -92,8 +94,9 @@ def _tracks(sequence: dict[str, Any], video: Video) -> Iterator[Track]:
         raise InputError(
             f"it has segmentations of {len(frames)} frames and lists {len(video.frames)}"
         )
-    for number, category in sequence.get("track_category_ids", {}).items():
-        if int(category) in BURST_DISTRACTORS or not any(number in frame for frame in frames):
+    for number in dict.fromkeys(number for frame in frames for number in frame):
+        category = sequence["track_category_ids"][number]
+        if int(category) in BURST_DISTRACTORS:
             continue
         masks = tuple(_mask(frame.get(number), video) for frame in frames)
         pixels = areas_of(masks, video.height, video.width)
@@ -143,29 +146,28 @@ def entries_from_burst(data: dict[str, Any], annotations: Annotations) -> Iterat
 
 def _entries(sequence: dict[str, Any], video: Video) -> Iterator[dict[str, Any]]:
     place = {frame: index for index, frame in enumerate(video.frames)}
-    masks: dict[tuple[str, int], list[Any]] = {}
-    scores: dict[tuple[str, int], list[float]] = defaultdict(list)
+    masks: dict[str, list[Any]] = {}  # of each track, in the order of their first frames
+    categories: dict[str, int] = {}
+    scores: dict[str, list[float]] = defaultdict(list)
     paths = sequence["annotated_image_paths"]
     for path, frame in zip(paths, sequence["segmentations"], strict=True):
         index = place.get(f"{video.name}/{path}")
         if index is None:
             continue
-        best = sorted(frame.items(), key=lambda item: -float(item[1].get("score", 1.0)))
-        for number, found in best[:_FRAME_LIMIT]:
-            category = found.get("category_id")
-            if category is None:
-                category = sequence["track_category_ids"][number]
-            key = number, int(category)
-            if key not in masks:
-                masks[key] = [None] * len(video.frames)
-            masks[key][index] = _mask(found, video)
-            scores[key].append(float(found.get("score", 1.0)))
-    for (number, category), segmentations in masks.items():
-        mean = scores[number, category]
+        found = list(frame.items())
+        if len(found) > _FRAME_LIMIT:
+            found.sort(key=lambda item: -float(item[1].get("score", 1.0)))
+        for number, entry in found[:_FRAME_LIMIT]:
+            if number not in masks:
+                category = entry.get("category_id", sequence["track_category_ids"].get(number))
+                masks[number], categories[number] = [None] * len(video.frames), int(category)
+            masks[number][index] = _mask(entry, video)
+            scores[number].append(float(entry.get("score", 1.0)))
+    for number, segmentations in masks.items():
         yield {
             "video_id": video.id,
-            "category_id": category,
-            "score": sum(mean) / len(mean),
+            "category_id": categories[number],
+            "score": float(np.mean(scores[number])),
             "segmentations": segmentations,
         }
 

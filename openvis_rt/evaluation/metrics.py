@@ -202,8 +202,9 @@ class Evaluation:
         return self.class_agnostic or video.negative is None or category in video.negative
 
     def _match(self, video: Video, category: int, truths: list[Track], cell: _Cell) -> Matches:
-        # without classes the official code takes them class by class, which decides between ties
-        order = np.argsort(cell.categories, kind="stable") if cell.categories else np.arange(0)
+        order = np.arange(len(cell.scores))
+        if self.class_agnostic:  # the official code goes class by class: it decides between ties
+            order = np.argsort(np.array(cell.categories, np.int64), kind="stable")
         return match(
             Detections(
                 np.array(cell.scores, np.float64)[order],

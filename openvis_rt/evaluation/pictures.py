@@ -66,14 +66,15 @@ def _save(figure: Figure, path: Path) -> None:
 
 
 def _curves(report: Report) -> Figure:
-    """Precision over recall at every IoU threshold, from light (0.50) to dark (0.95)."""
-    figure, axes = _figure(6.4, 4.8)
-    curves = list(report.curves.items())
-    for index, (threshold, precision) in enumerate(curves):
-        shade = 0.75 - 0.7 * index / max(1, len(curves) - 1)
-        axes.plot(RECALLS, precision, color=(shade * 0.6, shade, shade), lw=1.6, label=threshold)
-    if curves:
-        axes.legend(title="IoU", fontsize=8, title_fontsize=8, frameon=False, loc="upper right")
+    """Precision over recall at every IoU threshold, from yellow (0.50) to violet (0.95)."""
+    figure, axes = _figure(7.2, 4.8)
+    from matplotlib import colormaps
+
+    shades = colormaps["viridis_r"](np.linspace(0.08, 1.0, max(1, len(report.curves))))
+    for (threshold, precision), shade in zip(report.curves.items(), shades, strict=False):
+        axes.plot(RECALLS, precision, color=shade, lw=1.6, label=threshold)
+    if report.curves:
+        axes.legend(title="IoU", frameon=False, loc="center left", bbox_to_anchor=(1.01, 0.5))
     axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="recall", ylabel="precision, mean over classes")
     axes.grid(color="#dddddd", lw=0.6)
     figures = (f"{name} {percent(report.overall[name])}" for name in ("AP", "AP50", "AP75"))
@@ -87,22 +88,26 @@ def _bars(report: Report) -> Figure:
         ((c.ap, f"{c.name} ({c.tracks})") for c in report.classes if c.ap is not None),
         key=lambda pair: -pair[0],
     )
-    shown, note = found, ""
+    shown, note, gap = found, "", 0
     if len(found) > _MOST_BARS:
         half = _MOST_BARS // 2
-        shown = found[:half] + found[-half:]
+        shown, gap = found[:half] + found[-half:], half
         note = f", the best and the worst {half} of {len(found)} classes"
     figure, axes = _figure(7.2, 1.4 + 0.22 * len(shown))
     values = np.array([100 * value for value, _ in shown])
-    rows = np.arange(len(shown))
+    rows = np.arange(len(shown), dtype=np.float64)
+    if gap:
+        rows[gap:] += 1
+        axes.text(1, gap, "...", va="center")
     axes.barh(rows, values, color=_GREEN, height=0.72)
-    for row, value in enumerate(values.tolist()):
-        axes.text(value + 0.8, row, f"{value:.1f}", va="center", fontsize=7)
     mean = report.overall["AP"]
     if mean is not None:
-        axes.axvline(100 * mean, color=_RED, lw=1, ls="--")
+        axes.axvline(100 * mean, color=_RED, lw=1, ls="--", zorder=2)
+    behind = {"facecolor": "white", "edgecolor": "none", "pad": 0.8}
+    for row, value in zip(rows.tolist(), values.tolist(), strict=True):
+        axes.text(value + 0.8, row, f"{value:.1f}", va="center", fontsize=7, bbox=behind, zorder=3)
     axes.set_yticks(rows, [name[:40] for _, name in shown], fontsize=8)
-    axes.set_ylim(len(shown) - 0.4, -0.6)
+    axes.set_ylim(rows[-1] + 0.6, -0.6)
     axes.set(xlim=(0, 108), xlabel="AP in percent; dashed: the mean over classes")
     axes.set_title(f"classes and their annotated tracks{note}", fontsize=10, loc="left")
     axes.grid(axis="x", color="#dddddd", lw=0.6)
