@@ -6,6 +6,7 @@ have one decimal, so that many are equal; tracks and frames are missing on both 
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -161,8 +162,6 @@ def rle_of(segmentation: dict[str, Any] | None) -> dict[str, Any] | None:
 
 def write(folder: Path, data: Generated) -> tuple[Path, Path]:
     """Both as files: annotations, results."""
-    import json
-
     paths = folder / "annotations.json", folder / "results.json"
     for path, value in zip(paths, (data.annotations, data.results), strict=True):
         path.write_text(json.dumps(value))
@@ -170,7 +169,7 @@ def write(folder: Path, data: Generated) -> tuple[Path, Path]:
 
 
 TAO_IDS = (4, 13, 347, 504, 207, 554, 5, 20)
-"""Categories of BURST: two common ones, cup and its merged glass, hat and cap, one, a distractor."""
+"""Categories of BURST: two common, cup and its glass, cap and its hat, one, a distractor."""
 
 
 def burst_from(data: Generated, seed: int) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -152,6 +152,8 @@ def evaluate(
     from openvis_rt.evaluation.splits import read_split
 
     _check_usage(bundle, videos, results, output)
+    if overwrite and results and output and results.resolve().is_relative_to(output.resolve()):
+        raise InputError(f"{results} lies in {output}, which --overwrite would remove")
     _check_pictures(pictures)
     with progress_bar() as bar:
         bar("reading the annotations", 0, None)
@@ -308,8 +310,12 @@ def _tell(
         CONSOLE.print(
             f"{predictions.done} videos{earlier}; {predictions.frames_per_second:.2f} frames/s"
         )
-        for name, error in predictions.failed.items():
-            CONSOLE.print(f"[bold red]failed:[/] {escape(name)}: {escape(error)}")
+        if predictions.failed:
+            names = ", ".join(predictions.failed)
+            CONSOLE.print(
+                f"[bold red]{len(predictions.failed)} videos failed[/] and count as having no "
+                f"predictions: {escape(names)}. --resume runs them again."
+            )
     if report is None:
         CONSOLE.print(
             "the annotation file has no annotated tracks, as the files of test sets: nothing was "

@@ -23,7 +23,7 @@ from openvis_rt.errors import InputError
 if TYPE_CHECKING:
     from openvis_rt.runtime.video.results import RLE
 
-__all__ = ["areas_of", "intersections", "rle_from_json"]
+__all__ = ["areas_of", "rle_from_json", "shared_pixels"]
 
 _MOST_LETTERS = 7  # of one number: 32 bits of a run in groups of five
 _POLYGON_NUMBERS = 6  # of the smallest polygon: three corners
@@ -172,26 +172,13 @@ def _not_run_lengths(height: int, width: int) -> InputError:
     )
 
 
-def intersections(
-    rle: RLE,
-    area: int,
-    others: Sequence[RLE],
-    other_areas: npt.NDArray[np.int64],
+def shared_pixels(
+    iou: npt.NDArray[np.float64], areas: npt.NDArray[np.int64]
 ) -> npt.NDArray[np.int64]:
-    """Pixels that a mask shares with each of others in the same frame, int64 [n].
+    """Pixels that two masks share, from their IoU and the sum of their areas, int64 [n].
 
-    ``pycocotools`` gives r = i / u for all of them in one call, with u = a + b - i, so
-    i = r (a + b) / (1 + r). That is a whole number, and the rounding of r moves it by far less than
-    a half, since a + b is below 2^33.
-
-    Args:
-        rle: a mask with at least one pixel.
-        area: its pixels.
-        others: the other masks.
-        other_areas: their pixels, int64 [n].
+    ``pycocotools`` gives r = i / u for many pairs in one call, and u = s - i for the areas' sum s,
+    so i = r s / (1 + r). That is a whole number, and the rounding of r moves it by far less than a
+    half, since s is below 2^33.
     """
-    ratio = coco.iou([rle], others, [0] * len(others))[0]
-    shared: npt.NDArray[np.int64] = np.rint(ratio * (area + other_areas) / (1 + ratio)).astype(
-        np.int64
-    )
-    return shared
+    return np.rint(iou * areas / (1 + iou)).astype(np.int64)

@@ -14,25 +14,29 @@ holds scores and IoUs but no predicted mask.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+from pycocotools import mask as coco
 
 from openvis_rt.errors import InputError
 from openvis_rt.evaluation.accumulation import Accumulated, accumulate
 from openvis_rt.evaluation.annotation_files import read_annotations
 from openvis_rt.evaluation.annotations import Annotations, Category, Track, Video
-from openvis_rt.evaluation.masks import intersections
+from openvis_rt.evaluation.masks import shared_pixels
 from openvis_rt.evaluation.matching import Detections, Matches, Truths, match
 from openvis_rt.evaluation.report import Report, report_from
 from openvis_rt.evaluation.results_files import Prediction, predictions_from, read_entries
 from openvis_rt.evaluation.rules import BURST, YTVIS, Rules
 
-__all__ = ["Evaluation", "evaluate", "track_ious"]
+if TYPE_CHECKING:
+    from openvis_rt.runtime.video.results import RLE
+
+__all__ = ["Evaluation", "TruthGroup", "evaluate"]
 
 OBJECT = Category(1, "object")
 """The one class of an evaluation without classes."""
@@ -86,19 +90,42 @@ def evaluate(
     )
 
 
-def track_ious(prediction: Prediction, truths: list[Track]) -> npt.NDArray[np.float64]:
-    """The IoU of a predicted track with each annotated one of its video, float64 [G]."""
-    shared = np.zeros(len(truths), np.int64)
-    for frame in np.flatnonzero(prediction.pixels):
-        rle, area = prediction.segmentations[frame], int(prediction.pixels[frame])
-        seen = [index for index, track in enumerate(truths) if track.pixels[frame]]
-        others = [r for i in seen if (r := truths[i].segmentations[frame]) is not None]
-        if rle is None or not others:
-            continue
-        areas = np.array([truths[index].pixels[frame] for index in seen])
-        shared[seen] += intersections(rle, area, others, areas)
-    union = prediction.pixels.sum() + [track.pixels.sum() for track in truths] - shared
-    return np.where(union > 0, shared / np.maximum(union, 1), 0.0)
+class TruthGroup:
+    """The annotated tracks of one video and class, sorted by the frames that show them.
+
+    Attributes:
+        tracks: in the order of the file.
+    """
+
+    def __init__(self, tracks: Sequence[Track] = ()) -> None:
+        self.tracks = tuple(tracks)
+        self._pixels = np.array([track.pixels.sum() for track in tracks], np.int64)
+        self._frames: dict[int, tuple[list[int], list[RLE], list[int]]] = {}
+        for index, track in enumerate(tracks):
+            for frame in np.flatnonzero(track.pixels).tolist():
+                rle = track.segmentations[frame]
+                assert rle is not None  # it has pixels
+                seen, others, pixels = self._frames.setdefault(frame, ([], [], []))
+                seen.append(index)
+                others.append(rle)
+                pixels.append(int(track.pixels[frame]))
+
+    def ious(self, prediction: Prediction) -> npt.NDArray[np.float64]:
+        """The IoU of a predicted track with each of these, float64 [G]."""
+        shared = np.zeros(len(self.tracks), np.int64)
+        places: list[int] = []
+        ratios, areas = [], []
+        for frame in np.flatnonzero(prediction.pixels).tolist() if self._frames else ():
+            if frame in self._frames:
+                seen, others, pixels = self._frames[frame]
+                found = [prediction.segmentations[frame]]
+                ratios.append(coco.iou(found, others, [0] * len(others))[0])
+                places += seen
+                areas += [pixel + int(prediction.pixels[frame]) for pixel in pixels]
+        if places:
+            np.add.at(shared, places, shared_pixels(np.concatenate(ratios), np.array(areas)))
+        union = prediction.pixels.sum() + self._pixels - shared
+        return np.where(union > 0, shared / np.maximum(union, 1), 0.0)
 
 
 @dataclass(slots=True)
@@ -109,6 +136,9 @@ class _Cell:
     areas: list[float] = field(default_factory=list)
     ious: list[npt.NDArray[np.float64]] = field(default_factory=list)
     categories: list[int] = field(default_factory=list)
+
+
+_NOTHING = TruthGroup()
 
 
 class Evaluation:
@@ -148,22 +178,23 @@ class Evaluation:
         if annotations.format != "burst":  # the order decides between equal scores
             videos = tuple(sorted(videos, key=lambda video: video.id))
         self._videos = videos
-        self._truths: dict[tuple[int, int], list[Track]] = defaultdict(list)
+        truths: dict[tuple[int, int], list[Track]] = defaultdict(list)
         tracks = annotations.tracks
         if self.class_agnostic:
             tracks = tuple(sorted(tracks, key=lambda track: track.category_id))
         for track in tracks:
-            self._truths[track.video_id, self._class_of(track.category_id)].append(track)
+            truths[track.video_id, self._class_of(track.category_id)].append(track)
+        self._truths = {key: TruthGroup(of_key) for key, of_key in truths.items()}
         self._cells: dict[tuple[int, int], _Cell] = defaultdict(_Cell)
 
     def add(self, predictions: Iterable[Prediction], progress: Progress = lambda *_: None) -> None:
         """Compare predictions with the annotated tracks of their video and class."""
         for number, prediction in enumerate(predictions, 1):
             key = prediction.video_id, self._class_of(prediction.category_id)
-            cell, truths = self._cells[key], self._truths.get(key, [])
+            cell, truths = self._cells[key], self._truths.get(key, _NOTHING)
             cell.scores.append(prediction.score)
             cell.areas.append(prediction.area)
-            cell.ious.append(track_ious(prediction, truths))
+            cell.ious.append(truths.ious(prediction))
             cell.categories.append(prediction.category_id)
             if number % 100 == 0:
                 progress("comparing predictions", number, None)
@@ -175,8 +206,8 @@ class Evaluation:
     def tracks_of_class(self) -> list[int]:
         """Annotated tracks of each class that count."""
         counts: dict[int, int] = defaultdict(int)
-        for (_, category), tracks in self._truths.items():
-            counts[category] += sum(not track.crowd for track in tracks)
+        for (_, category), group in self._truths.items():
+            counts[category] += sum(not track.crowd for track in group.tracks)
         return [counts[category.id] for category in self.categories]
 
     def predictions_of_class(self) -> list[int]:
@@ -195,13 +226,15 @@ class Evaluation:
             truths, cell = self._truths.get(key), self._cells.get(key)
             if truths is None and (cell is None or not self._is_judged(video, category.id)):
                 continue
-            yield self._match(video, category.id, truths or [], cell or _Cell())
+            yield self._match(video, category.id, (truths or _NOTHING).tracks, cell or _Cell())
 
     def _is_judged(self, video: Video, category: int) -> bool:
         """Whether predictions of a class that the video does not show count as wrong."""
         return self.class_agnostic or video.negative is None or category in video.negative
 
-    def _match(self, video: Video, category: int, truths: list[Track], cell: _Cell) -> Matches:
+    def _match(
+        self, video: Video, category: int, truths: tuple[Track, ...], cell: _Cell
+    ) -> Matches:
         order = np.arange(len(cell.scores))
         if self.class_agnostic:  # the official code goes class by class: it decides between ties
             order = np.argsort(np.array(cell.categories, np.int64), kind="stable")

@@ -21,7 +21,7 @@ import numpy.typing as npt
 from openvis_rt.errors import InputError
 from openvis_rt.evaluation.annotations import Annotations, Video
 from openvis_rt.evaluation.burst import entries_from_burst, write_burst_results
-from openvis_rt.evaluation.fields import mean_area
+from openvis_rt.evaluation.fields import mean_area, whole_number
 from openvis_rt.evaluation.masks import areas_of, rle_from_json
 from openvis_rt.runtime.video.results import write_results
 
@@ -93,7 +93,8 @@ def _prediction(
         raise InputError(
             f"it has no 'segmentations'.{boxes} Give results with a mask for every frame."
         )
-    number, category, score = entry["video_id"], entry["category_id"], entry["score"]
+    number, category = whole_number(entry, "video_id"), whole_number(entry, "category_id")
+    score = entry["score"]
     if number in left_out:
         return None
     if number not in videos:
