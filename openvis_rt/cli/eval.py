@@ -55,7 +55,7 @@ VideosOption = Annotated[
     typer.Option(
         metavar="FOLDER",
         rich_help_panel=_DATA,
-        help="Holds the videos under the names that the annotations have.",
+        help="Holds the videos that the annotations name.",
     ),
 ]
 ResultsOption = Annotated[
@@ -105,7 +105,7 @@ PicturesOption = Annotated[
     bool | None,
     typer.Option(
         "--pictures/--no-pictures",
-        help="Draw curves and bars; default: where matplotlib is installed.",
+        help="Draw curves and bars; default: if it can.",
     ),
 ]
 ResumeOption = Annotated[
