@@ -88,7 +88,7 @@ def test_every_extra_has_code_behind_it(wheel):
     [info] = [p for p in wheel.iterdir() if p.name.endswith(".dist-info")]
     metadata = message_from_bytes((info / "METADATA").read_bytes())
     used = {
-        *("export", "cpu", "gpu", "tensorrt", "rtx"),  # each stands in an error or in doctor
+        *("export", "cpu", "gpu", "tensorrt", "rtx", "eval", "supervision"),  # in an error or doctor
         *("jetson", "pycuda"),  # in docs/jetson.md
         "dev",
     }
