@@ -178,8 +178,19 @@ def predict_videos(
             stack.callback(os.close, lock_directory(output / _VIDEOS))
         except OSError as exc:
             raise OutputError(f"another process writes into {output}; wait for it") from exc
+        _clear(output)
         run = _Run(pipeline, annotations, videos, output / _VIDEOS, classes, made_with)
         return run.all(output / RESULTS, progress, warn)
+
+
+def _clear(output: Path) -> None:
+    """Remove what killed processes left half-written, and what will be made anew at the end."""
+    with output_errors(output):
+        for folder in (output, output / _VIDEOS):
+            for litter in folder.glob(".partial-*"):
+                litter.unlink()
+        for name in _OURS - {_VIDEOS}:
+            (output / name).unlink(missing_ok=True)
 
 
 @dataclass

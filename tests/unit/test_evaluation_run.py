@@ -211,6 +211,33 @@ def test_a_folder_of_others_is_left_alone(tmp_path):
     assert (out / "thesis.txt").read_text() == "mine"
 
 
+def test_an_interrupted_run_leaves_whole_videos_only(data_set, tiny_bundle, tmp_path):
+    annotations, out = read_annotations(data_set[0]), tmp_path / "out"
+    words, classes = vocabulary_for(annotations)
+
+    (out / "videos").mkdir(parents=True)
+    for name in ("metrics.json", "videos/.partial-abc.json"):  # of an earlier run, and of a killed
+        (out / name).write_text("old")
+
+    def interrupt(name: str, *_: object) -> None:
+        if name == "video clip-2":
+            raise KeyboardInterrupt
+
+    with Pipeline.open(tiny_bundle, vocabulary=words, backend="onnxruntime") as pipeline:
+        with pytest.raises(KeyboardInterrupt):
+            predict_videos(
+                pipeline, annotations, data_set[1], out, classes=classes, progress=interrupt
+            )
+        assert [path.name for path in out.iterdir()] == ["videos"]
+        assert sorted(p.name for p in (out / "videos").iterdir()) == [
+            "00000010.json",
+            "00000011.json",
+        ]
+        prepare_output(out, resume=True)
+        found = predict_videos(pipeline, annotations, data_set[1], out, classes=classes)
+    assert (found.done, found.taken) == (3, 2)
+
+
 def test_two_runs_do_not_write_into_one_folder(data_set, tiny_bundle, tmp_path):
     annotations = read_annotations(data_set[0])
     words, classes = vocabulary_for(annotations)
