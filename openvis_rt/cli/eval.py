@@ -152,6 +152,8 @@ def evaluate(
     from openvis_rt.evaluation.splits import read_split
 
     _check_usage(bundle, videos, results, output)
+    if classifier is not None and not classifier.is_file():
+        raise InputError(f"{classifier} is no file of text embeddings; give a .npy file")
     if overwrite and results and output and results.resolve().is_relative_to(output.resolve()):
         raise InputError(f"{results} lies in {output}, which --overwrite would remove")
     _check_pictures(pictures)

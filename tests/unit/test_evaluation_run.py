@@ -192,6 +192,7 @@ def test_burst_results_have_the_form_of_burst(openvis, tiny_bundle, tmp_path):
         (("bundle",), "--videos needs the folder"),
         (("bundle", "--videos", "nowhere"), "nowhere is none"),
         (("bundle", "--videos", "."), "--output needs a folder"),
+        (("bundle", "--videos", ".", "-o", "out", "--classifier", "no.npy"), "no.npy is no file"),
         (("--results", "out/r.json", "-o", "out", "--overwrite"), "--overwrite would remove"),
     ],
 )
