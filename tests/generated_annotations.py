@@ -180,7 +180,11 @@ def burst_from(data: Generated, seed: int) -> tuple[dict[str, Any], dict[str, An
     """
     rng = np.random.default_rng(seed)
     ids = {number: TAO_IDS[number - 1] for number in range(1, 9)}
-    truth = {"split": "val", "sequences": [], "categories": _TAO_CATEGORIES}
+    truth = {
+        "split": "val",
+        "sequences": [],
+        "categories": [dict(entry) for entry in _TAO_CATEGORIES],
+    }
     results = {"split": "val", "sequences": []}
     for video in data.annotations["videos"]:
         common = {
