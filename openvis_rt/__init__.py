@@ -30,6 +30,14 @@ if TYPE_CHECKING:
         VideoError,
         VocabularyError,
     )
+    from openvis_rt.evaluation.annotation_files import read_annotations
+    from openvis_rt.evaluation.annotations import Annotations
+    from openvis_rt.evaluation.metrics import evaluate
+    from openvis_rt.evaluation.pictures import write_pictures
+    from openvis_rt.evaluation.predicting import predict_videos
+    from openvis_rt.evaluation.report import Report
+    from openvis_rt.evaluation.splits import read_split
+    from openvis_rt.evaluation.vocabularies import vocabulary_for
     from openvis_rt.export.bundle import export_bundle
     from openvis_rt.runtime.backends.base import Backend, Session
     from openvis_rt.runtime.backends.registry import BackendOptions
@@ -51,6 +59,14 @@ if TYPE_CHECKING:
 _HOME = {
     **dict.fromkeys(("Bundle",), "bundle.bundle"),
     **dict.fromkeys(("load_model",), "checkpoints.load"),
+    **dict.fromkeys(("read_annotations",), "evaluation.annotation_files"),
+    **dict.fromkeys(("Annotations",), "evaluation.annotations"),
+    **dict.fromkeys(("evaluate",), "evaluation.metrics"),
+    **dict.fromkeys(("write_pictures",), "evaluation.pictures"),
+    **dict.fromkeys(("predict_videos",), "evaluation.predicting"),
+    **dict.fromkeys(("Report",), "evaluation.report"),
+    **dict.fromkeys(("read_split",), "evaluation.splits"),
+    **dict.fromkeys(("vocabulary_for",), "evaluation.vocabularies"),
     **dict.fromkeys(("export_bundle",), "export.bundle"),
     **dict.fromkeys(("build_engines",), "engines.build.engines"),
     **dict.fromkeys(("Pipeline",), "runtime.pipeline"),
@@ -78,6 +94,7 @@ _HOME = {
 """Of each public name the module that has it."""
 
 __all__ = [
+    "Annotations",
     "Backend",
     "BackendError",
     "BackendOptions",
@@ -96,6 +113,7 @@ __all__ = [
     "OverlayWriter",
     "ParityError",
     "Pipeline",
+    "Report",
     "RunOptions",
     "RunReport",
     "Selection",
@@ -112,10 +130,16 @@ __all__ = [
     "build_engines",
     "decode_mask",
     "draw",
+    "evaluate",
     "export_bundle",
     "load_model",
     "open_video",
+    "predict_videos",
+    "read_annotations",
+    "read_split",
     "run_video",
+    "vocabulary_for",
+    "write_pictures",
 ]
 
 

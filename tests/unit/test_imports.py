@@ -31,10 +31,11 @@ ARROWS = {  # a folder, and what it may import besides itself and the ground flo
     "engines": {"bundle", "compare", "systems"},
     "runtime": {"bundle", "systems", "engines.library", "engines.plan", "engines.api"},
     "verify": {"runtime", "engines", "export", "models", "compare", "bundle", "systems"},
+    "evaluation": {"runtime", "bundle"},
     "training": {"checkpoints", "models", "systems"},
     "cli": {
         *("systems", "bundle", "models", "checkpoints", "compare", "export", "engines", "runtime"),
-        *("training", "verify"),
+        *("verify", "evaluation", "training"),
     },
 }
 WITH_TORCH = ("models", "checkpoints", "export", "training", "engines.build", "engines.rewrites")
@@ -266,6 +267,8 @@ print(json.dumps(sorted(sys.modules)))
         ("openvis_rt.runtime.run", {"onnxruntime"}),
         ("openvis_rt.cli.main", {"onnxruntime", "scipy", "av"}),  # --help is quick
         ("openvis_rt.engines.build.engines", {"onnxruntime"}),
+        ("openvis_rt.evaluation.metrics", {"onnxruntime", "matplotlib", "av", "trackeval"}),
+        ("openvis_rt.evaluation.pictures", {"onnxruntime", "matplotlib"}),
     ],
 )
 def test_importing_loads_no_heavy_library(module, also_absent):

@@ -89,9 +89,9 @@ def test_every_extra_has_code_behind_it(wheel):
     metadata = message_from_bytes((info / "METADATA").read_bytes())
     used = {
         *("export", "cpu", "gpu", "tensorrt", "rtx"),  # each stands in an error or in doctor
+        *("eval", "supervision"),  # in an error
         *("jetson", "pycuda"),  # in docs/jetson.md
         "verify",  # in the errors of verify
-        "supervision",  # in the error of to_supervision
         "dev",
     }
     assert set(metadata.get_all("Provides-Extra")) == used

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from fractions import Fraction
     from types import TracebackType
 
-__all__ = ["Frame", "VideoSource", "is_live", "open_video"]
+__all__ = ["Frame", "VideoSource", "is_live", "open_images", "open_video"]
 
 _IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".webp"})
 _STREAM_TIMEOUT = 15.0  # seconds without data after which a stream counts as broken
@@ -90,6 +90,25 @@ def open_video(source: str, *, allow_truncated: bool = False, queue_size: int = 
             f"{source} cannot be read: {exc.strerror or exc}. Give a source that you may read."
         ) from exc
     return VideoSource(reader, allow_truncated=allow_truncated, queue_size=queue_size)
+
+
+def open_images(name: str, paths: list[Path]) -> VideoSource:
+    """The images at some paths, in their order, as a video of 25 frames a second.
+
+    Args:
+        name: of the video, for messages.
+        paths: of the images, at least one.
+
+    Raises:
+        VideoError: one is missing, or the first cannot be decoded.
+    """
+    missing = [path for path in paths if not path.is_file()]
+    if missing:
+        raise VideoError(
+            f"{len(missing)} of the {len(paths)} frames of {name} are missing, such as "
+            f"{missing[0]}. Give the folder that holds the videos as the annotations name them."
+        )
+    return VideoSource(_ImageReader(name, paths), allow_truncated=False, queue_size=4)
 
 
 class VideoSource:
@@ -238,7 +257,7 @@ def _reader_of(source: str) -> _Reader:
         return ContainerReader(source, source, timeout=_STREAM_TIMEOUT)
     path = Path(source)
     if path.is_dir():
-        return _ImageReader(path)
+        return _ImageReader(str(path), _images_in(path))
     if not path.exists():
         raise VideoError(
             f"{source} does not exist. Give a video file, a folder of images, the number of a "
@@ -260,30 +279,32 @@ def _camera(number: int) -> ContainerReader:
     return ContainerReader(name, str(device), "v4l2", live=True)
 
 
+def _images_in(folder: Path) -> list[Path]:
+    """The images of a folder in natural order."""
+    paths = [
+        path
+        for path in folder.iterdir()
+        if path.suffix.lower() in _IMAGE_SUFFIXES
+        and path.is_file()
+        and not path.name.startswith(".")  # resource forks that macOS leaves
+    ]
+    if not paths:
+        raise VideoError(
+            f"{folder} holds no images. Give a folder with files that end in "
+            f"{', '.join(sorted(_IMAGE_SUFFIXES))}."
+        )
+    return sorted(paths, key=_natural_key)
+
+
 class _ImageReader:
-    """The images of a folder in natural order, upright by their EXIF orientation."""
+    """Images one after the other, upright by their EXIF orientation."""
 
     live = False
     fps = DEFAULT_FPS
 
-    def __init__(self, folder: Path) -> None:
-        self.name = str(folder)
-        self._paths = sorted(
-            (
-                path
-                for path in folder.iterdir()
-                if path.suffix.lower() in _IMAGE_SUFFIXES
-                and path.is_file()
-                and not path.name.startswith(".")  # resource forks that macOS leaves
-            ),
-            key=_natural_key,
-        )
-        if not self._paths:
-            raise VideoError(
-                f"{folder} holds no images. Give a folder with files that end in "
-                f"{', '.join(sorted(_IMAGE_SUFFIXES))}."
-            )
-        self.frame_count: int | None = len(self._paths)
+    def __init__(self, name: str, paths: list[Path]) -> None:
+        self.name, self._paths = name, paths
+        self.frame_count: int | None = len(paths)
 
     def frames(self) -> Iterator[tuple[float | None, npt.NDArray[np.uint8]]]:
         for index, path in enumerate(self._paths):

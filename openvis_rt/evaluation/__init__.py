@@ -1,0 +1,1 @@
+"""Video instance segmentation metrics: annotation files, results files, matching, reports."""

@@ -1,0 +1,53 @@
+"""Reading JSON files and their fields, for files that may hold anything."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from openvis_rt.errors import InputError
+from openvis_rt.evaluation.annotations import Category
+
+__all__ = ["categories_from", "mean_area", "read_json", "whole_number"]
+
+
+def read_json(path: Path, what: str) -> Any:
+    """A JSON file's value.
+
+    Raises:
+        InputError: it cannot be read, or is no JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8-sig"))
+    except OSError as exc:
+        raise InputError(f"cannot read the {what} {path}: {exc.strerror or exc}") from exc
+    except ValueError as exc:
+        raise InputError(f"the {what} {path} is no JSON: {exc}") from exc
+
+
+def whole_number(entry: dict[str, Any], name: str) -> int:
+    """A field that is a whole number.
+
+    Raises:
+        InputError: it is missing, or something else.
+    """
+    value = entry.get(name)
+    if type(value) is not int:
+        raise InputError(f"the field {name!r} is a whole number; found {value!r}")
+    return value
+
+
+def mean_area(areas: Iterable[float | None]) -> float:
+    """The mean over the frames where there is anything; 0 if there is nothing."""
+    seen = [area for area in areas if area]
+    return float(np.mean(seen)) if seen else 0.0
+
+
+def categories_from(entries: list[dict[str, Any]]) -> tuple[Category, ...]:
+    """``[{"id", "name"}]`` in the order of the ids."""
+    found = [Category(whole_number(entry, "id"), str(entry["name"])) for entry in entries]
+    return tuple(sorted(found, key=lambda category: category.id))
