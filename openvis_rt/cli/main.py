@@ -31,9 +31,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for verb in (models, assemble, export, build, run, verify, inspect, doctor, demo):
-    app.command(cls=Verb)(verb)
-app.command("eval", cls=Verb)(evaluate)  # whose own name is a builtin's
+VERBS = (models, assemble, export, build, run, verify, evaluate, inspect, doctor, demo)
+for verb in VERBS:
+    app.command(verb.__name__.replace("evaluate", "eval"), cls=Verb)(verb)
 
 
 def _show_version(wanted: bool) -> None:
