@@ -1,7 +1,7 @@
 """The same comparison by Polygraphy, and files that its own commands take up from there.
 
-    DIR/<graph>/<precision>/inputs.json    feeds of the graph, one iteration a recorded call
-    DIR/<graph>/<precision>/outputs.json   what the runners gave, one name for each runner
+    DIR/<graph>/<precision>/inputs.json    feed of the graph: its first recorded call
+    DIR/<graph>/<precision>/outputs.json   what the runners gave for it, by the runner's name
 
 ``polygraphy run GRAPH --onnxrt --load-inputs ... --load-outputs ...``, ``polygraphy debug reduce``
 and ``polygraphy surgeon extract`` work on them as they are; docs/verify.md shows that on a fault.
@@ -78,6 +78,7 @@ def run_polygraphy(
     """
     try:
         from polygraphy.comparator import Comparator, RunResults
+        from polygraphy.json import save_json
         from polygraphy.logger import G_LOGGER
     except ImportError as exc:
         raise DependencyError(exc.name or "polygraphy", "verify") from exc
@@ -93,14 +94,14 @@ def run_polygraphy(
                 feeds = _feeds(bundle, reference, graph, precision)
                 runners = list(_runners(bundle, graph, precision))
                 try:
-                    results = Comparator.run(
-                        runners, data_loader=feeds, save_inputs_path=str(place / "inputs.json")
-                    )
+                    results = Comparator.run(runners, data_loader=feeds)
                 except Exception as exc:  # its own, ONNX Runtime's or TensorRT's
                     raise BackendError(
                         f"polygraphy could not run {graph} ({precision}): {exc}"
                     ) from exc
-                results.save(str(place / "outputs.json"))
+                save_json(feeds[:1], str(place / "inputs.json"))
+                first = RunResults([(name, calls[:1]) for name, calls in results.items()])
+                first.save(str(place / "outputs.json"))
                 trusted = trusted or next(iter(results.values()))
                 for name, iterations in results.items():
                     pair = RunResults([(_TRUSTED, trusted), (name, iterations)])

@@ -95,5 +95,6 @@ def agreement(
         for instance, row in zip(theirs.instances, np.asarray(table), strict=True):
             best = int(row.argmax())
             ious.append(float(row[best]))
-            same += row[best] >= _SAME_OBJECT and ours.instances[best].track_id == instance.track_id
+            overlaps = bool(row[best] >= _SAME_OBJECT)
+            same += overlaps and ours.instances[best].track_id == instance.track_id
     return (same / len(ious) if ious else 1.0), ious
