@@ -54,6 +54,8 @@ if TYPE_CHECKING:
         VideoResult,
         decode_mask,
     )
+    from openvis_rt.verify.torch_recording import add_reference
+    from openvis_rt.verify.verify import VerifyReport, verify_bundle
     from openvis_rt.vocabulary import Vocabulary
 
 _HOME = {
@@ -81,6 +83,8 @@ _HOME = {
         ("FrameResult", "Instance", "VideoInstance", "VideoResult", "decode_mask"),
         "runtime.video.results",
     ),
+    **dict.fromkeys(("add_reference",), "verify.torch_recording"),
+    **dict.fromkeys(("VerifyReport", "verify_bundle"), "verify.verify"),
     **dict.fromkeys(("Vocabulary",), "vocabulary"),
     **dict.fromkeys(
         (
@@ -120,6 +124,7 @@ __all__ = [
     "Session",
     "TrackingOptions",
     "UnavailableError",
+    "VerifyReport",
     "VideoError",
     "VideoInstance",
     "VideoResult",
@@ -127,6 +132,7 @@ __all__ = [
     "Vocabulary",
     "VocabularyError",
     "__version__",
+    "add_reference",
     "build_engines",
     "decode_mask",
     "draw",
@@ -138,6 +144,7 @@ __all__ = [
     "read_annotations",
     "read_split",
     "run_video",
+    "verify_bundle",
     "vocabulary_for",
     "write_pictures",
 ]

@@ -42,10 +42,12 @@ HOMES = {  # a module below openvis_rt, and the public names that it has
     "runtime.video.results": {
         *("FrameResult", "Instance", "VideoInstance", "VideoResult", "decode_mask"),
     },
+    "verify.torch_recording": {"add_reference"},
+    "verify.verify": {"VerifyReport", "verify_bundle"},
     "vocabulary": {"Vocabulary"},
     "_version": {"__version__"},
 }
-NEEDS_TORCH = {"export_bundle", "load_model"}
+NEEDS_TORCH = {"add_reference", "export_bundle", "load_model"}
 NEEDS_ONNX = {*NEEDS_TORCH, "build_engines"}
 NAMES = {name: home for home, names in HOMES.items() for name in names}
 PAGE = Path(__file__).parents[2] / "docs" / "python.md"
