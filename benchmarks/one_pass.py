@@ -84,7 +84,7 @@ from openvis_rt.systems.instformer import InstFormerConfig
 from openvis_rt.systems.system import Score, Tracker
 
 FORMS = ("one pass", "full mask", "N crops", "CLIP alone")
-HOST = ("place", "associate", "masks")  # of the pipeline's stages
+HOST = ("place", "associate", "scores", "masks")  # of the pipeline's stages
 CROP = 224
 WIDTH = 768  # of CLIP's tokens, and of a tracking token
 BLOCKS = 12
