@@ -1,1 +1,1 @@
-"""``openvis bench``: one bundle on several backends in turn, and what a reader needs to believe it."""
+"""``openvis bench``: a bundle on several backends in turn, with all that a reader must know."""

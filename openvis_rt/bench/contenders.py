@@ -12,7 +12,7 @@ Each may be followed by a colon and a precision that the bundle holds, such as `
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -69,7 +69,7 @@ class Contender:
     precision: str = "fp32"
     device: Device = "auto"
     threads: int | None = None
-    weights: Weights = Weights()
+    weights: Weights = field(default_factory=Weights)
 
     @property
     def name(self) -> str:

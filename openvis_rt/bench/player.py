@@ -1,4 +1,4 @@
-"""One contender with its pipeline, its video and its overlay; it runs windows and times their parts.
+"""One contender with its pipeline, its video and its overlay: it runs windows and times the parts.
 
 Inside the timed region of a window, from the first to the last of :data:`.parts.PARTS`: decoding
 its frames in this thread, everything that ``Pipeline.stream`` does with one window in flight,
@@ -10,7 +10,7 @@ from __future__ import annotations
 import resource
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
 from typing import Any, Protocol
@@ -61,7 +61,7 @@ class Run:
     video: str
     overlay: Path | None
     mode: Mode = "stream"
-    selection: Selection = Selection(threshold=0.0, limit=10)
+    selection: Selection = field(default_factory=lambda: Selection(threshold=0.0, limit=10))
     classes: int = 40
 
 

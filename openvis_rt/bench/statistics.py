@@ -2,7 +2,7 @@
 
 A ratio of two times is a geometric mean, because a ratio and its reciprocal should tell the same:
 
-    paired     r_i = log a_i - log b_i over rounds i, in which both ran;  exp(mean r +- t s / sqrt n)
+    paired     r_i = log a_i - log b_i over rounds in which both ran;  exp(mean r +- t s / sqrt n)
     unpaired   log a_i and log b_j of two files;  exp(mean a - mean b +- t sqrt(s_a^2/n + s_b^2/m)),
                with Welch's degrees of freedom
 
