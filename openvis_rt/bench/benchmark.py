@@ -27,9 +27,9 @@ from openvis_rt.bench.contenders import Contender, Weights, contender_from_text
 from openvis_rt.bench.figures import Turn, figures_of
 from openvis_rt.bench.machine import CpuWatch, busy_seconds, this_machine, usable_cores
 from openvis_rt.bench.peak import measured_peak
-from openvis_rt.bench.products import Peak
 from openvis_rt.bench.player import Playing, Run, vocabulary_of
 from openvis_rt.bench.power import PowerLog, open_meter
+from openvis_rt.bench.products import Peak
 from openvis_rt.bench.remote import RemotePlayer
 from openvis_rt.bench.report import Agreement, Report, Result, spread
 from openvis_rt.bundle.bundle import Bundle

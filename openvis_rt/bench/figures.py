@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from openvis_rt.bench.parts import PARTS, host_share, network_seconds
-from openvis_rt.bench.products import Peak
 from openvis_rt.bench.player import Spent, Window
 from openvis_rt.bench.power import PowerLog, Reading, mean_watts
+from openvis_rt.bench.products import Peak
 from openvis_rt.bench.report import Electricity, Measured, spread
 from openvis_rt.bench.statistics import latency_of, ratio_of_pairs
 

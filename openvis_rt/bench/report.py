@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from openvis_rt.bench.machine import Machine
-from openvis_rt.bench.products import Peak
 from openvis_rt.bench.player import Window
+from openvis_rt.bench.products import Peak
 from openvis_rt.bench.statistics import Interval, Latency
 from openvis_rt.errors import InputError, RecordError
 from openvis_rt.files import output_file

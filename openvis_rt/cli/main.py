@@ -10,6 +10,7 @@ from rich.markup import escape
 
 from openvis_rt import __version__
 from openvis_rt.cli.assemble import assemble
+from openvis_rt.cli.bench import bench
 from openvis_rt.cli.build import build
 from openvis_rt.cli.demo import demo
 from openvis_rt.cli.doctor import doctor
@@ -29,7 +30,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for verb in (models, assemble, export, build, run, inspect, doctor, demo):
+for verb in (models, assemble, export, build, run, bench, inspect, doctor, demo):
     app.command(cls=Verb)(verb)
 
 
@@ -51,7 +52,7 @@ def openvis(
     `openvis demo` tries everything; `openvis doctor` says what works on this machine.
 
     Exit codes: 0 done, 1 a defect of ours, 2 bad usage or input, 3 the environment lacks something,
-    4 a parity gate failed, 130 interrupted.
+    4 a parity or speed gate failed, 130 interrupted.
     """
 
 

@@ -91,4 +91,8 @@ def test_streaming_finds_the_same_objects(demo, tmp_path):
     assert result.returncode == 0, result.stderr
     report = json.loads(result.stdout)
     assert (report["frames"], report["tracks"], report["mode"]) == (20, 4, "stream")
-    assert sorted(p.name for p in out.iterdir()) == ["categories.json", "frames.jsonl", "overlay.mp4"]
+    assert sorted(p.name for p in out.iterdir()) == [
+        "categories.json",
+        "frames.jsonl",
+        "overlay.mp4",
+    ]

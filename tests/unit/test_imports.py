@@ -30,14 +30,19 @@ ARROWS = {  # a folder, and what it may import besides itself and the ground flo
     "export": {"models", "compare", "bundle", "systems"},
     "engines": {"bundle", "compare", "systems"},
     "runtime": {"bundle", "systems", "engines.library", "engines.plan", "engines.api"},
+    "bench": {
+        *("systems", "bundle", "models", "checkpoints", "compare", "export", "runtime"),
+        "engines.gpu",
+    },
     "training": {"checkpoints", "models", "systems"},
     "cli": {
         *("systems", "bundle", "models", "checkpoints", "compare", "export", "engines", "runtime"),
-        "training",
+        *("bench", "training"),
     },
 }
 WITH_TORCH = ("models", "checkpoints", "export", "training", "engines.build", "engines.rewrites")
-"""Who may name torch or onnx; of ``compare`` the files whose names begin with ``torch_``."""
+"""Who may name torch or onnx; of ``compare`` and ``bench`` the files whose names say so."""
+BY_NAME = ("compare.torch_", "bench.torch_", "bench.onnx_")
 TRAINING = {"torch", "torchvision", "open_clip", "timm", "onnx", "onnxscript"}
 HEAVY = TRAINING | {"polygraphy", "pycuda", "tensorrt", "tensorrt_rtx"}
 
@@ -161,7 +166,7 @@ def test_only_the_rooms_of_the_networks_name_torch_or_onnx():
     found = []
     for module, path in modules_of(PACKAGE).items():
         inside = module.removeprefix(f"{ROOT}.")
-        if inside.startswith((*WITH_TORCH, "compare.torch_")):
+        if inside.startswith((*WITH_TORCH, *BY_NAME)):
             continue
         libraries = {name.split(".")[0] for name in imports_of(path)}
         found += [f"{module}: {name}" for name in sorted(libraries & TRAINING)]
@@ -262,6 +267,7 @@ print(json.dumps(sorted(sys.modules)))
         ("openvis_rt.runtime", {"onnxruntime"}),
         ("openvis_rt.runtime.pipeline", {"onnxruntime"}),
         ("openvis_rt.runtime.run", {"onnxruntime"}),
+        ("openvis_rt.bench.benchmark", {"onnxruntime", "openvino", "pynvml"}),
         ("openvis_rt.cli.main", {"onnxruntime", "scipy", "av"}),  # --help is quick
         ("openvis_rt.engines.build.engines", {"onnxruntime"}),
     ],

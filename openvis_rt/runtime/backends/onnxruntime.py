@@ -107,9 +107,7 @@ class OnnxRuntimeSession:
     array that ONNX Runtime writes into, so that a session bound to it reads the very same memory.
     """
 
-    def __init__(
-        self, path: str, spec: GraphSpec, device: str, threads: int | None = None
-    ) -> None:
+    def __init__(self, path: str, spec: GraphSpec, device: str, threads: int | None = None) -> None:
         import onnxruntime as ort
 
         self.spec = spec

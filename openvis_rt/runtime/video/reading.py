@@ -93,9 +93,7 @@ def open_video(
         raise VideoError(
             f"{source} cannot be read: {exc.strerror or exc}. Give a source that you may read."
         ) from exc
-    return VideoSource(
-        reader, allow_truncated=allow_truncated, queue_size=queue_size, ahead=ahead
-    )
+    return VideoSource(reader, allow_truncated=allow_truncated, queue_size=queue_size, ahead=ahead)
 
 
 class VideoSource:
