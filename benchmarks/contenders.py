@@ -1,4 +1,4 @@
-"""Every model on ONNX Runtime against PyTorch eager, torch.compile and OpenVINO, on the same frames.
+"""Every model on ONNX Runtime, PyTorch eager, torch.compile and OpenVINO, on the same frames.
 
     python benchmarks/contenders.py [MODEL ...] [--size HxW] [--frames 20] [--rounds 5]
         [--against torch torch-compile openvino] [--threads N] [--output FOLDER] [--keep]

@@ -254,6 +254,8 @@ class _Contest:
         )
         self._stack.callback(entry.player.close)
         entry.facts = entry.player.facts()
+        if entry.contender.runs_on == "auto":
+            entry.name += f" ({entry.facts['backend']})"
 
     def _compare(self, entry: _Entry) -> None:
         """Hold a contender's outputs against the base's, if they should be the same."""

@@ -144,11 +144,8 @@ def _windows(ran: _Ran, y: int) -> tuple[list[str], int]:
                 f'<circle class="dot" cx="{_LEFT + value * scale:.2f}" cy="{y + shift}" r="2.5" '
                 'fill-opacity="0.45"/>'
             )
-        for value, width in (
-            (found.window.p50, 2.5),
-            (found.window.p90, 1.5),
-            (found.window.p99, 1),
-        ):
+        marks = (found.window.p50, 2.5), (found.window.p90, 1.5), (found.window.p99, 1.0)
+        for value, width in marks:
             x = _LEFT + value * scale
             pieces.append(
                 f'<line class="mark" x1="{x:.2f}" y1="{y - 1}" x2="{x:.2f}" y2="{y + _BAR + 1}" '
@@ -156,7 +153,7 @@ def _windows(ran: _Ran, y: int) -> tuple[list[str], int]:
             )
         median, last = found.window.p50 * 1e3, found.window.p99 * 1e3
         edge = _LEFT + found.window.largest * scale + 8
-        pieces.append(_text(edge, y + 14, f"{median:.1f} .. {last:.1f} ms", "soft"))
+        pieces.append(_text(edge, y + 14, f"p50 {median:.1f}, p99 {last:.1f}", "soft"))
         y += _ROW
     return pieces + _axis(slowest, scale, top, y), y + 24
 
