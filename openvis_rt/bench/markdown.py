@@ -153,4 +153,7 @@ def _notes(report: Report) -> list[str]:
             notes.append(f"- {result.name}: the GPU was held down by {', '.join(power.throttled)}.")
     if any(r.measured and r.measured.window.count < 100 for r in report.results):
         notes.append("- p99 of fewer than 100 windows lies between the two slowest ones.")
-    return notes + [f"- Not measured: {text}" for text in report.not_measured]
+    if report.machine.environment:
+        listed = ", ".join(f"{k}={v}" for k, v in report.machine.environment.items())
+        notes.append(f"- Environment: {listed}.")
+    return notes + [f"- {text[0].upper()}{text[1:]}." for text in report.not_measured]

@@ -22,17 +22,20 @@ __all__ = ["flops_of_bundle", "multiply_adds"]
 _NETWORKS = ("propose", "embed", "classify")
 
 
-def flops_of_bundle(bundle: Bundle, precision: str, classes: int) -> dict[str, int]:
+def flops_of_bundle(
+    bundle: Bundle, precision: str, classes: int, window_length: int | None = None
+) -> dict[str, int]:
     """Operations of one window, by graph: `propose`, `embed` and `classify`.
 
     Args:
         bundle, precision: whose graphs.
         classes: rows of the text classifier, K.
+        window_length: frames of the window, T; None for the bundle's.
 
     Raises:
         BundleError: a shape follows from data, so that a product cannot be counted.
     """
-    length = bundle.manifest.window_length
+    length = window_length or bundle.manifest.window_length
     sizes = {"T": length, "K": classes, "n": masks_per_run(length)}
     names = [name for name in bundle.graphs if name in _NETWORKS]
     return {

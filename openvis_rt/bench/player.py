@@ -25,7 +25,7 @@ from openvis_rt.bundle.bundle import Bundle
 from openvis_rt.errors import InputError
 from openvis_rt.runtime.backends.base import Array, Backend
 from openvis_rt.runtime.classifier import Classifier
-from openvis_rt.runtime.options import Selection
+from openvis_rt.runtime.options import Selection, TrackingOptions
 from openvis_rt.runtime.pipeline import Mode, Pipeline
 from openvis_rt.runtime.video.drawing import Drawer
 from openvis_rt.runtime.video.overlay import OverlayWriter
@@ -56,6 +56,7 @@ class Run:
             shown instances only.
         selection: what is shown of a frame.
         classes: rows of the text classifier, random and the same for the same number.
+        window_length: frames of a window, at most the bundle's; None for those.
     """
 
     video: str
@@ -63,6 +64,7 @@ class Run:
     mode: Mode = "stream"
     selection: Selection = field(default_factory=lambda: Selection(threshold=0.0, limit=10))
     classes: int = 40
+    window_length: int | None = None
 
 
 @dataclass(frozen=True)
@@ -151,6 +153,7 @@ class Player:
                     precision=contender.precision,
                     mode=run.mode,
                     selection=run.selection,
+                    tracking=TrackingOptions(window_length=run.window_length),
                     warn=warn,
                 )
             )

@@ -380,7 +380,7 @@ def test_the_chart_is_xml_with_a_bar_for_each_part_and_a_dot_for_each_window(mea
 def test_the_table_names_what_was_not_measured(measured):
     text = markdown_from_report(replace(measured, not_measured=("power is not measured",)))
     assert "| time, onnxruntime fp32 = 1 |" in text
-    assert "- Not measured: power is not measured" in text
+    assert "- Power is not measured." in text
     assert "| W |" not in text  # a column that nobody has
 
 
