@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.special import softmax
 from variants import size
 
 from openvis_rt import Pipeline, Selection
@@ -126,7 +127,14 @@ def answer(tensor: TensorSpec, shape: tuple[int, ...]) -> Array:
         return discs(rng, shape)
     if tensor.name in ("mask_area", "mask_mass"):
         return np.full(shape, 100, tensor.dtype)
-    return rng.standard_normal(shape, np.float32).astype(tensor.dtype)
+    if tensor.name == "mask_iou":
+        return np.full(shape, 0.8, tensor.dtype)
+    if tensor.name == "object_logits":  # class 0 is an object, class 1 is none
+        return np.tile(np.array([2, -2], tensor.dtype), (*shape[:-1], 1))
+    values = rng.standard_normal(shape, np.float32)
+    if tensor.name == "class_scores" and tensor.doc.startswith("softmax"):
+        values = softmax(values, axis=-1)
+    return values.astype(tensor.dtype)
 
 
 def discs(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:

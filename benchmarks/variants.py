@@ -26,9 +26,10 @@ What is counted, in the ONNX graphs of the first precision:
 
     parameters      numbers in initializers, so with constants that depend on the size (position
                     tables, the masks of Swin's windows); of PyTorch's model they are in the JSON.
-    multiply-adds   of every Conv, Gemm and MatMul (openvis_rt/bench/onnx_operations.py), of one call with T = the frames of
-                    a window, 40 class rows and 14 prompts; "a frame" is that of `propose`, `embed`
-                    and `classify` over T. Sampling in deformable attention is not among them.
+    multiply-adds   of every product (openvis_rt/bench/onnx_operations.py), of one call with T = the
+                    frames of a window, 40 class rows and 14 prompts; "a frame" is that of
+                    `propose`, `embed` and `classify` over T. Sampling in deformable attention is
+                    not among them.
     SQNR            of `mask_logits` of `propose` in FP16 against PyTorch FP32 on a random picture,
                     with every number rounded to FP16; of all outputs in the JSON.
     peak            `ru_maxrss` of the step's process, of the build that of its largest graph.
