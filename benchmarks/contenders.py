@@ -20,7 +20,7 @@ from pathlib import Path
 
 from variants import size
 
-from openvis_rt.bench.benchmark import Settings, benchmark
+from openvis_rt.bench.benchmark import BenchmarkSettings, benchmark
 from openvis_rt.bench.chart import svg_from_report
 from openvis_rt.bench.markdown import markdown_from_report, table
 from openvis_rt.bench.parts import HOST
@@ -58,9 +58,9 @@ def parse() -> argparse.Namespace:
     return options
 
 
-def settings_of(options: argparse.Namespace) -> Settings:
+def settings_of(options: argparse.Namespace) -> BenchmarkSettings:
     """What is measured of each model."""
-    return Settings(
+    return BenchmarkSettings(
         runs_on=BASE,
         device="cpu",
         threads=options.threads,

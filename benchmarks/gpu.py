@@ -18,7 +18,7 @@ from pathlib import Path
 
 from variants import size
 
-from openvis_rt.bench.benchmark import Settings, benchmark
+from openvis_rt.bench.benchmark import BenchmarkSettings, benchmark
 from openvis_rt.bench.chart import svg_from_report
 from openvis_rt.bench.markdown import markdown_from_report
 from openvis_rt.bench.report import write_report
@@ -34,7 +34,7 @@ from openvis_rt.systems import VARIANTS
 def main() -> None:
     """Measure each model and print its tables."""
     options = parse()
-    settings = Settings(
+    settings = BenchmarkSettings(
         runs_on="torch",
         frames=options.frames,
         rounds=options.rounds,

@@ -39,7 +39,7 @@ from openvis_rt.runtime.options import Selection
 from openvis_rt.runtime.pipeline import Mode
 from openvis_rt.runtime.video.generated import write_sample_video
 
-__all__ = ["Settings", "benchmark"]
+__all__ = ["BenchmarkSettings", "benchmark"]
 
 Progress = Callable[[str, int, int | None], None]
 Warn = Callable[[str], None]
@@ -58,7 +58,7 @@ _OTHERS = 0.05  # share of the cores that others may take before it is told
 
 
 @dataclass(frozen=True)
-class Settings:
+class BenchmarkSettings:
     """What is measured, and how often.
 
     Attributes:
@@ -116,7 +116,7 @@ def benchmark(
     bundle: str | Path,
     *,
     against: Iterable[str] = (),
-    settings: Settings | None = None,
+    settings: BenchmarkSettings | None = None,
     progress: Progress = lambda *_: None,
     warn: Warn = lambda _: None,
     open_player: OpenPlayer = RemotePlayer,
@@ -136,7 +136,7 @@ def benchmark(
         InputError: a name is not known, a folder is no bundle, or the video is too short.
         UnavailableError: the base does not work here.
     """
-    settings = settings or Settings()
+    settings = settings or BenchmarkSettings()
     threads = settings.threads or usable_cores()
     base = Contender(
         Path(bundle),
@@ -163,7 +163,7 @@ class _Contest:
 
     def __init__(
         self,
-        settings: Settings,
+        settings: BenchmarkSettings,
         contenders: list[Contender],
         tell: Warn,
         progress: Progress,
@@ -428,7 +428,7 @@ def _unique_names(contenders: list[Contender]) -> list[str]:
     return names
 
 
-def _plain(settings: Settings) -> dict[str, Any]:
+def _plain(settings: BenchmarkSettings) -> dict[str, Any]:
     """The settings as JSON types."""
     found = asdict(settings)
     found["weights"] = {k: v if v is None else str(v) for k, v in found["weights"].items()}

@@ -189,7 +189,7 @@ def bench(
 
     Example: `openvis bench bundle --against torch --against openvino -o bench.json`
     """
-    from openvis_rt.bench.benchmark import Settings, benchmark
+    from openvis_rt.bench.benchmark import BenchmarkSettings, benchmark
     from openvis_rt.bench.compare import (
         check_slowdown,
         compare_reports,
@@ -200,7 +200,7 @@ def bench(
     from openvis_rt.errors import InputError
     from openvis_rt.runtime.options import Selection
 
-    settings = Settings(
+    settings = BenchmarkSettings(
         runs_on=backend,
         precision=precision,
         device=device,

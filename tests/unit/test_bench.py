@@ -13,12 +13,14 @@ from typer.testing import CliRunner
 from watched_backend import TwoSlots, WatchedBackend, Zeros
 
 from openvis_rt.bench import benchmark as contest
-from openvis_rt.bench.benchmark import Settings, benchmark
+from openvis_rt.bench.benchmark import BenchmarkSettings, benchmark
 from openvis_rt.bench.chart import svg_from_report
 from openvis_rt.bench.contenders import Contender, Weights, contender_from_text, model_of
 from openvis_rt.bench.markdown import markdown_from_report
 from openvis_rt.bench.parts import PARTS
+from openvis_rt.bench.peak import measured_peak
 from openvis_rt.bench.player import Player, Run, Window, vocabulary_of
+from openvis_rt.bench.products import Peak
 from openvis_rt.bench.remote import RemotePlayer
 from openvis_rt.bench.report import read_report
 from openvis_rt.bench.timed_backend import TimedBackend
@@ -30,7 +32,15 @@ from openvis_rt.runtime.pipeline import Pipeline
 
 pytest.importorskip("onnxruntime", reason="running needs the extra [cpu]")
 
-FEW = Settings(frames=2, rounds=2, warm_up=1, compared=1, threads=1, runs_on="onnxruntime")
+
+@pytest.fixture(autouse=True)
+def known_peak(monkeypatch):
+    """In place of seconds of matrix products for every report."""
+    peak = Peak(1e12, 512, "numpy", 1, "cpu")
+    monkeypatch.setattr(contest, "measured_peak", lambda *_: peak)
+
+
+FEW = BenchmarkSettings(frames=2, rounds=2, warm_up=1, compared=1, threads=1, runs_on="onnxruntime")
 
 
 class Known(Zeros):
@@ -361,7 +371,14 @@ def test_without_onnx_operations_are_not_counted(opened_bundle, small_video, mon
 )
 def test_settings_without_figures_are_refused(changes, message):
     with pytest.raises(InputError, match=message):
-        Settings(**changes)
+        BenchmarkSettings(**changes)
+
+
+def test_the_machines_matrix_product():
+    peak = measured_peak(1)
+    assert (peak.threads, peak.device) == (1, "cpu")
+    assert 1e8 < peak.flops < 1e13  # from a slow core to a fast one
+    assert peak.library.split()[0] in ("numpy", "torch")
 
 
 # what is shown
