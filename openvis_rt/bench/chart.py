@@ -75,7 +75,7 @@ def _whole(ran: _Ran, y: int) -> tuple[list[str], int]:
 
     def end(found: Measured) -> str:
         ratio = "" if found.ratio is None else f"  ({found.ratio.value:.2f}x)"
-        return f"{found.seconds_a_frame * 1e3:.1f} ms{ratio}"
+        return f"{_number(found.seconds_a_frame * 1e3)} ms{ratio}"
 
     return _bars("Milliseconds a frame, end to end", ran, tuple(PARTS), end, y)
 
@@ -142,7 +142,7 @@ def _windows(ran: _Ran, y: int) -> tuple[list[str], int]:
             shift = 3 + index * 7 % 13  # up and down, so that dots of one time do not hide
             pieces.append(
                 f'<circle class="dot" cx="{_LEFT + value * scale:.2f}" cy="{y + shift}" r="2.5" '
-                'fill-opacity="0.45"/>'
+                'fill-opacity="0.6"/>'
             )
         marks = (found.window.p50, 2.5), (found.window.p90, 1.5), (found.window.p99, 1.0)
         for value, width in marks:
@@ -153,7 +153,7 @@ def _windows(ran: _Ran, y: int) -> tuple[list[str], int]:
             )
         median, last = found.window.p50 * 1e3, found.window.p99 * 1e3
         edge = _LEFT + found.window.largest * scale + 8
-        pieces.append(_text(edge, y + 14, f"p50 {median:.1f}, p99 {last:.1f}", "soft"))
+        pieces.append(_text(edge, y + 14, f"p50 {_number(median)}, p99 {_number(last)}", "soft"))
         y += _ROW
     return pieces + _axis(slowest, scale, top, y), y + 24
 
@@ -185,6 +185,10 @@ def _step(largest: float) -> float:
 
 def _total(found: Measured, parts: Sequence[str]) -> float:
     return sum(found.parts.get(part, 0.0) for part in parts)
+
+
+def _number(value: float) -> str:
+    return f"{value:.1f}" if value < 1000 else f"{value:.0f}"
 
 
 def _words(part: str) -> str:

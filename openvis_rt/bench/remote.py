@@ -40,7 +40,7 @@ class RemotePlayer:
     def __init__(
         self, contender: Contender, run: Run, warn: Callable[[str], None] = lambda _: None
     ) -> None:
-        self._name, self._warn = contender.name, warn
+        self._name, self._warn, self._is_busy = contender.name, warn, True
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(
@@ -79,10 +79,11 @@ class RemotePlayer:
         return int(self._call("peak_bytes"))
 
     def close(self) -> None:
-        """End the process, by force if it does not end by itself."""
-        with contextlib.suppress(OSError):
-            self._pipe.send(("close",))
-        self._process.join(_PATIENCE)
+        """End the process, by force if it is busy or does not end by itself."""
+        if not self._is_busy:
+            with contextlib.suppress(OSError):
+                self._pipe.send(("close",))
+            self._process.join(_PATIENCE)
         if self._process.is_alive():
             self._process.kill()
             self._process.join()
@@ -96,6 +97,7 @@ class RemotePlayer:
         return self._answer()
 
     def _answer(self) -> Any:
+        self._is_busy = True  # until it answers; an interrupt may come first
         while True:
             try:
                 kind, value = self._pipe.recv()
@@ -103,10 +105,11 @@ class RemotePlayer:
                 raise self._ended() from None
             if kind == "warning":
                 self._warn(value)
-            elif kind == "error":
+                continue
+            self._is_busy = False
+            if kind == "error":
                 raise value
-            else:
-                return value
+            return value
 
     def _ended(self) -> OpenVISError:
         self._process.join(_PATIENCE)

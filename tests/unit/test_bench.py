@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 import xml.etree.ElementTree as ElementTree
 from dataclasses import replace
 from pathlib import Path
@@ -440,3 +445,33 @@ def test_bad_usage_has_its_exit_code(options, code, message, opened_bundle, caps
     assert ended.value.code == code
     assert message in told
     assert "Traceback" not in told
+
+
+def test_ctrl_c_ends_every_process_and_leaves_nothing(cached_bundle, small_video, tmp_path):
+    work = tmp_path / "work"
+    work.mkdir()
+    command = [sys.executable, "-m", "openvis_rt", "bench", str(cached_bundle)]
+    command += ["--video", str(small_video), "--backend", "onnxruntime", "--threads", "1"]
+    command += ["--frames", "1000000", "--rounds", "2", "-o", str(tmp_path / "report.json")]
+    process = subprocess.Popen(
+        command,
+        env={**os.environ, "TMPDIR": str(work)},
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+        text=True,
+    )
+    with process:
+        try:
+            while not any(work.glob("*/.partial-*.mp4")):  # the contender is about to run
+                assert process.poll() is None
+                time.sleep(0.05)
+            os.kill(process.pid, signal.SIGINT)
+            told = process.communicate(timeout=40)[1]
+        finally:
+            process.kill()
+    assert process.returncode == 130
+    assert "interrupted; nothing half-written was left" in told
+    assert [path for path in work.iterdir() if path.is_dir()] == []
+    assert not (tmp_path / "report.json").exists()
+    with pytest.raises(ProcessLookupError):  # nobody of its session is left
+        os.killpg(process.pid, 0)
