@@ -19,7 +19,7 @@ _PACKAGES = (
     *("numpy", "scipy", "av", "onnxruntime", "onnxruntime-gpu", "openvino", "torch"),
     *("tensorrt", "tensorrt-rtx", "nvidia-ml-py"),
 )
-_VARIABLES = ("OMP_", "KMP_", "GOMP_", "MKL_", "OPENBLAS_", "ORT_", "CUDA_", "TORCH")
+_VARIABLES = ("OMP_", "KMP_", "GOMP_", "MKL_", "OPENBLAS_", "ORT_", "CUDA_")
 _FREQUENCIES = "/sys/devices/system/cpu"
 
 

@@ -20,6 +20,8 @@ from dataclasses import dataclass
 from time import perf_counter
 from typing import IO, Any, Protocol
 
+from openvis_rt.errors import DependencyError
+
 __all__ = ["Meter", "PowerLog", "Reading", "mean_watts", "open_meter", "reading_from_tegrastats"]
 
 _EVERY = 0.1  # seconds between readings
@@ -252,17 +254,18 @@ def open_meter() -> tuple[Meter | None, str]:
     for name, opened in _METERS.items():
         try:
             return opened(), ""
+        except (DependencyError, OSError) as exc:
+            reasons.append(f"{name}: {str(exc).rstrip('.')}")
         except ImportError:
-            extra = "pip install 'openvis-rt[bench]'" if name == "NVML" else "jetson-stats"
-            reasons.append(f"{name}: not installed ({extra})")
-        except OSError as exc:
-            reasons.append(f"{name}: {exc}")
+            reasons.append(f"{name}: not installed (jetson-stats, on a Jetson)")
     return None, "power is not measured. " + "; ".join(reasons)
 
 
 def _nvml() -> Meter:
-    import pynvml
-
+    try:
+        import pynvml
+    except ImportError as exc:
+        raise DependencyError("pynvml", "bench") from exc
     return Nvml(pynvml)
 
 

@@ -23,8 +23,8 @@ AgainstOption = Annotated[
     typer.Option(
         metavar="NAME",
         rich_help_panel=_WHERE,
-        help="torch, torch-compile, openvino, onnxruntime, tensorrt, tensorrt-rtx, or the folder "
-        "of another bundle; :fp16 behind it for that precision. May be repeated.",
+        help="torch, torch-compile, openvino, a backend or another bundle, with or without "
+        ":fp16. May be repeated.",
     ),
 ]
 BackendOption = Annotated[
@@ -45,7 +45,7 @@ ThreadsOption = Annotated[
     typer.Option(
         metavar="N",
         rich_help_panel=_WHAT,
-        help="Threads that compute a graph on a CPU, of every contender. Default: all cores.",
+        help="Of every contender on a CPU. Default: all cores.",
     ),
 ]
 VideoOption = Annotated[
@@ -57,7 +57,7 @@ SourceSizeOption = Annotated[
     typer.Option(
         metavar="HxW",
         rich_help_panel=_WHAT,
-        help="Of the generated video. Default: the bundle's source size, or 720x1280.",
+        help="Of the generated video. Default: 720x1280.",
     ),
 ]
 ModeOption = Annotated[
@@ -65,12 +65,12 @@ ModeOption = Annotated[
     typer.Option(
         metavar="MODE",
         rich_help_panel=_WHAT,
-        help="stream makes masks of shown instances only, video of every query with a pixel.",
+        help="stream, or video with masks of every query.",
     ),
 ]
 ClassesOption = Annotated[
     int,
-    typer.Option(metavar="N", rich_help_panel=_WHAT, help="Random rows in place of class names."),
+    typer.Option(metavar="N", rich_help_panel=_WHAT, help="Random class embeddings."),
 ]
 InstancesOption = Annotated[
     int,
@@ -78,7 +78,7 @@ InstancesOption = Annotated[
         min=1,
         metavar="N",
         rich_help_panel=_WHAT,
-        help="Most instances of a frame; as many are shown, whatever their score.",
+        help="Instances shown of a frame, whatever their score.",
     ),
 ]
 OverlayOption = Annotated[
@@ -89,7 +89,7 @@ CheckpointOption = Annotated[
     typer.Option(
         metavar="FILE",
         rich_help_panel=_WHERE,
-        help="For torch: what the bundle was exported from. Seeded weights need none.",
+        help="For torch: the bundle's, unless it was seeded.",
     ),
 ]
 ClipOption = Annotated[
@@ -97,25 +97,23 @@ ClipOption = Annotated[
     typer.Option(
         metavar="FILE",
         rich_help_panel=_WHERE,
-        help="For torch: CLIP's weights, as the export took them.",
+        help="For torch: CLIP's weights, as for the export.",
     ),
 ]
 FramesOption = Annotated[
-    int, typer.Option(metavar="N", rich_help_panel=_HOW, help="Timed of each contender, at least.")
+    int, typer.Option(metavar="N", rich_help_panel=_HOW, help="Timed of each contender.")
 ]
 RoundsOption = Annotated[
     int,
     typer.Option(
         metavar="N",
         rich_help_panel=_HOW,
-        help="Rounds in which the contenders take turns; at least 2.",
+        help="Turns of each contender; at least 2.",
     ),
 ]
 WarmUpOption = Annotated[
     int,
-    typer.Option(
-        metavar="N", rich_help_panel=_HOW, help="Windows before the first timed one; at least 1."
-    ),
+    typer.Option(metavar="N", rich_help_panel=_HOW, help="Windows that do not count; at least 1."),
 ]
 OutputOption = Annotated[
     Path | None,
@@ -124,7 +122,7 @@ OutputOption = Annotated[
         "-o",
         metavar="FILE.json",
         rich_help_panel=_OUTPUT,
-        help="Everything as JSON, and beside it a table (.md) and a chart (.svg).",
+        help="Takes everything; a table (.md) and a chart (.svg) come beside it.",
     ),
 ]
 CompareOption = Annotated[
@@ -132,7 +130,7 @@ CompareOption = Annotated[
     typer.Option(
         metavar="OLD.json",
         rich_help_panel=_OUTPUT,
-        help="Say what got slower since that report, with a confidence interval.",
+        help="Say what got slower since that report.",
     ),
 ]
 AllowDifferentOption = Annotated[
@@ -140,7 +138,7 @@ AllowDifferentOption = Annotated[
     typer.Option(
         "--allow-different",
         rich_help_panel=_OUTPUT,
-        help="Compare also where model, sizes, settings or machine differ.",
+        help="Also if model, sizes, settings or machine differ.",
     ),
 ]
 MaxSlowdownOption = Annotated[
@@ -148,8 +146,7 @@ MaxSlowdownOption = Annotated[
     typer.Option(
         metavar="RATIO",
         rich_help_panel=_OUTPUT,
-        help="With --compare: end with exit code 4 if a contender is slower than so many times, "
-        "such as 1.05, and the interval leaves 1 out.",
+        help="With --compare: exit code 4 if a contender is that much slower, such as 1.05.",
     ),
 ]
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace these files.")]
@@ -181,11 +178,11 @@ def bench(
     overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure latency, frames a second, the host's share, memory and power.
+    """Measure a bundle's speed, memory and power.
 
-    Inside the timed region is a frame (or window) from the encoded video to the encoded overlay,
-    one at a time: decoding, placing, graphs, association, scores, run lengths, drawing, encoding.
-    Opening and warm-up are outside. Contenders take turns, and ratios are paired by rounds.
+    Timed is a frame (or window) from the encoded video to the encoded overlay: decoding, placing,
+    graphs, association, scores, run lengths, drawing, encoding. Opening and warm-up are not.
+    Contenders take turns; ratios are paired by rounds. docs/bench.md says more.
 
     Example: `openvis bench bundle --against torch --against openvino -o bench.json`
     """

@@ -125,6 +125,11 @@ def test_a_video_without_a_whole_window_is_refused(cached_bundle, run, tmp_path)
         player_of(cached_bundle, replace(run, video=str(folder)), Known())
 
 
+def test_windows_that_the_model_does_not_take_are_refused(cached_bundle, run):
+    with pytest.raises(InputError, match="works frame by frame, not on windows of 2"):
+        player_of(cached_bundle, replace(run, window_length=2))
+
+
 def test_the_first_windows_outputs_are_kept_and_then_the_video_begins_anew(cached_bundle, run):
     player = player_of(cached_bundle, run)
     (first, second), results = player.outputs(2)
@@ -448,6 +453,7 @@ def test_bad_usage_has_its_exit_code(options, code, message, opened_bundle, caps
     assert "Traceback" not in told
 
 
+@pytest.mark.timeout(150)  # three interpreters start one after the other
 def test_ctrl_c_ends_every_process_and_leaves_nothing(cached_bundle, small_video, tmp_path):
     work = tmp_path / "work"
     work.mkdir()

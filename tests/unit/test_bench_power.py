@@ -193,17 +193,24 @@ def raising(error):
 
 def test_a_board_without_any_meter_says_why(monkeypatch):
     kinds = {
-        "NVML": ImportError("pynvml"),
-        "jtop": OSError("the service is off"),
+        "NVML": OSError("no driver"),
+        "jtop": ImportError("jtop"),
         "tegrastats": OSError("not a Jetson"),
     }
     monkeypatch.setattr(power, "_METERS", {name: raising(e) for name, e in kinds.items()})
     meter, why = open_meter()
     assert meter is None
     assert why == (
-        "power is not measured. NVML: not installed (pip install 'openvis-rt[bench]'); "
-        "jtop: the service is off; tegrastats: not a Jetson"
+        "power is not measured. NVML: no driver; jtop: not installed (jetson-stats, on a Jetson); "
+        "tegrastats: not a Jetson"
     )
+
+
+def test_a_missing_nvml_names_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+    _, why = open_meter()
+    assert "NVML: pynvml is not installed" in why
+    assert "openvis-rt[bench]" in why
 
 
 def test_the_first_meter_that_works_is_taken(monkeypatch):
