@@ -12,7 +12,8 @@ __all__ = ["markdown_from_report", "table"]
 _TIMES = (
     *("contender", "s a frame", "p50 ms", "p90 ms", "p99 ms", "FPS", "time, {base} = 1"),
     *("in the graphs, {base} = 1", "host", "GFLOP/s", "of the matrix product", "peak MB"),
-    *("W", "J a frame", "SQNR dB, least", "mask IoU"),
+    *("GPU MB", "FPS in flight", "MB to the device", "MB to the host", "W", "J a frame"),
+    *("SQNR dB, least", "mask IoU"),
 )
 
 
@@ -66,9 +67,11 @@ def _times(report: Report) -> list[str]:
 
 
 def _row(result: Result) -> list[str]:
-    found, held, power = result.measured, result.agreement, None
+    found, held = result.measured, result.agreement
     assert found is not None
     power = found.electricity
+    gpu_bytes = None if power is None else power.gpu_bytes
+    bus = (found.bytes_to_device, found.bytes_to_host)
     return [
         result.name,
         f"{found.seconds_a_frame:.3f}",
@@ -80,6 +83,9 @@ def _row(result: Result) -> list[str]:
         "" if found.flops_a_second is None else f"{found.flops_a_second / 1e9:.1f}",
         "" if found.share_of_peak is None else f"{found.share_of_peak:.0%}",
         f"{found.peak_bytes / 1e6:.0f}",
+        "" if gpu_bytes is None else f"{gpu_bytes / 1e6:.0f}",
+        "" if found.fps_in_flight is None else f"{found.fps_in_flight:.2f}",
+        *("" if count is None else f"{count / 1e6:.2f}" for count in bus),
         "" if power is None else f"{power.watts:.1f}",
         "" if power is None else f"{power.joules_a_frame:.2f}",
         "" if held is None else f"{min(held.sqnr.values()):.0f}",
@@ -131,9 +137,10 @@ def _notes(report: Report) -> list[str]:
     notes = [f"- Timed: {report.timed}"]
     if report.peak is not None:
         peak = report.peak
+        where = f"{peak.threads} threads" if peak.device == "cpu" else "the GPU"
         notes.append(
             f"- The matrix product: {peak.flops / 1e9:.1f} GFLOP/s, n = {peak.size}, by "
-            f"{peak.library} on {peak.threads or 'no'} threads of the CPU."
+            f"{peak.library} on {where}."
         )
     if report.others is not None:
         notes.append(
@@ -149,6 +156,13 @@ def _notes(report: Report) -> list[str]:
         notes.append(f"- Power by {report.meter}.")
     for result in report.results:
         power = result.measured.electricity if result.measured else None
+        if power is not None and power.gpu_mhz is not None:
+            slowest, mean, fastest = power.gpu_mhz
+            heat = "" if power.celsius is None else f", at most {power.celsius:.0f} degrees Celsius"
+            notes.append(
+                f"- {result.name}: GPU clock {slowest:.0f} to {fastest:.0f} MHz, mean "
+                f"{mean:.0f}{heat}."
+            )
         if power is not None and power.throttled:
             notes.append(f"- {result.name}: the GPU was held down by {', '.join(power.throttled)}.")
     if any(r.measured and r.measured.window.count < 100 for r in report.results):

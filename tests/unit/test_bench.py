@@ -28,7 +28,7 @@ from openvis_rt.bench.peak import measured_peak
 from openvis_rt.bench.player import Player, Run, Window, vocabulary_of
 from openvis_rt.bench.products import Peak
 from openvis_rt.bench.remote import RemotePlayer
-from openvis_rt.bench.report import read_report
+from openvis_rt.bench.report import Electricity, read_report
 from openvis_rt.bench.timed_backend import TimedBackend
 from openvis_rt.bundle.bundle import Bundle
 from openvis_rt.cli.main import app, main
@@ -410,6 +410,20 @@ def test_the_table_names_what_was_not_measured(measured):
     assert "| time, onnxruntime fp32 = 1 |" in text
     assert "- Power is not measured." in text
     assert "| W |" not in text  # a column that nobody has
+
+
+def test_what_a_gpu_tells_has_columns_and_notes(measured):
+    power = Electricity(71.5, 2.5, (900.0, 1000.0, 1100.0), 66.0, ("power cap",), 2_000_000)
+    found = replace(
+        measured.base.measured, electricity=power, bytes_to_device=3e6, bytes_to_host=1e5
+    )
+    base = replace(measured.base, measured=found)
+    text = markdown_from_report(replace(measured, results=(base, *measured.results[1:])))
+    header = text.splitlines()[4]
+    assert "| GPU MB | MB to the device | MB to the host | W | J a frame |" in header
+    assert "| 2 | 3.00 | 0.10 | 71.5 | 2.50 |" in text
+    assert "GPU clock 900 to 1100 MHz, mean 1000, at most 66 degrees Celsius." in text
+    assert "held down by power cap" in text
 
 
 # the command
