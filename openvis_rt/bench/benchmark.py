@@ -111,6 +111,12 @@ class BenchmarkSettings:
             if value < least:
                 raise InputError(f"a benchmark needs at least {least} {name}; got {value}")
 
+    def resolved(self) -> dict[str, Any]:
+        """As JSON types, with the number of threads on this machine."""
+        found = asdict(self)
+        found["weights"] = {k: v if v is None else str(v) for k, v in found["weights"].items()}
+        return {**found, "threads": self.threads or usable_cores()}
+
 
 def benchmark(
     bundle: str | Path,
@@ -212,7 +218,7 @@ class _Contest:
         return Report(
             made,
             this_machine(),
-            {**_plain(self._settings), "threads": threads},
+            self._settings.resolved(),
             tuple(self._result(entry, peak, log) for entry in self._entries),
             TIMED,
             peak,
@@ -431,13 +437,6 @@ def _unique_names(contenders: list[Contender]) -> list[str]:
         if names.count(name) > 1:
             raise InputError(f"{name} takes part twice; give each contender once")
     return names
-
-
-def _plain(settings: BenchmarkSettings) -> dict[str, Any]:
-    """The settings as JSON types."""
-    found = asdict(settings)
-    found["weights"] = {k: v if v is None else str(v) for k, v in found["weights"].items()}
-    return found
 
 
 def _load() -> float:

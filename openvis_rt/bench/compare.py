@@ -8,18 +8,27 @@ the base, their ratios to the base are compared as well, in which that cancels.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
+from openvis_rt.bench.machine import Machine
 from openvis_rt.bench.parts import GRAPHS, PARTS, network_seconds
 from openvis_rt.bench.player import Window
 from openvis_rt.bench.report import Measured, Report
 from openvis_rt.bench.statistics import Interval, ratio_of_groups
 from openvis_rt.errors import InputError, ParityError
 
-__all__ = ["Change", "check_slowdown", "compare_reports", "markdown_from_changes"]
+__all__ = [
+    "Change",
+    "check_comparable",
+    "check_slowdown",
+    "compare_reports",
+    "markdown_from_changes",
+]
 
 _SMALL = 1e-4  # seconds a frame: parts below it are noise on both sides
+_MACHINE = ("CPU", "cores", "GPU")
 _SETTINGS = ("mode", "selection", "classes", "overlay", "threads", "precision")
 
 
@@ -58,12 +67,8 @@ def compare_reports(new: Report, old: Report, *, different: bool = False) -> lis
     Raises:
         InputError: they differ in one of these, or no contender is in both.
     """
-    differences = list(_differences(new, old))
-    if differences and not different:
-        raise InputError(
-            f"the reports are not of the same measurement: {'; '.join(differences)}. Give "
-            "--allow-different to compare them all the same"
-        )
+    if not different:
+        _refuse(list(_differences(new, old)))
     held = {r.name: r.measured for r in old.results if r.measured is not None}
     pairs = [
         (r.name, r.measured, held[r.name]) for r in new.results if r.measured and r.name in held
@@ -115,19 +120,46 @@ def markdown_from_changes(changes: list[Change]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def check_comparable(settings: Mapping[str, Any], machine: Machine, old: Report) -> None:
+    """Refuse what :func:`compare_reports` would refuse, before it is measured.
+
+    Args:
+        settings: resolved ones of the new measurement.
+        machine: this one.
+        old: the earlier report.
+
+    Raises:
+        InputError: settings or machine differ.
+    """
+    _refuse([*_of_machine(machine, old.machine), *_of_settings(settings, old.settings)])
+
+
+def _refuse(differences: list[str]) -> None:
+    if differences:
+        raise InputError(
+            f"the reports are not of the same measurement: {'; '.join(differences)}. Give "
+            "--allow-different to compare them all the same"
+        )
+
+
+def _of_machine(new: Machine, old: Machine) -> list[str]:
+    return _unequal((n, getattr(new, n.lower()), getattr(old, n.lower())) for n in _MACHINE)
+
+
+def _of_settings(new: Mapping[str, Any], old: Mapping[str, Any]) -> list[str]:
+    return _unequal((name, new.get(name), old.get(name)) for name in _SETTINGS)
+
+
+def _unequal(facts: Iterable[tuple[str, Any, Any]]) -> list[str]:
+    return [f"{n} {_shown(a)} here, {_shown(b)} there" for n, a, b in facts if a != b]
+
+
 def _differences(new: Report, old: Report) -> Iterator[str]:
-    for what, ours, theirs in (
-        ("model", new.base.model, old.base.model),
-        ("network size", new.base.network_size, old.base.network_size),
-        ("source size", new.base.source_size, old.base.source_size),
-        ("window length", new.base.window_length, old.base.window_length),
-        ("CPU", new.machine.cpu, old.machine.cpu),
-        ("cores", new.machine.cores, old.machine.cores),
-        ("GPU", new.machine.gpu, old.machine.gpu),
-        *((name, new.settings.get(name), old.settings.get(name)) for name in _SETTINGS),
-    ):
-        if ours != theirs:
-            yield f"{what} {_shown(ours)} here, {_shown(theirs)} there"
+    for what in ("model", "network_size", "source_size", "window_length"):
+        ours, theirs = (getattr(report.base, what) for report in (new, old))
+        yield from _unequal([(what.replace("_", " "), ours, theirs)])
+    yield from _of_machine(new.machine, old.machine)
+    yield from _of_settings(new.settings, old.settings)
 
 
 def _shown(value: object) -> str:

@@ -188,11 +188,13 @@ def bench(
     """
     from openvis_rt.bench.benchmark import BenchmarkSettings, benchmark
     from openvis_rt.bench.compare import (
+        check_comparable,
         check_slowdown,
         compare_reports,
         markdown_from_changes,
     )
     from openvis_rt.bench.contenders import Weights
+    from openvis_rt.bench.machine import this_machine
     from openvis_rt.bench.report import read_report, write_report
     from openvis_rt.errors import InputError
     from openvis_rt.runtime.options import Selection
@@ -220,6 +222,8 @@ def bench(
     if max_slowdown is not None and compare is None:
         raise InputError("--max-slowdown compares with an earlier report; give --compare OLD.json")
     old = read_report(compare) if compare is not None else None  # before minutes of work
+    if old is not None and not allow_different:
+        check_comparable(settings.resolved(), this_machine(), old)
     for path in _outputs(output):
         refuse_existing(path, overwrite=overwrite)
     with progress_bar() as bar:

@@ -429,7 +429,9 @@ def test_what_a_gpu_tells_has_columns_and_notes(measured):
 # the command
 
 
-def test_the_command_writes_a_report_a_table_and_a_chart(opened_bundle, small_video, tmp_path):
+def test_the_command_writes_a_report_a_table_and_a_chart(
+    opened_bundle, small_video, tmp_path, monkeypatch
+):
     out = tmp_path / "report.json"
     common = ["bench", str(opened_bundle.path), "--backend", "onnxruntime", "--threads", "1"]
     common += ["--video", str(small_video), "--frames", "2", "--rounds", "2", "--warm-up", "1"]
@@ -443,6 +445,11 @@ def test_the_command_writes_a_report_a_table_and_a_chart(opened_bundle, small_vi
     )
     found = json.loads(result.stdout)
     assert {change["what"] for change in found["changes"]} >= {"end to end", "network"}
+    monkeypatch.setattr(contest, "benchmark", None)  # what cannot be compared is not measured
+    other = [*common, "--compare", str(out), "--classes", "7"]
+    result = CliRunner().invoke(app, other)
+    assert isinstance(result.exception, InputError)
+    assert "classes 7 here, 40 there" in str(result.exception)
 
 
 @pytest.mark.parametrize(
