@@ -40,7 +40,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import platform
 import sys
 import tempfile
@@ -57,6 +56,7 @@ import torch
 from torch import Tensor, nn
 from variants import size
 
+from openvis_rt.bench.onnx_operations import multiply_adds
 from openvis_rt.bundle.bundle import (
     Bundle,
     GraphFile,
@@ -84,7 +84,7 @@ from openvis_rt.systems.instformer import InstFormerConfig
 from openvis_rt.systems.system import Score, Tracker
 
 FORMS = ("one pass", "full mask", "N crops", "CLIP alone")
-HOST = ("place", "associate", "masks")  # of the pipeline's stages
+HOST = ("place", "associate", "scores", "masks")  # of the pipeline's stages
 CROP = 224
 WIDTH = 768  # of CLIP's tokens, and of a tracking token
 BLOCKS = 12
@@ -171,7 +171,7 @@ def measure(model: InstFormer, count: int, options: argparse.Namespace) -> dict[
             say(f"{count} instances: {name}")
             spec, module = graph_of(name, model, count, options)
             traced = onnx_from_module(module, spec)
-            row["multiply_adds"][name] = multiply_adds(traced, options.classes)
+            row["multiply_adds"][name] = counted(traced, options.classes)
             row["formula"][name] = by_hand(name, count, options.size)
             bundle = bundle_of(Path(folder) / name.replace(" ", "-"), traced, spec, options)
             factory = open_backend(
@@ -272,34 +272,11 @@ def run_in_turn(
     return seconds
 
 
-def multiply_adds(model: onnx.ModelProto, classes: int) -> int:
-    """Of every Conv, Gemm and MatMul of a graph, with K filled in."""
-    sized = onnx.ModelProto()
-    sized.CopyFrom(model)
-    del sized.graph.value_info[:]
-    for value in (*sized.graph.input, *sized.graph.output):
-        for dim in value.type.tensor_type.shape.dim:
-            if dim.dim_param:
-                dim.dim_value = classes
-    graph = onnx.shape_inference.infer_shapes(sized, data_prop=True).graph
-    shapes = {
-        v.name: [d.dim_value for d in v.type.tensor_type.shape.dim]
-        for v in (*graph.input, *graph.value_info, *graph.output)
-    } | {t.name: list(t.dims) for t in graph.initializer}
-    return sum(node_multiply_adds(node, shapes) for node in graph.node)
-
-
-def node_multiply_adds(node: onnx.NodeProto, shapes: dict[str, list[int]]) -> int:
-    """Elements of the output times the terms of each."""
-    if node.op_type not in ("Conv", "Gemm", "MatMul"):
-        return 0
-    first, second = (shapes[name] for name in node.input[:2])
-    elements = math.prod(shapes[node.output[0]])
-    assert elements > 0, f"no shape is known of {node.name}"
-    if node.op_type == "Conv":
-        return elements * math.prod(second[1:])  # [out, in / groups, kh, kw]
-    turned = any(a.name == "transA" and a.i for a in node.attribute)
-    return elements * first[-2 if turned else -1]
+def counted(model: onnx.ModelProto, classes: int) -> int:
+    """Multiply-adds of a graph, with K filled in."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    return multiply_adds(copy, {"K": classes})
 
 
 def by_hand(name: str, count: int, frame: tuple[int, int]) -> int:

@@ -26,9 +26,10 @@ What is counted, in the ONNX graphs of the first precision:
 
     parameters      numbers in initializers, so with constants that depend on the size (position
                     tables, the masks of Swin's windows); of PyTorch's model they are in the JSON.
-    multiply-adds   of every Conv, Gemm and MatMul (one_pass.py), of one call with T = the frames of
-                    a window, 40 class rows and 14 prompts; "a frame" is that of `propose`, `embed`
-                    and `classify` over T. Sampling in deformable attention is not among them.
+    multiply-adds   of every product (openvis_rt/bench/onnx_operations.py), of one call with T = the
+                    frames of a window, 40 class rows and 14 prompts; "a frame" is that of
+                    `propose`, `embed` and `classify` over T. Sampling in deformable attention is
+                    not among them.
     SQNR            of `mask_logits` of `propose` in FP16 against PyTorch FP32 on a random picture,
                     with every number rounded to FP16; of all outputs in the JSON.
     peak            `ru_maxrss` of the step's process, of the build that of its largest graph.
@@ -263,6 +264,7 @@ def counts(bundle: Any, precision: str) -> dict[str, Figures]:
 
     import onnx
 
+    from openvis_rt.bench.onnx_operations import multiply_adds
     from openvis_rt.systems.graphs import masks_per_run
 
     length = bundle.manifest.window_length
@@ -276,26 +278,6 @@ def counts(bundle: Any, precision: str) -> dict[str, Figures]:
             "multiply_adds": multiply_adds(model, sizes),
         }
     return found
-
-
-def multiply_adds(model: Any, sizes: dict[str, int]) -> int:
-    """Of every product of a graph, with a number for each dynamic axis; the model is changed."""
-    import onnx
-    from one_pass import node_multiply_adds
-
-    del model.graph.value_info[:]
-    for value in (*model.graph.input, *model.graph.output):
-        for dim in value.type.tensor_type.shape.dim:
-            if dim.dim_param in sizes:
-                dim.dim_value = sizes[dim.dim_param]
-    graph = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
-    shapes = {
-        v.name: [d.dim_value for d in v.type.tensor_type.shape.dim]
-        for v in (*graph.input, *graph.value_info, *graph.output)
-    } | {t.name: list(t.dims) for t in graph.initializer}
-    uncounted = {node.op_type for node in graph.node} & {"Einsum", "ConvTranspose"}
-    assert not uncounted, f"{model.graph.name} has {uncounted}, which are not counted"
-    return sum(node_multiply_adds(node, shapes) for node in graph.node)
 
 
 def build(path: Path, options: argparse.Namespace) -> Figures:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from openvis_rt._version import __version__
 
 if TYPE_CHECKING:
+    from openvis_rt.bench.benchmark import BenchmarkSettings, benchmark
     from openvis_rt.bundle.bundle import Bundle
     from openvis_rt.checkpoints.load import load_model
     from openvis_rt.engines.build.engines import build_engines
@@ -59,6 +60,7 @@ if TYPE_CHECKING:
     from openvis_rt.vocabulary import Vocabulary
 
 _HOME = {
+    **dict.fromkeys(("BenchmarkSettings", "benchmark"), "bench.benchmark"),
     **dict.fromkeys(("Bundle",), "bundle.bundle"),
     **dict.fromkeys(("load_model",), "checkpoints.load"),
     **dict.fromkeys(("read_annotations",), "evaluation.annotation_files"),
@@ -102,6 +104,7 @@ __all__ = [
     "Backend",
     "BackendError",
     "BackendOptions",
+    "BenchmarkSettings",
     "Bundle",
     "BundleError",
     "CheckpointError",
@@ -133,6 +136,7 @@ __all__ = [
     "VocabularyError",
     "__version__",
     "add_reference",
+    "benchmark",
     "build_engines",
     "decode_mask",
     "draw",

@@ -10,6 +10,7 @@ from rich.markup import escape
 
 from openvis_rt import __version__
 from openvis_rt.cli.assemble import assemble
+from openvis_rt.cli.bench import bench
 from openvis_rt.cli.build import build
 from openvis_rt.cli.demo import demo
 from openvis_rt.cli.doctor import doctor
@@ -31,7 +32,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-VERBS = (models, assemble, export, build, run, verify, evaluate, inspect, doctor, demo)
+VERBS = (models, assemble, export, build, run, verify, evaluate, bench, inspect, doctor, demo)
 for verb in VERBS:
     app.command(verb.__name__.replace("evaluate", "eval"), cls=Verb)(verb)
 
@@ -54,7 +55,7 @@ def openvis(
     `openvis demo` tries everything; `openvis doctor` says what works on this machine.
 
     Exit codes: 0 done, 1 a defect of ours, 2 bad usage or input, 3 the environment lacks something,
-    4 a parity gate failed, 130 interrupted.
+    4 a parity or speed gate failed, 130 interrupted.
     """
 
 

@@ -34,7 +34,7 @@ Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 Image8 = npt.NDArray[np.uint8]
 
-STAGES = ("place", "submit", "wait", "associate", "masks")
+STAGES = ("place", "submit", "wait", "associate", "scores", "masks")
 """What the host does with a window, in order; see ``seconds`` of :class:`Graphs`."""
 
 
@@ -51,8 +51,8 @@ class Graphs:
         queries: N.
         slots: windows that can be in flight.
         seconds: of the host so far, by :data:`STAGES`: placing frames, starting graphs (on a
-            backend that computes at once, running them), waiting for the device, association and
-            scores, run lengths of masks.
+            backend that computes at once, running them), waiting for the device, association with
+            the tracker's recurrence, scores and what is shown, run lengths of masks.
     """
 
     def __init__(self, bundle: Bundle, backend: Backend, precision: str, *, embeds: bool) -> None:

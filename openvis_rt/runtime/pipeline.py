@@ -242,11 +242,14 @@ class Pipeline:
     def counters(self) -> dict[str, float]:
         """Seconds and bytes since it was opened.
 
-        ``place_seconds``, ``submit_seconds``, ``wait_seconds``, ``associate_seconds`` and
-        ``masks_seconds`` are the host's, as :class:`~openvis_rt.runtime.graphs.Graphs` says. What
-        the backend counts comes beside them: ``device_seconds`` and bytes over the bus.
+        ``place_seconds``, ``submit_seconds``, ``wait_seconds``, ``associate_seconds``,
+        ``scores_seconds`` and ``masks_seconds`` are the host's and follow each other, as
+        :class:`~openvis_rt.runtime.graphs.Graphs` says; ``recurrence_seconds`` is the part of
+        ``associate_seconds`` in which the tracker's recurrence predicts. What the backend counts
+        comes beside them: ``device_seconds`` and bytes over the bus.
         """
         host = {f"{stage}_seconds": seconds for stage, seconds in self._graphs.seconds.items()}
+        host["recurrence_seconds"] = self._matcher.recurrence_seconds
         return {**host, **self._backend.counters()}
 
     def letterbox(self, height: int, width: int) -> Letterbox:

@@ -184,11 +184,13 @@ class VideoState:
         self._torn = True  # until tracker, sums and masks all have this window
         with graphs.timed("wait"):
             output = graphs.collect(window.slot, window.frames[0][0])
-        with graphs.timed("associate"), _BLAS.limit(limits=1):
-            order = self._matcher.step(output)
-            visible = output["mask_area"].reshape(len(order), -1)[order] > 0  # [N, T]
-            self._scores.add_output(output, order)
-            chosen = self._choose(visible)
+        with _BLAS.limit(limits=1):
+            with graphs.timed("associate"):
+                order = self._matcher.step(output)
+            with graphs.timed("scores"):
+                visible = output["mask_area"].reshape(len(order), -1)[order] > 0  # [N, T]
+                self._scores.add_output(output, order)
+                chosen = self._choose(visible)
         shown = np.array(sorted(set().union(*chosen)), np.int64)
         tracks = np.flatnonzero(visible.any(1)) if self._keeps else shown
         found: dict[int, list[RLE]] = {}

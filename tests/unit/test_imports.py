@@ -32,15 +32,19 @@ ARROWS = {  # a folder, and what it may import besides itself and the ground flo
     "runtime": {"bundle", "systems", "engines.library", "engines.plan", "engines.api"},
     "verify": {"runtime", "engines", "export", "models", "compare", "bundle", "systems"},
     "evaluation": {"runtime", "bundle"},
+    "bench": {
+        *("systems", "bundle", "models", "checkpoints", "compare", "export", "runtime"),
+        *("engines.gpu", "verify.torch_backend"),
+    },
     "training": {"checkpoints", "models", "systems"},
     "cli": {
         *("systems", "bundle", "models", "checkpoints", "compare", "export", "engines", "runtime"),
-        *("verify", "evaluation", "training"),
+        *("verify", "evaluation", "bench", "training"),
     },
 }
 WITH_TORCH = ("models", "checkpoints", "export", "training", "engines.build", "engines.rewrites")
-"""Who may name torch or onnx; of ``compare`` and ``verify`` the files whose names begin with
-``torch_`` or ``onnx_``."""
+"""Who may name torch or onnx; elsewhere the files whose names say so."""
+BY_NAME = ("compare.torch_", "verify.torch_", "verify.onnx_", "bench.torch_", "bench.onnx_")
 TRAINING = {"torch", "torchvision", "open_clip", "timm", "onnx", "onnxscript"}
 HEAVY = TRAINING | {"polygraphy", "pycuda", "tensorrt", "tensorrt_rtx"}
 
@@ -164,7 +168,7 @@ def test_only_the_rooms_of_the_networks_name_torch_or_onnx():
     found = []
     for module, path in modules_of(PACKAGE).items():
         inside = module.removeprefix(f"{ROOT}.")
-        if inside.startswith((*WITH_TORCH, "compare.torch_", "verify.torch_", "verify.onnx_")):
+        if inside.startswith((*WITH_TORCH, *BY_NAME)):
             continue
         libraries = {name.split(".")[0] for name in imports_of(path)}
         found += [f"{module}: {name}" for name in sorted(libraries & TRAINING)]
@@ -265,6 +269,7 @@ print(json.dumps(sorted(sys.modules)))
         ("openvis_rt.runtime", {"onnxruntime"}),
         ("openvis_rt.runtime.pipeline", {"onnxruntime"}),
         ("openvis_rt.runtime.run", {"onnxruntime"}),
+        ("openvis_rt.bench.benchmark", {"onnxruntime", "openvino", "pynvml"}),
         ("openvis_rt.cli.main", {"onnxruntime", "scipy", "av"}),  # --help is quick
         ("openvis_rt.engines.build.engines", {"onnxruntime"}),
         ("openvis_rt.evaluation.metrics", {"onnxruntime", "matplotlib", "av", "trackeval"}),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import weakref
 
 import numpy as np
+import onnxruntime
 import pytest
 from graph_bundle import NETWORK_SIZE, window_models, write_bundle
 
@@ -271,3 +272,17 @@ def test_a_graph_that_fails_is_a_backend_error(sessions):
     masks.write("selected", np.array([10]))  # of 10
     with pytest.raises(BackendError, match="failed in graph 'masks'"):
         masks.run()
+
+
+def test_the_number_of_threads_reaches_the_library(bundle, monkeypatch):
+    asked = []
+
+    class Noted(onnxruntime.SessionOptions):
+        def __init__(self):
+            super().__init__()
+            asked.append(self)
+
+    monkeypatch.setattr(onnxruntime, "SessionOptions", Noted)
+    for threads in (None, 3):
+        OnnxRuntime("cpu", threads=threads).open(bundle, "classify").close()
+    assert [options.intra_op_num_threads for options in asked] == [0, 3]  # 0: its own choice

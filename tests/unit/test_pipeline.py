@@ -857,3 +857,8 @@ def test_auto_runs_on_the_cpu_where_cuda_is_offered_and_does_not_work(opened, fr
     assert "cpu" in pipeline.backend
     with pytest.raises(BackendError, match="fell back"):
         opened("stream", backend_options=BackendOptions(device="cuda"))
+
+
+def test_a_backend_without_threads_is_refused():
+    with pytest.raises(InputError, match="at least one thread; got 0"):
+        BackendOptions(threads=0)

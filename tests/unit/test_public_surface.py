@@ -14,6 +14,7 @@ import pytest
 import openvis_rt
 
 HOMES = {  # a module below openvis_rt, and the public names that it has
+    "bench.benchmark": {"BenchmarkSettings", "benchmark"},
     "bundle.bundle": {"Bundle"},
     "checkpoints.load": {"load_model"},
     "engines.build.engines": {"build_engines"},

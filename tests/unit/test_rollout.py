@@ -178,3 +178,17 @@ def test_half_a_recurrence_is_refused_with_what_is_needed(shapes, found, needed)
         recurrence_of(shapes)
     assert found in str(caught.value)
     assert needed in str(caught.value)
+
+
+def test_the_time_of_the_recurrence_is_counted_over_videos(monkeypatch):
+    rule = Rollout(Cell(weights_of("gru")[1]))
+    clock = iter((1.0, 3.0, 10.0, 14.0))
+    monkeypatch.setattr("openvis_rt.runtime.tracking.rollout.perf_counter", lambda: next(clock))
+    tokens = np.eye(4, WIDTH, dtype=np.float32)
+    rule.step(tokens)  # a video's first frame needs no prediction
+    assert rule.recurrence_seconds == 0
+    rule.step(tokens)
+    rule.reset()
+    rule.step(tokens)
+    rule.step(tokens)
+    assert rule.recurrence_seconds == 2 + 4

@@ -508,3 +508,24 @@ def test_a_source_that_the_system_refuses(tmp_path):
 def test_queue_size_must_be_positive(sample):
     with pytest.raises(ValueError, match="queue_size"):
         open_video(str(sample), queue_size=0)
+
+
+def test_without_reading_ahead_no_thread_is_started(sample):
+    before = threading.active_count()
+    with open_video(str(sample), ahead=False) as alone, open_video(str(sample)) as ahead:
+        frame = next(alone)
+        next(alone)
+        assert threading.active_count() == before
+        images = [frame.image, *(frame.image for frame in alone)]
+        wanted = [frame.image for frame in ahead]
+    assert len(images) == len(wanted) - 1
+    assert np.array_equal(images[-1], wanted[-1])
+
+
+def test_damage_is_raised_without_reading_ahead_too(sample, tmp_path):
+    cut = tmp_path / "cut.mkv"
+    write_sample_video(cut, width=64, height=48, fps=10, seconds=2, audio=False)
+    cut.write_bytes(cut.read_bytes()[: cut.stat().st_size // 2])
+    with open_video(str(cut), ahead=False) as video, pytest.raises(VideoError, match="cut off"):
+        for _ in video:
+            pass

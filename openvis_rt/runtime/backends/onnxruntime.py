@@ -23,6 +23,7 @@ class OnnxRuntime:
     Args:
         device: ``cpu``, ``cuda``, or ``auto``: CUDA where it works, else the CPU, and it says so.
         warn: told so.
+        threads: that compute one graph on the CPU; None for the library's choice.
 
     Raises:
         DependencyError: ONNX Runtime is not installed.
@@ -33,13 +34,18 @@ class OnnxRuntime:
     name = "onnxruntime"
     slots = 1  # it computes at once
 
-    def __init__(self, device: str = "auto", warn: Callable[[str], None] = lambda _: None) -> None:
+    def __init__(
+        self,
+        device: str = "auto",
+        warn: Callable[[str], None] = lambda _: None,
+        threads: int | None = None,
+    ) -> None:
         try:
             import onnxruntime
         except ImportError as exc:
             raise DependencyError("onnxruntime", "cpu") from exc
         offered = onnxruntime.get_available_providers()
-        self._warn = warn
+        self._warn, self._threads = warn, threads
         self._may_fall_back = device == "auto"
         if device == "auto":
             device = "cuda" if _PROVIDERS["cuda"] in offered else "cpu"
@@ -73,13 +79,13 @@ class OnnxRuntime:
         """Open one graph of a bundle; every output can be fetched, and there is one slot."""
         path, spec = str(bundle.graph_path(graph, precision)), bundle.graph(graph, precision).spec
         try:
-            session = OnnxRuntimeSession(path, spec, self.device)
+            session = OnnxRuntimeSession(path, spec, self.device, self._threads)
         except BackendError as exc:  # offered is what was compiled in, not what works here
             if not self._may_fall_back or self.device == "cpu":
                 raise
             self._warn(f"running on the CPU: {exc}")
             self._device = "cpu"
-            session = OnnxRuntimeSession(path, spec, self.device)
+            session = OnnxRuntimeSession(path, spec, self.device, self._threads)
         self._may_fall_back = False
         return session
 
@@ -101,13 +107,15 @@ class OnnxRuntimeSession:
     array that ONNX Runtime writes into, so that a session bound to it reads the very same memory.
     """
 
-    def __init__(self, path: str, spec: GraphSpec, device: str) -> None:
+    def __init__(self, path: str, spec: GraphSpec, device: str, threads: int | None = None) -> None:
         import onnxruntime as ort
 
         self.spec = spec
         self._ort, self._device = ort, device
         options = ort.SessionOptions()
         options.log_severity_level = 3  # errors; its warnings are about node placement
+        if threads is not None:
+            options.intra_op_num_threads = threads
         try:
             self._session = ort.InferenceSession(path, options, providers=[_PROVIDERS[device]])
         except Exception as exc:  # its exceptions share no base of their own

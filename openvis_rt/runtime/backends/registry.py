@@ -25,10 +25,12 @@ class BackendOptions:
         device: ``cpu``, ``cuda``, or ``auto``: CUDA where it works.
         cuda: the CUDA binding of the TensorRT backends: ``cuda-python`` (it has CUDA graphs),
             ``pycuda``, or ``auto``, the first of them that is installed.
+        threads: that compute one graph on the CPU; None for the library's choice.
     """
 
     device: Device = "auto"
     cuda: CudaChoice = "auto"
+    threads: int | None = None
 
     def __post_init__(self) -> None:
         """Refuse what there is not."""
@@ -38,6 +40,8 @@ class BackendOptions:
         ):
             if value not in known:
                 raise InputError(f"there is no {what} {value!r}; there are: {', '.join(known)}")
+        if self.threads is not None and self.threads < 1:
+            raise InputError(f"a graph is computed by at least one thread; got {self.threads}")
 
 
 def _tensorrt(name: str) -> Callable[[BackendOptions, Warn], Backend]:
@@ -54,7 +58,7 @@ def _tensorrt(name: str) -> Callable[[BackendOptions, Warn], Backend]:
 def _onnxruntime(options: BackendOptions, warn: Warn) -> Backend:
     from openvis_rt.runtime.backends.onnxruntime import OnnxRuntime
 
-    return OnnxRuntime(options.device, warn)
+    return OnnxRuntime(options.device, warn, options.threads)
 
 
 BACKENDS: dict[str, Callable[[BackendOptions, Warn], Backend]] = {

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from time import perf_counter
 
 import numpy as np
 import numpy.typing as npt
@@ -34,10 +35,13 @@ class Rollout:
 
     Args:
         cell: predicts.
+
+    Attributes:
+        recurrence_seconds: that the cell took since this was made, over all videos.
     """
 
     def __init__(self, cell: Cell) -> None:
-        self._cell = cell
+        self._cell, self.recurrence_seconds = cell, 0.0
         self._tokens: Floats | None = None
 
     def reset(self) -> None:
@@ -57,7 +61,9 @@ class Rollout:
         if self._tokens is None:
             self._tokens = tokens.astype(np.float32, copy=True)
             return np.arange(len(tokens), dtype=np.int64)
+        begin = perf_counter()
         predicted = self._cell.step(self._tokens)
+        self.recurrence_seconds += perf_counter() - begin
         order = hungarian(1 - unit_rows(tokens) @ unit_rows(predicted).T)
         np.take(tokens, order, axis=0, out=self._tokens)
         return order

@@ -75,6 +75,11 @@ class Matcher:
     def __init__(self, rule: Tracker, association: Association) -> None:
         self._rule, self._association = rule, association
 
+    @property
+    def recurrence_seconds(self) -> float:
+        """Seconds since it was made in which a recurrence predicted; 0 for rules without one."""
+        return float(getattr(self._association, "recurrence_seconds", 0.0))
+
     def reset(self) -> None:
         """Forget the video."""
         self._association.reset()

@@ -68,7 +68,9 @@ def is_live(source: str) -> bool:
     return source.isdecimal() or "://" in source
 
 
-def open_video(source: str, *, allow_truncated: bool = False, queue_size: int = 4) -> VideoSource:
+def open_video(
+    source: str, *, allow_truncated: bool = False, queue_size: int = 4, ahead: bool = True
+) -> VideoSource:
     """Open a video and decode its first frame.
 
     Args:
@@ -77,6 +79,8 @@ def open_video(source: str, *, allow_truncated: bool = False, queue_size: int = 
             stream (``rtsp://...``).
         allow_truncated: end with a warning where the data end early, instead of with an error.
         queue_size: frames decoded ahead of the consumer; at least 1.
+        ahead: decode in a thread of its own. Else each frame is decoded when it is asked for, in
+            the caller's thread, whose time it takes: for measuring.
 
     Raises:
         VideoError: there is nothing at ``source`` that can be decoded.
@@ -89,7 +93,7 @@ def open_video(source: str, *, allow_truncated: bool = False, queue_size: int = 
         raise VideoError(
             f"{source} cannot be read: {exc.strerror or exc}. Give a source that you may read."
         ) from exc
-    return VideoSource(reader, allow_truncated=allow_truncated, queue_size=queue_size)
+    return VideoSource(reader, allow_truncated=allow_truncated, queue_size=queue_size, ahead=ahead)
 
 
 def open_images(name: str, paths: list[Path]) -> VideoSource:
@@ -129,12 +133,14 @@ class VideoSource:
         VideoError: while iterating, when the data break, end early or change their size.
     """
 
-    def __init__(self, reader: _Reader, *, allow_truncated: bool, queue_size: int) -> None:
+    def __init__(
+        self, reader: _Reader, *, allow_truncated: bool, queue_size: int, ahead: bool = True
+    ) -> None:
         self.name, self.fps, self.frame_count = reader.name, reader.fps, reader.frame_count
         self.live = reader.live
         self.warnings: list[str] = []
         self._reader = reader
-        self._allow_truncated = allow_truncated
+        self._allow_truncated, self._ahead = allow_truncated, ahead
         self._frames = self._checked_frames()
         self._queue: queue.Queue[Frame | None] = queue.Queue(queue_size)
         self._stopped = threading.Event()
@@ -191,6 +197,8 @@ class VideoSource:
         if self._first is not None:
             frame, self._first = self._first, None
             return frame
+        if not self._ahead:
+            return next(self._frames, None)
         if self._thread is None:
             self._thread = threading.Thread(
                 target=self._decode, name=f"decode {self.name}", daemon=True
