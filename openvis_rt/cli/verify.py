@@ -191,7 +191,11 @@ def _bisected(
     from openvis_rt.verify.onnx_bisect import bisect_check
 
     bar("looking for the node", 0, None)
-    return bisect_check(bundle, first, reference, model)
+    try:
+        return bisect_check(bundle, first, reference, model)
+    except InputError as exc:  # the report stands without it
+        warn(str(exc))
+        return []
 
 
 def _polygraphy(
