@@ -244,7 +244,8 @@ class Pipeline:
 
         ``place_seconds``, ``submit_seconds``, ``wait_seconds``, ``associate_seconds`` and
         ``masks_seconds`` are the host's, as :class:`~openvis_rt.runtime.graphs.Graphs` says. What
-        the backend counts comes beside them: ``device_seconds`` and bytes over the bus.
+        the backend counts comes beside them: ``device_seconds``, bytes over the bus and launches
+        of CUDA graphs.
         """
         host = {f"{stage}_seconds": seconds for stage, seconds in self._graphs.seconds.items()}
         return {**host, **self._backend.counters()}
