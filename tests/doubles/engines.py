@@ -27,14 +27,14 @@ def frames_of(count, *, width=180, height=120, seed=0):
     return [image for image, _ in made]
 
 
-def plan_of(bundle, graph, kind, precision="fp32", **changes):
+def plan_of(bundle, graph, kind, precision="fp32", inspected=None, **changes):
     spec = bundle.graph(graph, precision).spec
     values = {t.name: SIZES[t.name] for t in spec.overridable}
     inputs = (*spec.inputs, *spec.overridable)
     fields = {
         "kind": kind,
         "onnx": str(bundle.graph_path(graph, precision)),
-        "precision": bundle.graph(graph, precision).precision,
+        "precision": inspected or bundle.graph(graph, precision).precision,
         "inputs": {t.name: (t.dtype, t.shape) for t in inputs},
         "outputs": {t.name: (t.dtype, t.shape) for t in spec.outputs},
         "profiles": PROFILES,

@@ -356,6 +356,8 @@ class _Job:
 
 
 class Context:
+    profiler: IProfiler | None = None
+
     def __init__(
         self,
         double: SimpleNamespace,
@@ -370,7 +372,6 @@ class Context:
         self._shapes: dict[str, tuple[int, ...]] = {}
         self._values: dict[str, np.ndarray] = {}  # of shape inputs, when their address was set
         self._prepared: Any = None  # sizes of the last execution
-        self.profiler: IProfiler | None = None
         self._jobs: dict[int, _Job] = {}
         path = engine.plan.onnx
         self._session = _loaded(path, Path(path).stat().st_mtime)
