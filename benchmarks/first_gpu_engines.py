@@ -263,7 +263,7 @@ def layer_types(work: Work) -> Iterator[Row]:
             right = built_as == own or not layers
             verdict = TOLD if not layers else OK if right else FAILED
             counted = _types(layers) or "it has no layer of a type that is told"
-            yield Row(f"{graph} {own}", f"{source}: {counted}{note}", verdict)
+            yield Row(f"layers of {graph} {own}", f"{source}: {counted}{note}", verdict)
             if not right:
                 raise EngineError(
                     f"{graph} was to be built as {own}, and by its {source} its layers compute in "
@@ -283,7 +283,7 @@ def layer_times(work: Work) -> Iterator[Row]:
             work.details.setdefault("layer_milliseconds", {})[f"{graph} {precision}"] = layers
             total = sum(layers.values())
             told = f"{total:.3f} ms in {len(layers)} layers"
-            yield Row(f"{graph} {precision}", told, TOLD)
+            yield Row(f"time of {graph} {precision}", told, TOLD)
             slowest = sorted(layers.items(), key=lambda layer: -layer[1])[:SLOWEST]
             for name, ms in slowest:
                 share = ms / total if total else 0.0

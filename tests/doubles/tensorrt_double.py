@@ -104,8 +104,9 @@ def tensorrt_double(driver: FakeCuda, kind: str = "tensorrt") -> SimpleNamespace
     """What ``import tensorrt`` would give; ``kind`` is a key of ``VERSIONS``.
 
     Attributes beside the library's: ``failures``, what went wrong inside of queued work;
-    ``compiled``, the kernels that were in no cache; and ``edit``, called with the outputs of every
-    execution and the ONNX file's stem, before they are written.
+    ``compiled``, the kernels that were in no cache; ``strategies``, of CUDA graphs, of the contexts
+    of TensorRT-RTX; and ``edit``, called with the outputs of every execution and the ONNX file's
+    stem, before they are written.
     """
 
     class BoundRuntime(Runtime):
@@ -128,6 +129,7 @@ def tensorrt_double(driver: FakeCuda, kind: str = "tensorrt") -> SimpleNamespace
         driver=driver,
         failures=[],
         compiled=[],
+        strategies=[],
         edit=lambda _stem, _outputs: None,
     )
     return double
@@ -278,6 +280,8 @@ class Engine10:
         if not memory:
             self._logger.log(Severity.ERROR, "Error Code 2: OutOfMemory (Requested size was ...)")
             return None
+        if isinstance(config, RtxConfig):
+            self._double.strategies.append(config.cuda_graph_strategy.name)
         return Context(self._double, self._logger, self, config, memory)
 
 

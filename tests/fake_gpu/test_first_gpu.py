@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from itertools import groupby
 
@@ -13,7 +14,7 @@ import first_gpu_videos
 import first_gpu_work
 import numpy as np
 import pytest
-from doubles.engines import write_plan
+from doubles.engines import PROFILES, write_plan
 
 from openvis_rt.bundle.bundle import Bundle
 from openvis_rt.engines.build.engines import BuildResult
@@ -21,6 +22,7 @@ from openvis_rt.engines.library import TensorRtLibrary
 from openvis_rt.engines.plan import Sidecar, sidecar_path
 from openvis_rt.errors import EngineError, InputError
 
+LARGE = {"profiles": {**PROFILES, "K": (1, 8, 256)}}  # the largest K that is recorded
 STEPS = [step.name for step in first_gpu.STEPS]
 
 
@@ -43,7 +45,7 @@ def first_day(use, bundle, tmp_path, monkeypatch, capsys):
             made = []
             for precision in precisions:
                 for graph in graphs:
-                    path = write_plan(bundle, graph, kind, precision=precision)
+                    path = write_plan(bundle, graph, kind, precision=precision, **LARGE)
                     made.append(BuildResult(path, Sidecar.read(sidecar_path(path)), skipped=False))
             return made
 
@@ -76,7 +78,8 @@ def whole_day(record, printed):
     assert (record["passed"], record["failure"], record["running"]) == (True, None, "")
     lines = printed.out.splitlines()
     assert [line for line in lines if line.startswith("step")] == lines[:1]  # one table
-    assert [name for name, _ in groupby(line.split(" ")[0] for line in lines[1:]) if name] == STEPS
+    begun = [line.split(" ")[0] for line in lines[1:] if line[:1].strip()]  # others are wrapped
+    assert [name for name, _ in groupby(begun)] == STEPS
 
 
 def test_the_whole_day_on_tensorrt(first_day):
@@ -88,9 +91,11 @@ def test_the_whole_day_on_tensorrt(first_day):
         assert f"propose {precision} T=1 mask_logits" in rows
         assert f"classify {precision} T=1 K=256 class_scores" in rows
         assert row_of(record, f"text {precision} beside ONNX Runtime fp32")[1] == "ok"
-        assert row_of(record, f"propose {precision}") != []
+        found, verdict = row_of(record, f"layers of propose {precision}")
+        assert (found.split(" ")[1], verdict) == (f"float{precision[2:]}", "ok")
     assert row_of(record, "stream, CUDA graphs on")[0].endswith("bit-equal")
-    assert row_of(record, "launches of CUDA graphs") == ("6, of propose", "ok")
+    assert row_of(record, "launches of CUDA graphs") == ("3, of propose", "ok")
+    assert re.fullmatch(r"\d+\.\d", row_of(record, "driver serves CUDA")[0])
     assert row_of(record, "embed")[1] == "does not apply"
     assert row_of(record, "cold and warm start")[1] == "does not apply"
     times = record["details"]["layer_milliseconds"]
@@ -136,7 +141,8 @@ def stopped(result, step, code, text):
     assert f"step '{step}' failed" in printed.err
     assert text in printed.err
     assert record["failure"]["next"] in printed.err
-    assert printed.out.splitlines()[-1].startswith(step)
+    [line] = [line for line in printed.out.splitlines() if "stopped here" in line]
+    assert line.startswith(step)
     return record
 
 
@@ -218,7 +224,7 @@ def test_layers_of_another_precision(first_day, monkeypatch):
         def build(bundle, *, precisions, graphs, **options):
             made = written(bundle, precisions=precisions, graphs=graphs, **options)
             if (precisions, graphs) == (["fp16"], ["propose"]):
-                write_plan(bundle, "propose", precision="fp16", inspected="fp32")
+                write_plan(bundle, "propose", precision="fp16", inspected="fp32", **LARGE)
             return made
 
         monkeypatch.setattr(first_gpu_engines, "build_engines", build)
@@ -314,6 +320,26 @@ def test_ctrl_c_keeps_the_rows(first_day, monkeypatch):
     assert code == 130
     assert steps_of(record) == ["versions", "cuda"]
     assert "interrupted in step 'cuda'" in printed.err
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        (["--compared", "2"], "3 or more"),
+        (["--frames", "0"], "1 or more"),
+        (["--without", "text"], "invalid choice"),  # later steps need its engine
+    ],
+)
+def test_options_that_cannot_be(bundle, capsys, options, text):
+    with pytest.raises(SystemExit, match="2"):
+        first_gpu.main([str(bundle), *options])
+    assert text in capsys.readouterr().err
+
+
+def test_a_place_that_cannot_be_written(bundle, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert first_gpu.main([str(bundle), "--out", str(tmp_path / "file" / "out")]) == 2
+    assert str(tmp_path / "file") in capsys.readouterr().err
 
 
 def test_a_bundle_without_a_reference_is_refused(built, tmp_path, capsys):
