@@ -257,7 +257,9 @@ def layer_types(work: Work) -> Iterator[Row]:
                 session = backend.open(work.bundle, graph, precision)
                 inspected = inspector_layers(session.layers_json())
             heavy = has_heavy_layers(inspected)
-            layers, source = (inspected, "inspector") if heavy else (sidecar.layers, "network")
+            layers, source = (
+                (inspected, "inspector") if heavy else (sidecar.layers, sidecar.layers_from)
+            )
             note = "" if heavy else " (the inspector names no convolution or product)"
             built_as = precision_of_layers(layers)
             right = built_as == own or not layers

@@ -137,7 +137,7 @@ def stopped(result, step, code, text):
     assert record["failure"]["step"] == step
     assert text in record["failure"]["message"]
     assert (record["rows"][-1]["what"], record["rows"][-1]["verdict"]) == ("stopped here", "FAILED")
-    assert not record["passed"]
+    assert (record["passed"], record["running"]) == (False, step)
     assert f"step '{step}' failed" in printed.err
     assert text in printed.err
     assert record["failure"]["next"] in printed.err
@@ -309,9 +309,11 @@ def test_a_defect_of_ours_is_told_with_its_traceback(first_day, monkeypatch):
     assert "in defect" in result[2].err
 
 
-def test_ctrl_c_keeps_the_rows(first_day, monkeypatch):
+def test_ctrl_c_keeps_the_rows(first_day, monkeypatch, tmp_path):
     def interrupted(_work):
         yield first_gpu_work.Row("before", "it", "ok")
+        at_once = json.loads((tmp_path / "out/first_gpu.json").read_text(encoding="utf-8"))
+        assert (at_once["running"], at_once["rows"][-1]["what"]) == ("cuda", "before")
         raise KeyboardInterrupt
 
     planted = [*first_gpu.STEPS[:1], first_gpu.Step("cuda", interrupted, ""), *first_gpu.STEPS[2:]]
