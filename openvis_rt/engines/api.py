@@ -29,6 +29,7 @@ __all__ = [
     "OptimizationProfile",
     "Parser",
     "PlanRuntime",
+    "Profiler",
     "ProgressMonitor",
     "RuntimeCache",
     "RuntimeConfig",
@@ -59,6 +60,13 @@ class ProgressMonitor(Protocol):
 
     def step_complete(self, phase: str, step: int, /) -> bool:
         """One more step is done; whether to go on."""
+
+
+class Profiler(Protocol):
+    """Receives the time of every layer of a run; ours derives from it."""
+
+    def report_layer_time(self, layer: str, milliseconds: float, /) -> None:
+        """One layer of one run."""
 
 
 class Named(Protocol):
@@ -140,6 +148,7 @@ class TensorLocations(Protocol):
 class CudaGraphStrategies(Protocol):
     """Whether TensorRT-RTX makes CUDA graphs by itself."""
 
+    DISABLED: Any
     WHOLE_GRAPH_CAPTURE: Any
 
 
@@ -345,6 +354,8 @@ class RuntimeConfig(Protocol):
 class Context(Protocol):
     """One execution of an engine at a time."""
 
+    profiler: Profiler
+
     def set_tensor_address(self, name: str, address: int, /) -> bool:
         """Whether it was taken; of device memory, or of host memory for a shape input."""
 
@@ -428,6 +439,7 @@ class Module(Protocol):
     Runtime: type[PlanRuntime]
     ILogger: type[Logger]
     IProgressMonitor: type[ProgressMonitor]
+    IProfiler: type[Profiler]
 
     # classes of what these give
     INetworkDefinition: type[Network]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 
-__all__ = ["gpu_of_this_machine"]
+__all__ = ["driver_cuda_version", "gpu_of_this_machine"]
 
 _SUCCESS = 0
 _MAJOR, _MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR
@@ -32,3 +32,15 @@ def gpu_of_this_machine() -> tuple[str, str] | None:
         digits += str(number.value)
     driver.cuDeviceGetName(name, len(name), device)
     return name.value.decode(errors="replace"), f"sm{digits}"
+
+
+def driver_cuda_version() -> str | None:
+    """The newest CUDA that the driver here serves, such as ``12.6``; None without a driver."""
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return None
+    number = ctypes.c_int()
+    if driver.cuDriverGetVersion(ctypes.byref(number)) != _SUCCESS:
+        return None
+    return f"{number.value // 1000}.{number.value % 1000 // 10}"

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
-from openvis_rt.engines.api import Logger, Module
+from openvis_rt.engines.api import Logger, Module, Profiler
 from openvis_rt.errors import BackendError, DependencyError, InputError, UnavailableError
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "Messages",
     "TensorRtLibrary",
     "new_logger",
+    "new_profiler",
     "tensorrt_library",
     "version_numbers",
     "without_driver",
@@ -160,6 +161,21 @@ def new_logger(trt: Module, messages: Messages) -> Logger:
 
     logger: Logger = Kept()
     return logger
+
+
+def new_profiler(trt: Module, seconds: dict[str, list[float]]) -> Profiler:
+    """A profiler that adds to ``seconds``: for each layer, in their order, one number a run."""
+    base: Any = trt.IProfiler
+
+    class Kept(base):  # type: ignore[misc]  # a class of the library, which has no types
+        def __init__(self) -> None:
+            base.__init__(self)
+
+        def report_layer_time(self, layer: str, milliseconds: float) -> None:
+            seconds.setdefault(layer, []).append(milliseconds / 1e3)
+
+    profiler: Profiler = Kept()
+    return profiler
 
 
 def _broken(known: _Backend, error: Exception) -> BackendError:

@@ -246,7 +246,7 @@ class Pipeline:
         ``scores_seconds`` and ``masks_seconds`` are the host's and follow each other, as
         :class:`~openvis_rt.runtime.graphs.Graphs` says; ``recurrence_seconds`` is the part of
         ``associate_seconds`` in which the tracker's recurrence predicts. What the backend counts
-        comes beside them: ``device_seconds`` and bytes over the bus.
+        comes beside them: ``device_seconds``, bytes over the bus and launches of CUDA graphs.
         """
         host = {f"{stage}_seconds": seconds for stage, seconds in self._graphs.seconds.items()}
         host["recurrence_seconds"] = self._matcher.recurrence_seconds

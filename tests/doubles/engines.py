@@ -27,13 +27,14 @@ def frames_of(count, *, width=180, height=120, seed=0):
     return [image for image, _ in made]
 
 
-def plan_of(bundle, graph, kind, **changes):
-    spec = bundle.graph(graph).spec
+def plan_of(bundle, graph, kind, precision="fp32", inspected=None, **changes):
+    spec = bundle.graph(graph, precision).spec
     values = {t.name: SIZES[t.name] for t in spec.overridable}
     inputs = (*spec.inputs, *spec.overridable)
     fields = {
         "kind": kind,
-        "onnx": str(bundle.graph_path(graph)),
+        "onnx": str(bundle.graph_path(graph, precision)),
+        "precision": inspected or bundle.graph(graph, precision).precision,
         "inputs": {t.name: (t.dtype, t.shape) for t in inputs},
         "outputs": {t.name: (t.dtype, t.shape) for t in spec.outputs},
         "profiles": PROFILES,
@@ -43,18 +44,19 @@ def plan_of(bundle, graph, kind, **changes):
     return Plan(**{**fields, **changes})
 
 
-def write_plan(bundle, graph, kind="tensorrt", data=None, **changes):
+def write_plan(bundle, graph, kind="tensorrt", data=None, precision="fp32", **changes):
     """A plan with its sidecar, in the place of one that was built."""
     backend, targets = kind.removesuffix(" 10"), TARGETS[kind]
-    path = plan_path(bundle.path, backend, targets, graph, "fp32")
+    own = bundle.graph(graph, precision).precision
+    path = plan_path(bundle.path, backend, targets, graph, own)
     path.parent.mkdir(parents=True, exist_ok=True)
-    data = plan_of(bundle, graph, kind, **changes).to_bytes() if data is None else data
+    data = plan_of(bundle, graph, kind, precision, **changes).to_bytes() if data is None else data
     path.write_bytes(data)
-    spec = bundle.graph(graph).spec
+    spec = bundle.graph(graph, precision).spec
     Sidecar(
         graph=graph,
-        precision="fp32",
-        precision_built="fp32",
+        precision=own,
+        precision_built=own,
         plan_sha256=hashlib.sha256(data).hexdigest(),
         plan_bytes=len(data),
         backend=backend,
@@ -63,7 +65,7 @@ def write_plan(bundle, graph, kind="tensorrt", data=None, **changes):
         gpu="Fake GPU",
         targets=targets,
         options=LIBRARY_DEFAULTS,
-        onnx_sha256=bundle.graph_sha256(graph),
+        onnx_sha256=bundle.graph_sha256(graph, precision),
         replaced_grid_samples=0,
         replacement_error=None,
         inputs=spec.inputs,

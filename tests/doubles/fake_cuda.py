@@ -115,6 +115,10 @@ class FakeCuda:
         self._library.cuStreamIsCapturing(ctypes.c_void_p(stream), ctypes.byref(status))
         return status.value != 0
 
+    def synchronize(self, stream: int) -> None:
+        """As a library that waits for a stream."""
+        self._library.cuStreamSynchronize(ctypes.c_void_p(stream))
+
     def allocate(self, size: int) -> int | None:
         """As a library that allocates for itself; None if it cannot."""
         address = ctypes.c_uint64()

@@ -62,6 +62,10 @@ class CudaGraphStrategy(enum.Enum):
     DISABLED, WHOLE_GRAPH_CAPTURE = range(2)
 
 
+class LayerInformationFormat(enum.Enum):
+    ONELINE, JSON = range(2)
+
+
 class Severity(enum.Enum):
     INTERNAL_ERROR, ERROR, WARNING, INFO, VERBOSE = range(5)
 
@@ -88,12 +92,21 @@ class ILogger:
         raise NotImplementedError
 
 
+class IProfiler:
+    def __init__(self) -> None:
+        self.is_made = True
+
+    def report_layer_time(self, layer_name: str, ms: float) -> None:
+        raise NotImplementedError
+
+
 def tensorrt_double(driver: FakeCuda, kind: str = "tensorrt") -> SimpleNamespace:
     """What ``import tensorrt`` would give; ``kind`` is a key of ``VERSIONS``.
 
     Attributes beside the library's: ``failures``, what went wrong inside of queued work;
-    ``compiled``, the kernels that were in no cache; and ``edit``, called with the outputs of every
-    execution and the ONNX file's stem, before they are written.
+    ``compiled``, the kernels that were in no cache; ``strategies``, of CUDA graphs, of the contexts
+    of TensorRT-RTX; and ``edit``, called with the outputs of every execution and the ONNX file's
+    stem, before they are written.
     """
 
     class BoundRuntime(Runtime):
@@ -102,6 +115,9 @@ def tensorrt_double(driver: FakeCuda, kind: str = "tensorrt") -> SimpleNamespace
 
     double = SimpleNamespace(
         **{kind.__name__: kind for kind in (TensorIOMode, TensorLocation, DataType, ILogger)},
+        LayerInformationFormat=LayerInformationFormat,
+        IProfiler=IProfiler,
+        EngineInspector=EngineInspector,
         CudaGraphStrategy=CudaGraphStrategy,
         Runtime=BoundRuntime,
         ICudaEngine=Engine,
@@ -113,6 +129,7 @@ def tensorrt_double(driver: FakeCuda, kind: str = "tensorrt") -> SimpleNamespace
         driver=driver,
         failures=[],
         compiled=[],
+        strategies=[],
         edit=lambda _stem, _outputs: None,
     )
     return double
@@ -132,6 +149,7 @@ class Plan:
         profiles: symbol -> min, opt, max.
         shape_values: shape input -> min, opt and max values.
         symbols: shape input -> the symbols that its values are the sizes of.
+        precision: what the inspector says that convolutions and products compute in.
     """
 
     kind: str
@@ -141,6 +159,7 @@ class Plan:
     profiles: dict[str, tuple[int, int, int]]
     shape_values: dict[str, tuple[tuple[int, ...], ...]] = field(default_factory=dict)
     symbols: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    precision: str = "fp32"
 
     def to_bytes(self) -> bytes:
         text = json.dumps(self.__dict__).encode()
@@ -253,17 +272,49 @@ class Engine10:
             raise RuntimeError(f"{name} is no shape input with a profile {profile_index}")
         return [list(values) for values in self.plan.shape_values[name]]
 
+    def create_engine_inspector(self) -> EngineInspector:
+        return EngineInspector(self.plan)
+
     def create_execution_context(self, config: RuntimeConfig | None = None) -> Context | None:
         memory = _Memory(self._double.driver, WORKSPACE)
         if not memory:
             self._logger.log(Severity.ERROR, "Error Code 2: OutOfMemory (Requested size was ...)")
             return None
+        if isinstance(config, RtxConfig):
+            self._double.strategies.append(config.cuda_graph_strategy.name)
         return Context(self._double, self._logger, self, config, memory)
 
 
 class Engine(Engine10):
     def create_runtime_config(self) -> RuntimeConfig:
         return (RtxConfig if self._double.kind == "tensorrt-rtx" else RuntimeConfig)()
+
+
+class EngineInspector:
+    """Names the heavy nodes of the ONNX file as layers, in the plan's precision."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+
+    def get_engine_information(self, form: LayerInformationFormat) -> str:
+        if form is not LayerInformationFormat.JSON:
+            raise ValueError(f"{form} is not played")
+        tensor = {"Datatype": self._plan.precision.upper()}
+        layers = [
+            {"Name": name, "LayerType": kind, "Inputs": [tensor], "Outputs": [tensor]}
+            for name, kind in _layers(self._plan.onnx)
+        ]
+        return json.dumps({"Layers": layers})
+
+
+@functools.lru_cache(maxsize=16)
+def _layers(path: str) -> list[tuple[str, str]]:
+    """Name and type of the convolutions and products of an ONNX file."""
+    import onnx
+
+    nodes = onnx.load(path, load_external_data=False).graph.node
+    kinds = {"Conv": "CaskConvolution", "MatMul": "MatrixMultiply", "Gemm": "MatrixMultiply"}
+    return [(n.name, kinds[n.op_type]) for n in nodes if n.op_type in kinds]
 
 
 class RuntimeConfig:
@@ -309,6 +360,8 @@ class _Job:
 
 
 class Context:
+    profiler: IProfiler | None = None
+
     def __init__(
         self,
         double: SimpleNamespace,
@@ -379,6 +432,8 @@ class Context:
         sizes = (dict(self._shapes), {n: v.tolist() for n, v in self._values.items()})
         if job.is_captured and (sizes != self._prepared or self._captures_itself()):
             return self._fail("enqueueV3: operation not permitted when stream is capturing")
+        if job.is_captured and self.profiler is not None:
+            return self._fail("enqueueV3: layers cannot be timed while the stream is capturing")
         self._prepared = sizes
         for group, tensors in ((job.inputs, plan.inputs), (job.outputs, plan.outputs)):
             for name, (dtype, _) in tensors.items():
@@ -396,7 +451,17 @@ class Context:
         if error:
             del self._jobs[key], _queued[key]
             return self._fail(f"enqueueV3: Cuda failure {error}")
+        if self.profiler is not None:
+            self._profile(stream_handle)
         return True
+
+    def _profile(self, stream_handle: int) -> None:
+        """Times are made up: the k-th layer takes k + 1 microseconds."""
+        if not hasattr(self.profiler, "is_made"):
+            raise TypeError("profiler: IProfiler.__init__ was not called")
+        self._double.driver.synchronize(stream_handle)
+        for index, (name, _) in enumerate(_layers(self.engine.plan.onnx)):
+            self.profiler.report_layer_time(name, (index + 1) / 1e3)
 
     def run(self, key: int) -> None:
         """What the device does when it comes to a job."""

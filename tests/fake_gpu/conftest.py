@@ -23,7 +23,8 @@ from openvis_rt.engines.library import TensorRtLibrary
 from openvis_rt.runtime.backends.onnxruntime import OnnxRuntime
 from openvis_rt.runtime.backends.tensorrt.backend import TensorRt
 
-EXPORTED = "OPENVIS_EXPORTED"  # where the unit tier has exported both bundles: `tiny`, `windows`
+EXPORTED = "OPENVIS_EXPORTED"
+"""Where the unit tier has exported the bundles: `tiny`, `windows`, and both with a reference."""
 
 
 @pytest.fixture(scope="session")
@@ -56,7 +57,21 @@ def with_engines(exported, path):
 
 
 @pytest.fixture(scope="session")
-def fake_driver(built, built_windows, tmp_path_factory):
+def recorded(request, tmp_path_factory):
+    """A folder with both bundles, FP16 in the first, and a recorded reference in each."""
+    if given := os.environ.get(EXPORTED):
+        return Path(given)
+    from recorded_bundles import record_bundles  # it needs torch
+    from tiny_ovformer import shared_bundle
+
+    folder = tmp_path_factory.mktemp("recorded")
+    windows = shared_bundle("ovformer-video-r50", tmp_path_factory).path
+    record_bundles(request.getfixturevalue("tiny_bundle"), windows, folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def fake_driver(built, built_windows, recorded, tmp_path_factory):
     """The fake CUDA driver, loaded for good; first of all is exported, which must not find it."""
     gc.collect()
     gc.freeze()  # what the export left behind would make every later collection slow

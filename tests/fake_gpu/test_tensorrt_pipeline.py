@@ -189,6 +189,7 @@ def test_graphs_of_fixed_sizes_are_captured_after_their_first_run(opened, driver
     list(pipeline.stream(frames))
     assert driver.calls("cuStreamBeginCapture") == 2  # a slot each, of `propose`
     assert driver.calls("cuGraphLaunch") == 6
+    assert pipeline.counters()["cuda_graph_launches"] == 6
     assert "CUDA graphs" in pipeline.backend
 
 
@@ -204,6 +205,25 @@ def test_without_cuda_graphs_everything_is_the_same(opened, driver, frames, expe
     assert list(pipeline.stream(frames)) == expected[0]
     assert driver.calls("cuStreamBeginCapture") == 0
     assert "CUDA graphs" not in pipeline.backend
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_cuda_graphs_can_be_switched_off(opened, driver, frames, expected, kind):
+    pipeline = opened(kind=kind, backend_options=BackendOptions(cuda_graphs=False))
+    assert list(pipeline.stream(frames)) == expected[0]
+    assert driver.calls("cuStreamBeginCapture") == 0
+    assert pipeline.counters()["cuda_graph_launches"] == 0
+    assert "CUDA graphs" not in pipeline.backend
+
+
+@pytest.mark.parametrize(
+    ("cuda_graphs", "strategy"), [(True, "WHOLE_GRAPH_CAPTURE"), (False, "DISABLED")]
+)
+def test_rtx_is_told_whether_to_capture(use, built, cuda_graphs, strategy):
+    double = use("tensorrt-rtx")
+    options = BackendOptions(cuda_graphs=cuda_graphs)
+    with Pipeline.open(built, backend="tensorrt-rtx", backend_options=options, vocabulary=CLASSES):
+        assert set(double.strategies) == {strategy}
 
 
 def test_a_capture_that_fails_is_told_and_done_without(opened, driver, frames, expected):

@@ -15,7 +15,6 @@ FOR_BUILDING = frozenset(  # which the double does not play
     {
         *("Builder", "OnnxParser", "IProgressMonitor", "INetworkDefinition", "ITensor", "ILayer"),
         *("ParserError", "IBuilderConfig", "IOptimizationProfile", "ITimingCache", "IHostMemory"),
-        *("EngineInspector", "ICudaEngine.create_engine_inspector", "LayerInformationFormat"),
         *("LayerType", "NetworkDefinitionCreationFlag", "BuilderFlag", "ProfilingVerbosity"),
         *("MemoryPoolType", "ComputeCapability", "HardwareCompatibilityLevel"),
     }

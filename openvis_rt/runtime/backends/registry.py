@@ -26,11 +26,14 @@ class BackendOptions:
         cuda: the CUDA binding of the TensorRT backends: ``cuda-python`` (it has CUDA graphs),
             ``pycuda``, or ``auto``, the first of them that is installed.
         threads: that compute one graph on the CPU; None for the library's choice.
+        cuda_graphs: let the TensorRT backends use CUDA graphs where they can; without them every
+            kernel is launched by itself, which is slower and gives the same numbers.
     """
 
     device: Device = "auto"
     cuda: CudaChoice = "auto"
     threads: int | None = None
+    cuda_graphs: bool = True
 
     def __post_init__(self) -> None:
         """Refuse what there is not."""
@@ -50,7 +53,7 @@ def _tensorrt(name: str) -> Callable[[BackendOptions, Warn], Backend]:
 
         if options.device == "cpu":
             raise InputError(f"{name} runs on a GPU; --device cpu needs --backend onnxruntime")
-        return TensorRt(name, options.cuda, warn)
+        return TensorRt(name, options.cuda, warn, cuda_graphs=options.cuda_graphs)
 
     return opened
 

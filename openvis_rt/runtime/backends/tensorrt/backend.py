@@ -21,6 +21,7 @@ class TensorRt:
         name: ``tensorrt`` or ``tensorrt-rtx``.
         cuda: the CUDA binding.
         warn: told what should be known, when it arises.
+        cuda_graphs: run graphs of fixed sizes as CUDA graphs, where the binding has them.
 
     Raises:
         DependencyError: the library or a CUDA binding is not installed.
@@ -30,9 +31,14 @@ class TensorRt:
     slots = IN_FLIGHT
 
     def __init__(
-        self, name: str, cuda: CudaChoice = "auto", warn: Callable[[str], None] = lambda _: None
+        self,
+        name: str,
+        cuda: CudaChoice = "auto",
+        warn: Callable[[str], None] = lambda _: None,
+        *,
+        cuda_graphs: bool = True,
     ) -> None:
-        self.name = name
+        self.name, self._cuda_graphs = name, cuda_graphs
         self._warn = warn
         self._library = tensorrt_library(name)
         self._cuda = open_cuda(cuda)
@@ -45,7 +51,7 @@ class TensorRt:
     @property
     def device(self) -> str:
         """The GPU, the library and the binding, for people."""
-        graphs = ", CUDA graphs" if self._cuda.has_graphs else ""
+        graphs = ", CUDA graphs" if self._cuda.has_graphs and self._cuda_graphs else ""
         return f"{self._cuda.device_name}, {self._library.version}, {self._cuda.binding}{graphs}"
 
     def check(self, bundle: Bundle, precision: str) -> None:
@@ -81,16 +87,21 @@ class TensorRt:
             slots=slots,
             fetched=fetched,
             warn=self._warn,
+            cuda_graphs=self._cuda_graphs,
         )
         self._sessions.append(session)
         return session
 
     def counters(self) -> dict[str, float]:
-        """Seconds that graphs ran on the device, and bytes over the bus, since it was opened."""
+        """Seconds on the device, bytes over the bus and launches of CUDA graphs since the opening.
+
+        TensorRT-RTX launches its own CUDA graphs, which are not counted.
+        """
         return {
             "device_seconds": sum((s.device_seconds for s in self._sessions), self._seconds),
             "bytes_to_device": float(self._cuda.bytes_in),
             "bytes_to_host": float(self._cuda.bytes_out),
+            "cuda_graph_launches": float(self._cuda.launches),
         }
 
     def close(self) -> None:

@@ -47,6 +47,7 @@ class Cuda(ABC):
         capability: compute capability, such as ``sm87``.
         has_graphs: whether the binding has CUDA graphs: :meth:`capture` and :meth:`launch`.
         bytes_in, bytes_out: copied to and from the device so far.
+        launches: of CUDA graphs so far.
     """
 
     binding: str
@@ -55,7 +56,7 @@ class Cuda(ABC):
     has_graphs: bool
 
     def __init__(self) -> None:
-        self.bytes_in = self.bytes_out = 0
+        self.bytes_in = self.bytes_out = self.launches = 0
         self._thread = threading.get_ident()
         self._context = ExitStack()
 
@@ -288,6 +289,7 @@ class CudaPython(Cuda):
         """See :class:`Cuda`."""
         self._check_thread()
         self._call(self._driver.cuGraphLaunch, graph, stream)
+        self.launches += 1
 
     def _allocate(self, owner: ExitStack, size: int) -> int:
         try:

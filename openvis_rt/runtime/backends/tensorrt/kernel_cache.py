@@ -16,10 +16,15 @@ class KernelCache:
 
     For TensorRT, whose engines hold their kernels, it does nothing. The library checks what it
     reads against its version and the GPU, so a foreign or damaged cache is only not used.
+
+    Args:
+        engine: that was loaded.
+        plan: its file.
+        cuda_graphs: let TensorRT-RTX make CUDA graphs.
     """
 
-    def __init__(self, engine: Engine, plan: Path) -> None:
-        self._path = plan.with_suffix(".kernels")
+    def __init__(self, engine: Engine, plan: Path, *, cuda_graphs: bool = True) -> None:
+        self._path, self._cuda_graphs = plan.with_suffix(".kernels"), cuda_graphs
         self._config: RuntimeConfig | None = None
         self._cache: RuntimeCache | None = None
         self._loaded = b""
@@ -43,7 +48,9 @@ class KernelCache:
             self._cache.deserialize(self._loaded)
         self._config.set_runtime_cache(self._cache)
         strategy = type(self._config.cuda_graph_strategy)
-        self._config.cuda_graph_strategy = strategy.WHOLE_GRAPH_CAPTURE
+        self._config.cuda_graph_strategy = (
+            strategy.WHOLE_GRAPH_CAPTURE if self._cuda_graphs else strategy.DISABLED
+        )
         return engine.create_execution_context(self._config)
 
     def save(self) -> None:

@@ -29,7 +29,7 @@ import numpy as np
 import numpy.typing as npt
 
 from openvis_rt.engines.api import Context, Engine, Logger
-from openvis_rt.engines.library import Messages, TensorRtLibrary
+from openvis_rt.engines.library import Messages, TensorRtLibrary, new_profiler
 from openvis_rt.engines.plan import Sidecar
 from openvis_rt.errors import BackendError, EngineError, InputError
 from openvis_rt.runtime.backends.base import Array, Session, check_value, check_view
@@ -94,6 +94,7 @@ class TensorRtSession:
         fetched: outputs that are copied to the host after each run; None for those that the spec
             marks so.
         warn: told what did not stop the work.
+        cuda_graphs: run as a CUDA graph where that is possible.
 
     Attributes:
         device_seconds: spent in this graph so far, copies included, by the device's own clock.
@@ -117,9 +118,10 @@ class TensorRtSession:
         slots: int,
         fetched: Sequence[str] | None = None,
         warn: Callable[[str], None],
+        cuda_graphs: bool = True,
     ) -> None:
         self.spec, self.device_seconds = spec, 0.0
-        self._warn = warn
+        self._warn, self._cuda_graphs = warn, cuda_graphs
         self._library, self._cuda = library, cuda
         self._log, self._logger = log, logger
         self._constants, self._slots = constants, slots
@@ -262,6 +264,35 @@ class TensorRtSession:
         raw = self._host[own][name][: math.prod(shape) * dtype.itemsize]
         return raw.view(dtype).reshape(shape).copy()
 
+    def layers_json(self) -> str:
+        """What the library's inspector tells of the engine's layers, in its own JSON."""
+        self._check_open()
+        json_format = self._library.module.LayerInformationFormat.JSON
+        return self._engine.create_engine_inspector().get_engine_information(json_format)
+
+    def profile(self) -> dict[str, list[float]]:
+        """Let the library time every layer from now on; open the backend without CUDA graphs.
+
+        Every run is slower from now on, and waits for the device.
+
+        Returns:
+            layer -> seconds of each run, in the order in which they ran; each run adds to it.
+
+        Raises:
+            InputError: the session may run as a CUDA graph, of which no layer is timed.
+        """
+        self._check_open()
+        if self._cuda_graphs:
+            raise InputError(
+                "layers are timed one by one, so not in a CUDA graph; open the backend with "
+                "cuda_graphs=False"
+            )
+        seconds: dict[str, list[float]] = {}
+        self._profiler = new_profiler(self._library.module, seconds)  # contexts do not own it
+        for context in self._contexts:
+            context.profiler = self._profiler
+        return seconds
+
     @property
     def closed(self) -> bool:
         """Whether :meth:`close` was called."""
@@ -302,7 +333,7 @@ class TensorRtSession:
             )
         self._engines.append(loaded)
         del loaded
-        self._kernels = KernelCache(self._engine, plan)
+        self._kernels = KernelCache(self._engine, plan, cuda_graphs=self._cuda_graphs)
         for _ in range(self._slots):
             context = self._kernels.context(self._engine)
             if context is not None:
@@ -478,7 +509,8 @@ class TensorRtSession:
         dynamic sizes. TensorRT-RTX captures by itself.
         """
         context = self._contexts[slot % self._slots]
-        capturable = self._static and self._cuda.has_graphs and not self._kernels.captures
+        allowed = self._cuda_graphs and self._cuda.has_graphs and not self._kernels.captures
+        capturable = self._static and allowed
         if capturable and self._graphs.get(slot) is not None:
             self._cuda.launch(self._graphs[slot], self._stream)
             return
