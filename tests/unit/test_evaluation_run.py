@@ -50,11 +50,11 @@ def data_set(tmp_path) -> tuple[Path, Path]:
 
 
 @pytest.fixture
-def asked(tiny_bundle, data_set, tmp_path) -> tuple[object, ...]:
+def asked(cached_bundle, data_set, tmp_path) -> tuple[object, ...]:
     """Arguments of a whole run into ``tmp_path / "out"``."""
     annotations, videos = data_set
     return (
-        *(tiny_bundle, "--annotations", annotations, "--videos", videos),
+        *(cached_bundle, "--annotations", annotations, "--videos", videos),
         *("-o", tmp_path / "out", "--backend", "onnxruntime", "--device", "cpu"),
     )
 
@@ -81,14 +81,14 @@ def test_a_run_writes_results_metrics_and_pictures(openvis, asked, data_set, tmp
     assert "AP50" in out
 
 
-def test_results_are_those_of_the_pipeline(asked, openvis, data_set, tiny_bundle, tmp_path):
+def test_results_are_those_of_the_pipeline(asked, openvis, data_set, cached_bundle, tmp_path):
     openvis(*asked)
     frames = [
         np.array(Image.open(data_set[1] / "clip-1" / f"{index:05}.jpg")) for index in range(4)
     ]
     names = ["disc", "box", "triangle"]
     with Pipeline.open(
-        tiny_bundle, vocabulary=names, backend="onnxruntime", mode="video"
+        cached_bundle, vocabulary=names, backend="onnxruntime", mode="video"
     ) as pipeline:
         for _ in pipeline.stream(frames):
             pass
@@ -162,7 +162,7 @@ def test_an_evaluation_without_classes_reports_each_track_once(openvis, asked, t
     assert 0 < told["predictions"] <= 3 * 10  # of ten queries, and not of 20 under all classes
 
 
-def test_burst_results_have_the_form_of_burst(openvis, tiny_bundle, tmp_path):
+def test_burst_results_have_the_form_of_burst(openvis, cached_bundle, tmp_path):
     truth, _ = burst_from(
         generate(2, videos=2, categories=8, sizes=((64, 96),), frames=(2, 3), crowd=0.0), 2
     )
@@ -173,7 +173,7 @@ def test_burst_results_have_the_form_of_burst(openvis, tiny_bundle, tmp_path):
         folder.mkdir(parents=True)
         for name in sequence["annotated_image_paths"]:
             Image.fromarray(np.zeros((64, 96, 3), np.uint8)).save(folder / name)
-    args = (tiny_bundle, "--annotations", annotations, "--videos", tmp_path / "frames")
+    args = (cached_bundle, "--annotations", annotations, "--videos", tmp_path / "frames")
     code, out, err = openvis(*args, "-o", tmp_path / "out", "--backend", "onnxruntime", "--json")
     assert code == 0, err
     results = json.loads((tmp_path / "out" / "results.json").read_text())
@@ -212,7 +212,7 @@ def test_a_folder_of_others_is_left_alone(tmp_path):
     assert (out / "thesis.txt").read_text() == "mine"
 
 
-def test_an_interrupted_run_leaves_whole_videos_only(data_set, tiny_bundle, tmp_path):
+def test_an_interrupted_run_leaves_whole_videos_only(data_set, cached_bundle, tmp_path):
     annotations, out = read_annotations(data_set[0]), tmp_path / "out"
     words, classes = vocabulary_for(annotations)
 
@@ -224,7 +224,7 @@ def test_an_interrupted_run_leaves_whole_videos_only(data_set, tiny_bundle, tmp_
         if name == "video clip-2":
             raise KeyboardInterrupt
 
-    with Pipeline.open(tiny_bundle, vocabulary=words, backend="onnxruntime") as pipeline:
+    with Pipeline.open(cached_bundle, vocabulary=words, backend="onnxruntime") as pipeline:
         with pytest.raises(KeyboardInterrupt):
             predict_videos(
                 pipeline, annotations, data_set[1], out, classes=classes, progress=interrupt
@@ -239,7 +239,7 @@ def test_an_interrupted_run_leaves_whole_videos_only(data_set, tiny_bundle, tmp_
     assert (found.done, found.taken) == (3, 2)
 
 
-def test_two_runs_do_not_write_into_one_folder(data_set, tiny_bundle, tmp_path):
+def test_two_runs_do_not_write_into_one_folder(data_set, cached_bundle, tmp_path):
     annotations = read_annotations(data_set[0])
     words, classes = vocabulary_for(annotations)
     told = []
@@ -250,7 +250,7 @@ def test_two_runs_do_not_write_into_one_folder(data_set, tiny_bundle, tmp_path):
             with pytest.raises(OutputError, match="another process writes"):
                 predict_videos(pipeline, annotations, data_set[1], tmp_path / "o", classes=classes)
 
-    with Pipeline.open(tiny_bundle, vocabulary=words, backend="onnxruntime") as pipeline:
+    with Pipeline.open(cached_bundle, vocabulary=words, backend="onnxruntime") as pipeline:
         found = predict_videos(
             pipeline, annotations, data_set[1], tmp_path / "o", classes=classes, progress=second
         )
