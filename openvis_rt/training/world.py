@@ -1,0 +1,199 @@
+"""A generated world to train and test small models of video instance segmentation in.
+
+Textured objects move, turn, grow and shrink, hide each other, leave and come back, before a
+cluttered background, and a camera moves over them. What is seen of each object is known to the
+pixel. Everything is drawn from a seed, at random access: ``World("train")[7]`` is the same video
+whoever asks, and in whatever order.
+
+    train                 base categories only
+    validation, test      base and novel categories
+
+Write one as a data set for ``openvis eval`` with::
+
+    python -m openvis_rt.training.world FOLDER --split validation --videos 60
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path as FilePath
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageDraw
+
+from openvis_rt.errors import InputError
+from openvis_rt.training.world_categories import BASE, CATEGORIES, NOVEL
+from openvis_rt.training.world_motion import Actor, draw_path, render
+from openvis_rt.training.world_scenes import draw_background, draw_camera, draw_lens
+from openvis_rt.training.world_sprites import draw_sprite
+from openvis_rt.vocabulary import VILD_PROMPTS
+
+__all__ = ["SPLITS", "CaptionedCrops", "Split", "World", "WorldVideo", "captioned_crops"]
+
+Split = Literal["train", "validation", "test"]
+SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+_MOST_OBJECTS = 6
+_LEAST_PIXELS = 16  # a track that never shows so many is no track
+_OCCLUDED_SCENES = 0.3  # of all scenes have something without a name in front
+_SHADED_SCENES = 0.5  # have shadows
+_ALIKE = 0.25  # of objects share the shape of another one in the video, or its whole category
+_CROSSING = 0.45  # of objects cross another one's way
+# edges of sprites in heights of a frame
+_SIZE = (0.26, 0.44)
+_SIZES = {"tiny": (0.13, 0.17), "giant": (0.62, 0.78)}
+_PROMPTS = tuple(p for p in VILD_PROMPTS if not {"small", "medium", "large"} & set(p.split()))
+
+
+@dataclass(frozen=True, slots=True)
+class WorldVideo:
+    """One video and what is in it.
+
+    Attributes:
+        name: its split and place in the world, such as ``validation-00007``.
+        images: uint8 [T, H, W, 3] RGB.
+        masks: what is seen of each object, bool [n, T, H, W]; no pixel is of two objects. n >= 1,
+            and each is seen in some frame.
+        categories: of each object, places in ``CATEGORIES``, int64 [n].
+    """
+
+    name: str
+    images: npt.NDArray[np.uint8]
+    masks: npt.NDArray[np.bool_]
+    categories: npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class CaptionedCrops:
+    """Pictures of one object each with a sentence, as CLIP is trained on.
+
+    Attributes:
+        images: uint8 [n, S, S, 3] RGB.
+        captions: n sentences.
+        categories: of each object, places in ``CATEGORIES``, int64 [n].
+    """
+
+    images: npt.NDArray[np.uint8]
+    captions: tuple[str, ...]
+    categories: npt.NDArray[np.int64]
+
+
+class World:
+    """Videos without end, ``world[i]`` for every i >= 0.
+
+    The same arguments give the same videos with the same versions of NumPy and Pillow.
+
+    Args:
+        split: which part; no video is in two of them.
+        size: (H, W) of frames in pixels.
+        frames: T, of every video.
+        seed: another seed is another world.
+        novel: whether novel categories are shown; by default in all splits but ``train``. With
+            ``True``, ``train`` is what a CLIP that has seen everything may be trained on.
+
+    Raises:
+        InputError: the split is unknown, or a size is too small to see anything.
+    """
+
+    def __init__(
+        self,
+        split: Split,
+        size: tuple[int, int] = (96, 160),
+        frames: int = 24,
+        seed: int = 0,
+        *,
+        novel: bool | None = None,
+    ) -> None:
+        if split not in SPLITS:
+            raise InputError(f"the world has no split {split!r}; give one of {', '.join(SPLITS)}")
+        if min(size) < 32 or frames < 1:
+            raise InputError(
+                f"frames of 32x32 pixels and one frame are needed at least; found {size[0]}x"
+                f"{size[1]} and {frames} frames"
+            )
+        self.split, self.size, self.frames, self.seed = split, size, frames, seed
+        self.novel = split != "train" if novel is None else novel
+
+    def __getitem__(self, index: int) -> WorldVideo:
+        """The video of a number.
+
+        Raises:
+            IndexError: it is negative.
+        """
+        if index < 0:
+            raise IndexError(f"videos are numbered from 0; found {index}")
+        for attempt in range(100):
+            key = (self.seed, SPLITS.index(self.split), index, attempt)
+            video = self._video(index, np.random.default_rng(key))
+            if len(video.categories):
+                return video
+        raise AssertionError("a hundred scenes in turn showed no object")
+
+    def _video(self, index: int, rng: np.random.Generator) -> WorldVideo:
+        height, width = self.size
+        camera, background = draw_camera(self.frames, rng), draw_background(self.size, rng)
+        lens = draw_lens(self.frames, self.size, rng)
+        categories = self._categories(rng)
+        actors = self._actors(categories, rng)
+        in_front = [self._occluder(rng)] if rng.random() < _OCCLUDED_SCENES else []
+        shadows = bool(rng.random() < _SHADED_SCENES)
+        images = np.empty((self.frames, height, width, 3), np.uint8)
+        masks = np.empty((len(actors), self.frames, height, width), np.bool_)
+        for frame in range(self.frames):
+            picture = camera.background(background, frame, self.size)
+            seen = render(picture, [*actors, *in_front], camera, frame, shadows=shadows)
+            images[frame] = lens.photograph(picture, frame)
+            masks[:, frame] = seen[: len(actors)] > 0.5
+        kept = masks.sum((2, 3)).max(1) >= _LEAST_PIXELS
+        return WorldVideo(
+            f"{self.split}-{index:05}", images, masks[kept], np.array(categories)[kept]
+        )
+
+    def _categories(self, rng: np.random.Generator) -> list[int]:
+        """What is in a video; novel ones are as frequent as base ones where both are shown."""
+        chosen: list[int] = []
+        for _ in range(rng.integers(1, _MOST_OBJECTS + 1)):
+            pool = NOVEL if self.novel and rng.random() < 0.5 else BASE
+            if chosen and rng.random() < _ALIKE:
+                shape = CATEGORIES[chosen[-1]].shape
+                shown = (*BASE, *NOVEL) if self.novel else BASE
+                pool = tuple(i for i in shown if CATEGORIES[i].shape == shape)
+            chosen.append(int(pool[rng.integers(len(pool))]))
+        return chosen
+
+    def _actors(self, categories: Sequence[int], rng: np.random.Generator) -> list[Actor]:
+        height, width = self.size
+        actors: list[Actor] = []
+        for index in categories:
+            category = CATEGORIES[index]
+            low, high = _SIZES.get(category.attribute.name, _SIZE)
+            size = low + (high - low) * float(rng.random())
+            crossed = None
+            if actors and rng.random() < _CROSSING:
+                crossed = actors[rng.integers(len(actors))].path
+            edge = 16 * math.ceil(2.2 * size * height / 16)
+            sprite = draw_sprite(category, edge, rng)
+            path = draw_path(size, self.frames, width / height, crossed, rng)
+            actors.append(Actor(sprite, path))
+        return actors
+
+    def _occluder(self, rng: np.random.Generator) -> Actor:
+        """A post or a ragged block near the camera, without a name."""
+        edge = 2 * self.size[0]
+        picture = Image.new("RGBA", (edge, edge), (*(int(c) for c in rng.integers(20, 200, 3)), 0))
+        if rng.random() < 0.5:
+            left, wide = 0.4 + 0.1 * rng.random(), 0.04 + 0.08 * rng.random()
+            corners = [(left, 0.0), (left + wide, 0.0), (left + wide, 1.0), (left, 1.0)]
+        else:
+            turns = 2 * math.pi * np.sort(rng.random(9))
+            reach = 0.1 + 0.16 * rng.random(9)
+            corners = [(0.5 + r * math.cos(t), 0.5 + r * math.sin(t)) for r, t in zip(reach, turns, strict=True)]
+        cover = Image.new("L", (edge, edge))
+        ImageDraw.Draw(cover).polygon([(edge * x, edge * y) for x, y in corners], 255)
+        picture.putalpha(cover)
+        path = draw_path(1.6, 1, self.size[1] / self.size[0], None, rng)
+        return Actor(picture, path, nearness=1.6)
