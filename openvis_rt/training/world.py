@@ -19,21 +19,33 @@ import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path as FilePath
-from typing import Literal
+from pathlib import Path
+from typing import Annotated, Literal
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageDraw
+import typer
+from PIL import Image
+from rich.console import Console
+from rich.progress import track
 
-from openvis_rt.errors import InputError
+from openvis_rt.errors import InputError, OpenVISError
 from openvis_rt.training.world_categories import BASE, CATEGORIES, NOVEL
-from openvis_rt.training.world_motion import Actor, draw_path, render
+from openvis_rt.training.world_files import write_dataset
+from openvis_rt.training.world_motion import Actor, draw_occluder, draw_path, render
 from openvis_rt.training.world_scenes import draw_background, draw_camera, draw_lens
 from openvis_rt.training.world_sprites import draw_sprite
 from openvis_rt.vocabulary import VILD_PROMPTS
 
-__all__ = ["SPLITS", "CaptionedCrops", "Split", "World", "WorldVideo", "captioned_crops"]
+__all__ = [
+    "SPLITS",
+    "CaptionedCrops",
+    "Split",
+    "World",
+    "WorldVideo",
+    "captioned_crops",
+    "write_dataset",
+]
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
@@ -139,7 +151,7 @@ class World:
         lens = draw_lens(self.frames, self.size, rng)
         categories = self._categories(rng)
         actors = self._actors(categories, rng)
-        in_front = [self._occluder(rng)] if rng.random() < _OCCLUDED_SCENES else []
+        in_front = [draw_occluder(self.size, rng)] if rng.random() < _OCCLUDED_SCENES else []
         shadows = bool(rng.random() < _SHADED_SCENES)
         images = np.empty((self.frames, height, width, 3), np.uint8)
         masks = np.empty((len(actors), self.frames, height, width), np.bool_)
@@ -177,23 +189,83 @@ class World:
                 crossed = actors[rng.integers(len(actors))].path
             edge = 16 * math.ceil(2.2 * size * height / 16)
             sprite = draw_sprite(category, edge, rng)
+            if rng.random() < 0.5:
+                sprite = sprite.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
             path = draw_path(size, self.frames, width / height, crossed, rng)
             actors.append(Actor(sprite, path))
         return actors
 
-    def _occluder(self, rng: np.random.Generator) -> Actor:
-        """A post or a ragged block near the camera, without a name."""
-        edge = 2 * self.size[0]
-        picture = Image.new("RGBA", (edge, edge), (*(int(c) for c in rng.integers(20, 200, 3)), 0))
-        if rng.random() < 0.5:
-            left, wide = 0.4 + 0.1 * rng.random(), 0.04 + 0.08 * rng.random()
-            corners = [(left, 0.0), (left + wide, 0.0), (left + wide, 1.0), (left, 1.0)]
-        else:
-            turns = 2 * math.pi * np.sort(rng.random(9))
-            reach = 0.1 + 0.16 * rng.random(9)
-            corners = [(0.5 + r * math.cos(t), 0.5 + r * math.sin(t)) for r, t in zip(reach, turns, strict=True)]
-        cover = Image.new("L", (edge, edge))
-        ImageDraw.Draw(cover).polygon([(edge * x, edge * y) for x, y in corners], 255)
-        picture.putalpha(cover)
-        path = draw_path(1.6, 1, self.size[1] / self.size[0], None, rng)
-        return Actor(picture, path, nearness=1.6)
+
+def captioned_crops(
+    video: WorldVideo, side: int = 64, *, rng: np.random.Generator
+) -> CaptionedCrops:
+    """A square around each object, in a frame that shows it well, with a sentence about it.
+
+    Args:
+        video: its frames at H, W >= 32.
+        side: S, of the squares in pixels.
+        rng: draws frames, how much is left around the objects, and the sentences.
+
+    Returns:
+        n crops. Around objects of an attribute of size so much is left that the size can be seen.
+    """
+    _, height, width, _ = video.images.shape
+    areas = video.masks.sum((2, 3))
+    crops = np.empty((len(areas), side, side, 3), np.uint8)
+    captions = []
+    for number, index in enumerate(video.categories):
+        frames = np.flatnonzero(2 * areas[number] >= areas[number].max())
+        frame = int(frames[rng.integers(len(frames))])
+        rows, columns = (video.masks[number, frame].any(axis).nonzero()[0] for axis in (1, 0))
+        edge = max(np.ptp(rows), np.ptp(columns)) * (1.15 + 0.65 * rng.random())
+        if CATEGORIES[index].attribute.kind == "size":
+            edge = max(edge, 0.8 * height)
+        edge = min(edge, height, width)
+        left, top = (
+            min(max(0.0, (found[0] + found[-1] + 1 - edge) / 2), limit - edge)
+            for found, limit in ((columns, width), (rows, height))
+        )
+        box = (left, top, left + edge, top + edge)
+        picture = Image.fromarray(video.images[frame])
+        crops[number] = np.asarray(picture.resize((side, side), Image.Resampling.BICUBIC, box))
+        captions.append(_PROMPTS[rng.integers(len(_PROMPTS))].format(CATEGORIES[index].phrase))
+    return CaptionedCrops(crops, tuple(captions), video.categories)
+
+
+def _write(
+    folder: Annotated[Path, typer.Argument(help="To make: annotations, frames and split file.")],
+    split: Annotated[Split, typer.Option(help="train, validation or test.")] = "validation",
+    videos: Annotated[int, typer.Option(min=1, help="How many.")] = 60,
+    frames: Annotated[int, typer.Option(min=1, help="Of every video.")] = 24,
+    height: Annotated[int, typer.Option(min=32, help="Of frames in pixels.")] = 96,
+    width: Annotated[int, typer.Option(min=32, help="Of frames in pixels.")] = 160,
+    seed: Annotated[int, typer.Option(min=0, help="Another seed is another world.")] = 0,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier one.")] = False,
+) -> None:
+    """Write videos of the generated world as a data set for `openvis eval`.
+
+    Example: `python -m openvis_rt.training.world out --split validation --videos 60`
+    """
+    world = World(split, (height, width), frames, seed)
+    console = Console(stderr=True)
+    numbers = track(
+        range(videos),
+        "generating",
+        console=console,
+        disable=not console.is_terminal,
+        transient=True,
+    )
+    write_dataset(folder, split, (world[index] for index in numbers), overwrite=overwrite)
+
+
+def main() -> None:
+    """Run the command; an error of ours becomes its message and exit code."""
+    try:
+        typer.run(_write)
+    except OpenVISError as exc:
+        Console(stderr=True).print(f"error: {exc}", markup=False, soft_wrap=True)
+        sys.exit(exc.exit_code)
+
+
+if __name__ == "__main__":
+    main()

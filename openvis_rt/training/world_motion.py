@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+from PIL import Image, ImageDraw
 
-from openvis_rt.training.world_scenes import GRID, Camera
+from openvis_rt.training.world_scenes import GRID, Camera, dull_colour
 
-__all__ = ["Actor", "Path", "draw_path", "render"]
+__all__ = ["Actor", "Path", "draw_occluder", "draw_path", "render"]
 
 _SUPERSAMPLED = 2  # objects are rendered at so many times the frame, and reduced
 _SHADOWS = [round(0.4 * alpha) for alpha in range(256)]
@@ -109,6 +109,26 @@ def draw_path(
     )
 
 
+def draw_occluder(size: tuple[int, int], rng: np.random.Generator) -> Actor:
+    """A post or a ragged block that stands near the camera of frames of (H, W); it has no name."""
+    edge, (height, width) = 2 * size[0], size
+    if rng.random() < 0.5:
+        left, wide = 0.4 + 0.1 * rng.random(), 0.04 + 0.08 * rng.random()
+        corners = [(left, 0.0), (left + wide, 0.0), (left + wide, 1.0), (left, 1.0)]
+    else:
+        reach = 0.1 + 0.16 * rng.random(9)
+        turns = 2 * math.pi * np.sort(rng.random(9))
+        corners = [
+            (0.5 + r * math.cos(t), 0.5 + r * math.sin(t))
+            for r, t in zip(reach, turns, strict=True)
+        ]
+    cover = Image.new("L", (edge, edge))
+    ImageDraw.Draw(cover).polygon([(edge * x, edge * y) for x, y in corners], 255)
+    sprite = Image.new("RGB", (edge, edge), dull_colour(rng))
+    sprite.putalpha(cover)
+    return Actor(sprite, draw_path(1.6, 1, width / height, None, rng), nearness=1.6)
+
+
 def render(
     picture: Image.Image,
     actors: Sequence[Actor],
@@ -171,8 +191,10 @@ def _placed(
     middle = actor.sprite.width / 2
     dx, dy = left - center_x, top - center_y
     step = 1 / _SUPERSAMPLED
-    matrix = (u * step, v * step, middle + u * dx + v * dy)
-    matrix += (-v * step, u * step, middle - v * dx + u * dy)
+    matrix = (
+        *(u * step, v * step, middle + u * dx + v * dy),
+        *(-v * step, u * step, middle - v * dx + u * dy),
+    )
     patch = actor.sprite.transform(
         (_SUPERSAMPLED * (right - left), _SUPERSAMPLED * (bottom - top)),
         Image.Transform.AFFINE,

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
-__all__ = ["GRID", "Camera", "Lens", "draw_background", "draw_camera", "draw_lens"]
+__all__ = ["GRID", "Camera", "Lens", "draw_background", "draw_camera", "draw_lens", "dull_colour"]
 
 GRID = 4096.0
 _MARGIN = 1.5  # of a background to a frame
@@ -85,7 +85,8 @@ class Lens:
         height, width = picture.height, picture.width
         lit = np.asarray(picture) * self.shade * self.gain[frame]
         lit += self.noise[top : top + height, left : left + width]
-        return np.clip(lit, 0, 255, out=lit).astype(np.uint8)
+        picture8: npt.NDArray[np.uint8] = np.clip(lit, 0, 255, out=lit).astype(np.uint8)
+        return picture8
 
 
 def _on_grid(value: float) -> float:
@@ -145,7 +146,7 @@ def draw_background(size: tuple[int, int], rng: _RNG) -> Image.Image:
     return picture
 
 
-def _dull(rng: _RNG, low: int = 30, high: int = 215) -> tuple[int, int, int]:
+def dull_colour(rng: _RNG, low: int = 30, high: int = 215) -> tuple[int, int, int]:
     """A colour with little saturation."""
     grey = rng.integers(low, high)
     red, green, blue = (int(c) for c in grey + (1 - _DULL) * rng.integers(-90, 91, 3))
@@ -163,7 +164,7 @@ def _clouds(size: tuple[int, int], cells: int, rng: _RNG) -> Image.Image:
 
 def _mixed(size: tuple[int, int], where: Image.Image, rng: _RNG) -> Image.Image:
     """Two dull colours by a map."""
-    first, second = (Image.new("RGB", size, _dull(rng)) for _ in range(2))
+    first, second = (Image.new("RGB", size, dull_colour(rng)) for _ in range(2))
     return Image.composite(first, second, where)
 
 
@@ -178,7 +179,7 @@ def _sky(size: tuple[int, int], rng: _RNG) -> Image.Image:
             (x, base - 0.05 * height * sum(math.sin(w * x / width * 4 + p) for w, p in waves))
             for x in range(0, width + 8, 8)
         ]
-        pen.polygon([(0, height), *line, (width, height)], _dull(rng))
+        pen.polygon([(0, height), *line, (width, height)], dull_colour(rng))
     return picture
 
 
@@ -192,7 +193,7 @@ def _fog(size: tuple[int, int], rng: _RNG) -> Image.Image:
 def _planks(size: tuple[int, int], rng: _RNG) -> Image.Image:
     """Boards with grain."""
     picture, wide = Image.new("RGB", size), int(rng.integers(size[1] // 9, size[1] // 4))
-    pen, base = ImageDraw.Draw(picture), np.array(_dull(rng, 60, 180))
+    pen, base = ImageDraw.Draw(picture), np.array(dull_colour(rng, 60, 180))
     for top in range(0, size[1], wide):
         colour = tuple(int(c) for c in np.clip(base + rng.integers(-22, 23), 0, 255))
         pen.rectangle((0, top, size[0], top + wide - 2), colour)
@@ -202,8 +203,8 @@ def _planks(size: tuple[int, int], rng: _RNG) -> Image.Image:
 
 def _tiles(size: tuple[int, int], rng: _RNG) -> Image.Image:
     """A floor or a wall of bricks."""
-    picture = Image.new("RGB", size, _dull(rng))
-    pen, base = ImageDraw.Draw(picture), np.array(_dull(rng, 70, 190))
+    picture = Image.new("RGB", size, dull_colour(rng))
+    pen, base = ImageDraw.Draw(picture), np.array(dull_colour(rng, 70, 190))
     high = int(rng.integers(size[1] // 12, size[1] // 5))
     wide = high * int(rng.integers(1, 3))
     for row, top in enumerate(range(0, size[1], high)):
@@ -220,8 +221,8 @@ def _streets(size: tuple[int, int], rng: _RNG) -> Image.Image:
     while left < size[0]:
         wide = int(rng.integers(size[1] // 8, size[1] // 3))
         top = int(size[1] * _between(rng, 0.2, 0.65))
-        pen.rectangle((left, top, left + wide - 1, size[1]), _dull(rng))
-        window, step = _dull(rng), int(rng.integers(6, 11))
+        pen.rectangle((left, top, left + wide - 1, size[1]), dull_colour(rng))
+        window, step = dull_colour(rng), int(rng.integers(6, 11))
         for y in range(top + 4, size[1], step):
             for x in range(left + 3, left + wide - 4, step):
                 pen.rectangle((x, y, x + step // 2 - 1, y + step // 2), window)
@@ -229,8 +230,38 @@ def _streets(size: tuple[int, int], rng: _RNG) -> Image.Image:
     return picture
 
 
+def _meadow(size: tuple[int, int], rng: _RNG) -> Image.Image:
+    """Blades of grass, or fur, in one direction."""
+    picture = _mixed(size, _clouds(size, 5, rng), rng)
+    pen, base = ImageDraw.Draw(picture), np.array(dull_colour(rng, 50, 200))
+    angle, length = 6.28 * rng.random(), size[1] * _between(rng, 0.05, 0.15)
+    count = 220
+    roots, turns = rng.random((count, 2)) * size, angle + 0.8 * (rng.random(count) - 0.5)
+    tones = np.clip(base + rng.integers(-40, 41, (count, 1)), 0, 255)
+    for (x, y), turn, tone in zip(roots, turns, tones, strict=True):
+        tip = (x + length * math.cos(turn), y + length * math.sin(turn))
+        pen.line(((x, y), tip), tuple(int(c) for c in tone), 2)
+    return picture
+
+
+def _room(size: tuple[int, int], rng: _RNG) -> Image.Image:
+    """A wall and a floor, with frames on the wall."""
+    picture = Image.new("RGB", size, dull_colour(rng, 90, 215))
+    pen, edge = ImageDraw.Draw(picture), int(size[1] * _between(rng, 0.5, 0.75))
+    pen.rectangle((0, edge, *size), dull_colour(rng))
+    pen.rectangle((0, edge, size[0], edge + 3), dull_colour(rng))
+    for _ in range(rng.integers(1, 5)):
+        left, top = size[0] * rng.random(), edge * 0.8 * rng.random()
+        right, bottom = left + size[1] * _between(rng, 0.1, 0.4), top + size[1] * 0.2
+        pen.rectangle((left, top, right, bottom), dull_colour(rng), dull_colour(rng), 2)
+    vanishing = size[0] * rng.random()
+    for x in range(-size[0], 2 * size[0], size[0] // 7):  # the floor's joints
+        pen.line((x, size[1], vanishing + (x - vanishing) * 0.4, edge + 4), dull_colour(rng))
+    return picture
+
+
 _PLACES: tuple[Callable[[tuple[int, int], _RNG], Image.Image], ...] = (
-    *(_sky, _fog, _planks, _tiles, _streets),
+    *(_sky, _fog, _planks, _tiles, _streets, _meadow, _room),
 )
 
 
@@ -242,8 +273,10 @@ def _draw_clutter(picture: Image.Image, rng: _RNG) -> None:
         radius = height * _between(rng, 0.02, 0.12)
         turns = np.sort(rng.random(rng.integers(4, 9))) * 2 * math.pi
         reach = radius * (0.4 + 0.6 * rng.random(len(turns)))
-        corners = [(x + r * math.cos(t), y + r * math.sin(t)) for r, t in zip(reach, turns, strict=True)]
-        pen.polygon(corners, _dull(rng))
-    for _ in range(rng.integers(0, 6)):
+        corners = [
+            (x + r * math.cos(t), y + r * math.sin(t)) for r, t in zip(reach, turns, strict=True)
+        ]
+        pen.polygon(corners, dull_colour(rng))
+    for _ in range(rng.integers(0, 5)):
         ends = [(width * rng.random(), height * rng.random()) for _ in range(3)]
-        pen.line(ends, _dull(rng), int(rng.integers(1, 4)))
+        pen.line(ends, dull_colour(rng), int(rng.integers(1, 4)))

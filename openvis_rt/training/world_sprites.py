@@ -113,9 +113,7 @@ def _striped(edge: int, colours: tuple[Colour, Colour], rng: np.random.Generator
 
 
 def _zigzag(edge: int, colours: tuple[Colour, Colour], rng: np.random.Generator) -> Image.Image:
-    return _folded(
-        edge, colours, rng, lambda u, v: (u + 0.6 * np.abs(v % 0.6 - 0.3)) % 0.44 < 0.22
-    )
+    return _folded(edge, colours, rng, lambda u, v: (u + 0.6 * np.abs(v % 0.6 - 0.3)) % 0.44 < 0.22)
 
 
 def _checkered(edge: int, colours: tuple[Colour, Colour], rng: np.random.Generator) -> Image.Image:
@@ -147,9 +145,7 @@ def _folded(
     edge: int,
     colours: tuple[Colour, Colour],
     rng: np.random.Generator,
-    is_first: Callable[
-        [npt.NDArray[np.float64], npt.NDArray[np.float64]], npt.NDArray[np.bool_]
-    ],
+    is_first: Callable[[npt.NDArray[np.float64], npt.NDArray[np.float64]], npt.NDArray[np.bool_]],
     shift: float = 1.0,
 ) -> Image.Image:
     """Two colours by a rule on coordinates that are turned and shifted by chance."""
@@ -158,8 +154,8 @@ def _folded(
     y, x = np.mgrid[:edge, :edge] * 2.0 / edge - 1
     u = math.cos(angle) * x + math.sin(angle) * y + move[0]
     v = math.cos(angle) * y - math.sin(angle) * x + move[1]
-    chosen = is_first(u, v)[..., None]
-    return Image.fromarray(np.where(chosen, *np.array(colours, np.uint8)))
+    first, second = np.array(colours, np.uint8)
+    return Image.fromarray(np.where(is_first(u, v)[..., None], first, second))
 
 
 def _draw_eyes(picture: Image.Image, centre: Point, room: float) -> None:
@@ -216,15 +212,13 @@ def _heart() -> tuple[Point, ...]:
 
 def _drop() -> tuple[Point, ...]:
     turns = [2 * math.pi * k / 40 for k in range(40)]
-    return tuple(
-        (0.95 * math.sin(t) * math.sin(t / 2) ** 1.6, -0.93 * math.cos(t)) for t in turns
-    )
+    return tuple((0.95 * math.sin(t) * math.sin(t / 2) ** 1.6, -0.93 * math.cos(t)) for t in turns)
 
 
 def _flower() -> Outline:
-    turns = [2 * math.pi * (k / 6 + 0.25) for k in range(6)]
-    petals = [(1, _ellipse(0.58 * math.cos(t), 0.58 * math.sin(t), 0.34)) for t in turns]
-    return (*petals, (1, _ellipse(0, 0, 0.42)))
+    turns = [2 * math.pi * (k / 5 - 0.25) for k in range(5)]
+    petals = [(1, _ellipse(0.6 * math.cos(t), 0.6 * math.sin(t), 0.36)) for t in turns]
+    return (*petals, (1, _ellipse(0, 0, 0.4)))
 
 
 _OUTLINES: dict[str, Outline] = {

@@ -36,7 +36,7 @@ ARROWS = {  # a folder, and what it may import besides itself and the ground flo
         *("systems", "bundle", "models", "checkpoints", "compare", "export", "runtime"),
         *("engines.gpu", "verify.torch_backend"),
     },
-    "training": {"checkpoints", "models", "systems"},
+    "training": {"checkpoints", "models", "systems", "runtime"},
     "cli": {
         *("systems", "bundle", "models", "checkpoints", "compare", "export", "engines", "runtime"),
         *("verify", "evaluation", "bench", "training"),
