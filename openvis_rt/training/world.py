@@ -32,12 +32,13 @@ from rich.progress import track
 from openvis_rt.errors import InputError, OpenVISError
 from openvis_rt.training.world_categories import BASE, CATEGORIES, NOVEL
 from openvis_rt.training.world_files import write_dataset
-from openvis_rt.training.world_motion import Actor, draw_occluder, draw_path, render
-from openvis_rt.training.world_scenes import draw_background, draw_camera, draw_lens
+from openvis_rt.training.world_motion import Actor, draw_occluder, draw_path, edges_of, render
+from openvis_rt.training.world_scenes import Camera, draw_background, draw_camera, draw_lens
 from openvis_rt.training.world_sprites import draw_sprite
 from openvis_rt.vocabulary import VILD_PROMPTS
 
 __all__ = [
+    "RECOGNISABLE",
     "SPLITS",
     "CaptionedCrops",
     "Split",
@@ -49,7 +50,8 @@ __all__ = [
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
-_MOST_OBJECTS = 6
+RECOGNISABLE = 0.7
+"""The part of an object that must be seen to name it."""
 _LEAST_PIXELS = 16  # a track that never shows so many is no track
 _OCCLUDED_SCENES = 0.3  # of all scenes have something without a name in front
 _SHADED_SCENES = 0.5  # have shadows
@@ -71,12 +73,15 @@ class WorldVideo:
         masks: what is seen of each object, bool [n, T, H, W]; no pixel is of two objects. n >= 1,
             and each is seen in some frame.
         categories: of each object, places in ``CATEGORIES``, int64 [n].
+        visible: what part of each object is seen, neither hidden nor outside the frame, 0 .. 1,
+            float32 [n, T].
     """
 
     name: str
     images: npt.NDArray[np.uint8]
     masks: npt.NDArray[np.bool_]
     categories: npt.NDArray[np.int64]
+    visible: npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +111,7 @@ class World:
         seed: another seed is another world.
         novel: whether novel categories are shown; by default in all splits but ``train``. With
             ``True``, ``train`` is what a CLIP that has seen everything may be trained on.
+        most_objects: in a video; there are 1 to so many.
 
     Raises:
         InputError: the split is unknown, or a size is too small to see anything.
@@ -119,15 +125,17 @@ class World:
         seed: int = 0,
         *,
         novel: bool | None = None,
+        most_objects: int = 6,
     ) -> None:
         if split not in SPLITS:
             raise InputError(f"the world has no split {split!r}; give one of {', '.join(SPLITS)}")
-        if min(size) < 32 or frames < 1:
+        if min(size) < 32 or min(frames, most_objects) < 1:
             raise InputError(
-                f"frames of 32x32 pixels and one frame are needed at least; found {size[0]}x"
-                f"{size[1]} and {frames} frames"
+                "32x32 pixels, one frame and one object are needed at least; found "
+                f"{size[0]}x{size[1]}, {frames} frames and {most_objects} objects"
             )
         self.split, self.size, self.frames, self.seed = split, size, frames, seed
+        self.most_objects = most_objects
         self.novel = split != "train" if novel is None else novel
 
     def __getitem__(self, index: int) -> WorldVideo:
@@ -155,20 +163,28 @@ class World:
         shadows = bool(rng.random() < _SHADED_SCENES)
         images = np.empty((self.frames, height, width, 3), np.uint8)
         masks = np.empty((len(actors), self.frames, height, width), np.bool_)
+        areas = np.empty((len(actors), self.frames), np.float32)
         for frame in range(self.frames):
             picture = camera.background(background, frame, self.size)
             seen = render(picture, [*actors, *in_front], camera, frame, shadows=shadows)
             images[frame] = lens.photograph(picture, frame)
             masks[:, frame] = seen[: len(actors)] > 0.5
+            areas[:, frame] = seen[: len(actors)].sum((1, 2))
+        whole = [self._areas(actor, camera) for actor in actors]
+        visible = np.minimum(1, areas / np.array(whole, np.float32))
         kept = masks.sum((2, 3)).max(1) >= _LEAST_PIXELS
         return WorldVideo(
-            f"{self.split}-{index:05}", images, masks[kept], np.array(categories)[kept]
+            f"{self.split}-{index:05}",
+            images,
+            masks[kept],
+            np.array(categories)[kept],
+            visible[kept],
         )
 
     def _categories(self, rng: np.random.Generator) -> list[int]:
         """What is in a video; novel ones are as frequent as base ones where both are shown."""
         chosen: list[int] = []
-        for _ in range(rng.integers(1, _MOST_OBJECTS + 1)):
+        for _ in range(rng.integers(1, self.most_objects + 1)):
             pool = NOVEL if self.novel and rng.random() < 0.5 else BASE
             if chosen and rng.random() < _ALIKE:
                 shape = CATEGORIES[chosen[-1]].shape
@@ -176,6 +192,14 @@ class World:
                 pool = tuple(i for i in shown if CATEGORIES[i].shape == shape)
             chosen.append(int(pool[rng.integers(len(pool))]))
         return chosen
+
+    def _areas(self, actor: Actor, camera: Camera) -> npt.NDArray[np.float64]:
+        """Pixels of the whole object in each frame, as if nothing hid it."""
+        covered = np.asarray(actor.sprite.getchannel("A")).mean() / 255
+        areas: npt.NDArray[np.float64] = (
+            covered * edges_of(actor, camera, self.frames, self.size[0]) ** 2
+        )
+        return areas
 
     def _actors(self, categories: Sequence[int], rng: np.random.Generator) -> list[Actor]:
         height, width = self.size
@@ -207,14 +231,16 @@ def captioned_crops(
         rng: draws frames, how much is left around the objects, and the sentences.
 
     Returns:
-        n crops. Around objects of an attribute of size so much is left that the size can be seen.
+        crops of the objects that a frame shows by :data:`RECOGNISABLE` at least, maybe none. Around
+        objects of an attribute of size so much is left that the size can be seen.
     """
     _, height, width, _ = video.images.shape
-    areas = video.masks.sum((2, 3))
-    crops = np.empty((len(areas), side, side, 3), np.uint8)
+    shown = np.flatnonzero(video.visible.max(1) >= RECOGNISABLE)
+    crops = np.empty((len(shown), side, side, 3), np.uint8)
     captions = []
-    for number, index in enumerate(video.categories):
-        frames = np.flatnonzero(2 * areas[number] >= areas[number].max())
+    for place, number in enumerate(shown):
+        index = video.categories[number]
+        frames = np.flatnonzero(video.visible[number] >= RECOGNISABLE)
         frame = int(frames[rng.integers(len(frames))])
         rows, columns = (video.masks[number, frame].any(axis).nonzero()[0] for axis in (1, 0))
         edge = max(np.ptp(rows), np.ptp(columns)) * (1.15 + 0.65 * rng.random())
@@ -227,9 +253,9 @@ def captioned_crops(
         )
         box = (left, top, left + edge, top + edge)
         picture = Image.fromarray(video.images[frame])
-        crops[number] = np.asarray(picture.resize((side, side), Image.Resampling.BICUBIC, box))
+        crops[place] = np.asarray(picture.resize((side, side), Image.Resampling.BICUBIC, box))
         captions.append(_PROMPTS[rng.integers(len(_PROMPTS))].format(CATEGORIES[index].phrase))
-    return CaptionedCrops(crops, tuple(captions), video.categories)
+    return CaptionedCrops(crops, tuple(captions), video.categories[shown])
 
 
 def _write(

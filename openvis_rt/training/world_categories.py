@@ -82,7 +82,7 @@ SHAPES = (
 _NO_ROOM = {  # shapes whose body is too thin for a part, or that have one already
     "eyes": {"ring", "moon", "key", "bolt", "gear"},
     "hole": {"disc", "ring", "moon", "key", "bolt", "gear"},  # a disc would be a ring
-    "legs": {"tree", "mushroom", "key", "bolt"},
+    "legs": {"ring", "moon", "tree", "mushroom", "key", "bolt"},
 }
 
 

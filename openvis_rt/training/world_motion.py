@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 
 from openvis_rt.training.world_scenes import GRID, Camera, dull_colour
 
-__all__ = ["Actor", "Path", "draw_occluder", "draw_path", "render"]
+__all__ = ["Actor", "Path", "draw_occluder", "draw_path", "edges_of", "render"]
 
 _SUPERSAMPLED = 2  # objects are rendered at so many times the frame, and reduced
 _SHADOWS = [round(0.4 * alpha) for alpha in range(256)]
@@ -166,6 +166,12 @@ def render(
         seen[window][:index] *= 1 - part
         seen[window][index] = part
     return seen
+
+
+def edges_of(actor: Actor, camera: Camera, frames: int, height: int) -> npt.NDArray[np.float64]:
+    """Edge of an actor's sprite in pixels of frames of a height, whether seen or not, [frames]."""
+    sizes = [actor.path.at(t)[2] * camera.at(t)[2] * height for t in range(frames)]
+    return np.array(sizes)
 
 
 def _placed(

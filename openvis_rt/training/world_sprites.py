@@ -196,7 +196,7 @@ def _box(left: float, top: float, right: float, bottom: float) -> tuple[Point, .
 
 def _leg(x: float) -> tuple[Point, ...]:
     return (
-        *((x - 0.09, 0.2), (x + 0.09, 0.2), (x + 0.09, 0.82), (x + 0.26, 0.86)),
+        *((x - 0.09, -0.1), (x + 0.09, -0.1), (x + 0.09, 0.82), (x + 0.26, 0.86)),
         *((x + 0.26, 0.98), (x - 0.09, 0.98)),
     )
 

@@ -410,8 +410,8 @@ def test_what_the_losses_ask_for_is_the_masks_of_a_video():
     assert len(target.classes) >= 3
     masks = (0.1 * drawn(1, QUERIES, 2, 24, 32).float()).requires_grad_()
     objects = torch.zeros(1, QUERIES, 2, requires_grad=True)
-    optimiser, generator = torch.optim.Adam([masks, objects], lr=0.4), seeded()
-    for _ in range(60):
+    optimiser, generator = torch.optim.Adam([masks, objects], lr=0.6), seeded()
+    for _ in range(40):
         scores = objects.detach().softmax(-1)[..., 0]
         found = match_queries(
             masks, [target], object_scores=scores, points=200, generator=generator

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -131,6 +132,9 @@ def test_masks_are_disjoint_and_tracks_leave_and_come_back():
         assert video.masks.shape == (len(video.categories), 24, 48, 80)
         assert video.masks.sum(0).max() <= 1
         assert (video.masks.sum((2, 3)).max(1) >= 16).all()
+        assert video.visible.shape == video.masks.shape[:2]
+        assert (video.visible[video.masks.any((2, 3))] > 0).all()
+        assert video.visible.max() <= 1
         seen = video.masks.any((2, 3)).astype(int)
         returned += int((np.count_nonzero(np.diff(seen, axis=1) == 1, axis=1) > 0).sum())
     assert returned >= 2
@@ -147,6 +151,20 @@ def test_a_world_without_anything_to_see_is_refused(arguments):
 def test_videos_are_numbered_from_zero():
     with pytest.raises(IndexError):
         World("train")[-1]
+
+
+def test_visible_is_the_part_that_nothing_hides():
+    parts = []
+    for index in range(12):
+        video = World("train", (64, 96), 3, most_objects=1)[index]
+        assert len(video.categories) == 1
+        top, left, bottom, right = (
+            *(video.masks[0][:, 0].any(1), video.masks[0][:, :, 0].any(1)),
+            *(video.masks[0][:, -1].any(1), video.masks[0][:, :, -1].any(1)),
+        )
+        inside = ~(top | left | bottom | right)
+        parts += video.visible[0, inside].tolist()
+    assert np.median(parts) > 0.97  # but for the few that something stands before
 
 
 # rendering
@@ -215,9 +233,9 @@ def test_crops_show_their_object_and_leave_room_where_size_matters():
     masks[1, 2, 80:, 140:] = True  # in a corner
     images = np.where(masks.any(0)[..., None], 255, 0).astype(np.uint8).repeat(3, -1)
     categories = np.array([INDEX["tiny star"], INDEX["red heart"]])
-    crops = captioned_crops(
-        WorldVideo("a", images, masks, categories), 32, rng=np.random.default_rng(0)
-    )
+    visible = np.array(((0, 1, 0), (0, 0, 0.8)), np.float32)
+    video = WorldVideo("a", images, masks, categories, visible)
+    crops = captioned_crops(video, 32, rng=np.random.default_rng(0))
     assert crops.images.shape == (2, 32, 32, 3)
     small, near = (image.mean() / 255 for image in crops.images)
     assert 0 < small < 0.05
@@ -225,6 +243,11 @@ def test_crops_show_their_object_and_leave_room_where_size_matters():
     for caption, phrase in zip(crops.captions, ("tiny star", "red heart"), strict=True):
         assert phrase in caption
         assert not {"small", "medium", "large"} & set(caption.split())
+    hidden = captioned_crops(
+        replace(video, visible=visible * [[1], [0.5]]), 32, rng=np.random.default_rng(0)
+    )
+    assert hidden.categories.tolist() == [INDEX["tiny star"]]
+    assert len(hidden.captions) == len(hidden.images) == 1
 
 
 # files
