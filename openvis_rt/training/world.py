@@ -173,13 +173,8 @@ class World:
         whole = [self._areas(actor, camera) for actor in actors]
         visible = np.minimum(1, areas / np.array(whole, np.float32))
         kept = masks.sum((2, 3)).max(1) >= _LEAST_PIXELS
-        return WorldVideo(
-            f"{self.split}-{index:05}",
-            images,
-            masks[kept],
-            np.array(categories)[kept],
-            visible[kept],
-        )
+        name, indices = f"{self.split}-{index:05}", np.array(categories)
+        return WorldVideo(name, images, masks[kept], indices[kept], visible[kept])
 
     def _categories(self, rng: np.random.Generator) -> list[int]:
         """What is in a video; novel ones are as frequent as base ones where both are shown."""

@@ -273,6 +273,7 @@ print(json.dumps(sorted(sys.modules)))
         ("openvis_rt.cli.main", {"onnxruntime", "scipy", "av"}),  # --help is quick
         ("openvis_rt.engines.build.engines", {"onnxruntime"}),
         ("openvis_rt.evaluation.metrics", {"onnxruntime", "matplotlib", "av", "trackeval"}),
+        ("openvis_rt.training.world", {"onnxruntime"}),  # is drawn without torch
         ("openvis_rt.evaluation.pictures", {"onnxruntime", "matplotlib"}),
     ],
 )
