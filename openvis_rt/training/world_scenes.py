@@ -252,7 +252,7 @@ def _room(size: tuple[int, int], rng: _RNG) -> Image.Image:
     pen.rectangle((0, edge, size[0], edge + 3), dull_colour(rng))
     for _ in range(rng.integers(1, 5)):
         left, top = size[0] * rng.random(), edge * 0.8 * rng.random()
-        right, bottom = left + size[1] * _between(rng, 0.1, 0.4), top + size[1] * 0.2
+        right, bottom = left + size[1] * _between(rng, 0.3, 0.5), top + size[1] * 0.16
         pen.rectangle((left, top, right, bottom), dull_colour(rng), dull_colour(rng), 2)
     vanishing = size[0] * rng.random()
     for x in range(-size[0], 2 * size[0], size[0] // 7):  # the floor's joints
