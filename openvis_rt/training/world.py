@@ -230,20 +230,21 @@ def captioned_crops(
         objects of an attribute of size so much is left that the size can be seen.
     """
     _, height, width, _ = video.images.shape
-    shown = np.flatnonzero(video.visible.max(1) >= RECOGNISABLE)
+    is_shown = (video.visible >= RECOGNISABLE) & video.masks.any((2, 3))
+    shown = np.flatnonzero(is_shown.any(1))
     crops = np.empty((len(shown), side, side, 3), np.uint8)
     captions = []
     for place, number in enumerate(shown):
         index = video.categories[number]
-        frames = np.flatnonzero(video.visible[number] >= RECOGNISABLE)
+        frames = np.flatnonzero(is_shown[number])
         frame = int(frames[rng.integers(len(frames))])
         rows, columns = (video.masks[number, frame].any(axis).nonzero()[0] for axis in (1, 0))
-        edge = max(np.ptp(rows), np.ptp(columns)) * (1.15 + 0.65 * rng.random())
+        edge = (max(np.ptp(rows), np.ptp(columns)) + 1) * (1.15 + 0.65 * rng.random())
         if CATEGORIES[index].attribute.kind == "size":
             edge = max(edge, 0.8 * height)
-        edge = min(edge, height, width)
+        edge = min(math.ceil(edge), height, width)
         left, top = (
-            min(max(0.0, (found[0] + found[-1] + 1 - edge) / 2), limit - edge)
+            min(max(0, int(found[0] + found[-1] + 1 - edge) // 2), limit - edge)
             for found, limit in ((columns, width), (rows, height))
         )
         box = (left, top, left + edge, top + edge)

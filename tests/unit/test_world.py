@@ -256,6 +256,16 @@ def test_crops_show_their_object_and_leave_room_where_size_matters():
     assert len(hidden.captions) == len(hidden.images) == 1
 
 
+@pytest.mark.parametrize("size", [(32, 48), (64, 40)])
+def test_every_object_of_small_videos_has_a_crop_or_none(size):
+    rng = np.random.default_rng(0)
+    for index in range(60):
+        video = World("validation", size, 1)[index]
+        crops = captioned_crops(video, 16, rng=rng)
+        assert len(crops.images) == len(crops.captions) == len(crops.categories)
+        assert set(crops.categories.tolist()) <= set(video.categories.tolist())
+
+
 # files
 
 
