@@ -36,7 +36,7 @@ ARROWS = {  # a folder, and what it may import besides itself and the ground flo
         *("systems", "bundle", "models", "checkpoints", "compare", "export", "runtime"),
         *("engines.gpu", "verify.torch_backend"),
     },
-    "training": {"checkpoints", "models", "systems"},
+    "training": {"checkpoints", "models", "systems", "runtime"},
     "cli": {
         *("systems", "bundle", "models", "checkpoints", "compare", "export", "engines", "runtime"),
         *("verify", "evaluation", "bench", "training"),
@@ -273,6 +273,7 @@ print(json.dumps(sorted(sys.modules)))
         ("openvis_rt.cli.main", {"onnxruntime", "scipy", "av"}),  # --help is quick
         ("openvis_rt.engines.build.engines", {"onnxruntime"}),
         ("openvis_rt.evaluation.metrics", {"onnxruntime", "matplotlib", "av", "trackeval"}),
+        ("openvis_rt.training.world", {"onnxruntime"}),  # is drawn without torch
         ("openvis_rt.evaluation.pictures", {"onnxruntime", "matplotlib"}),
     ],
 )
