@@ -8,6 +8,7 @@ the base, their ratios to the base are compared as well, in which that cancels.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -97,7 +98,7 @@ def check_slowdown(changes: list[Change], limit: float) -> None:
         ParityError: a contender's ratio is above the limit, and its interval leaves 1 out.
         InputError: the limit is below 1.
     """
-    if limit < 1:
+    if not 1 <= limit < math.inf:
         raise InputError(f"the largest slowdown is 1 or more, such as 1.05; got {limit:g}")
     over = [
         change

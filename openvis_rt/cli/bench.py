@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from openvis_rt.cli.ui import CONSOLE, parse_size, print_json, progress_bar, warn
+from openvis_rt.errors import ParityError
 from openvis_rt.files import output_file, refuse_existing
 from openvis_rt.records import json_from_record
 
@@ -221,6 +222,8 @@ def bench(
         )
     if max_slowdown is not None and compare is None:
         raise InputError("--max-slowdown compares with an earlier report; give --compare OLD.json")
+    if max_slowdown is not None:
+        check_slowdown([], max_slowdown)  # a limit that is none, before minutes of work
     old = read_report(compare) if compare is not None else None  # before minutes of work
     if old is not None and not allow_different:
         check_comparable(settings.resolved(), this_machine(), old)
@@ -243,8 +246,19 @@ def bench(
             typer.echo(f"\nBeside {compare}:\n\n{markdown_from_changes(changes)}")
     for path in _outputs(output):
         CONSOLE.print(f"wrote {path}", markup=False)
-    if max_slowdown is not None:
+    if max_slowdown is not None and old is not None:
         check_slowdown(changes, max_slowdown)
+        _refuse_lost(report, old)
+
+
+def _refuse_lost(report: Report, old: Report) -> None:
+    """ParityError if a contender that was asked for again has no figures any more."""
+    before = {result.name for result in old.results if result.measured is not None}
+    lost = [r for r in report.results if r.measured is None and r.name in before]
+    if lost:
+        raise ParityError(
+            f"{lost[0].name} had figures in the earlier report and has none now: {lost[0].not_run}"
+        )
 
 
 def _outputs(output: Path | None) -> list[Path]:

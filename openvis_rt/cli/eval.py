@@ -152,10 +152,12 @@ def evaluate(
     from openvis_rt.evaluation.splits import read_split
 
     _check_usage(bundle, videos, results, output)
+    if resume and overwrite:
+        raise InputError(
+            "--resume goes on with an earlier run and --overwrite removes it: give one of both"
+        )
     if classifier is not None and not classifier.is_file():
         raise InputError(f"{classifier} is no file of text embeddings; give a .npy file")
-    if overwrite and results and output and results.resolve().is_relative_to(output.resolve()):
-        raise InputError(f"{results} lies in {output}, which --overwrite would remove")
     _check_pictures(pictures)
     with progress_bar() as bar:
         bar("reading the annotations", 0, None)
@@ -164,7 +166,7 @@ def evaluate(
         groups = read_split(split, data) if split else None
         without_classes = data.class_agnostic if class_agnostic is None else class_agnostic
         if output is not None:
-            prepare_output(output, resume=resume, overwrite=overwrite)
+            prepare_output(output, taken=resume or overwrite)
         predictions = None
         if bundle is not None and videos is not None and output is not None:
             options = {
@@ -187,6 +189,7 @@ def evaluate(
                 vocabulary=vocabulary,
                 classifier=classifier,
                 backend=(backend, device, cuda),
+                anew=overwrite,
                 bar=bar,
             )
             results = predictions.results
@@ -215,6 +218,8 @@ def _check_usage(
     if (bundle is None) == (results is None):
         raise InputError("give a bundle to run, or --results FILE to evaluate; one of both")
     if bundle is None:
+        if results is not None and not results.is_file():
+            raise InputError(f"there is no results file {results}")
         return
     if videos is None or not videos.is_dir():
         found = f"; {videos} is none" if videos is not None else ""
@@ -240,6 +245,7 @@ def _predict(
     vocabulary: Path | None,
     classifier: Path | None,
     backend: tuple[str, Any, Any],
+    anew: bool,
     bar: Bar,
 ) -> Predictions:
     """Run the bundle over the videos."""
@@ -269,6 +275,7 @@ def _predict(
             output,
             classes=classes,
             options=options,
+            anew=anew,
             progress=bar,
             warn=warn,
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,7 +21,7 @@ from openvis_rt.cli.export import (
     require_export,
 )
 from openvis_rt.cli.ui import CONSOLE, Bar, print_json, progress_bar, warn
-from openvis_rt.errors import InputError, ParityError
+from openvis_rt.errors import DependencyError, InputError, OpenVISError, ParityError
 from openvis_rt.files import output_directory, refuse_existing
 
 if TYPE_CHECKING:
@@ -104,6 +105,10 @@ def verify(
     """
     if output is not None:
         refuse_existing(output, overwrite=overwrite)
+    if checkpoint is None and (clip is not None or quick_gelu is not None):
+        raise InputError("--clip and --quick-gelu go with --checkpoint FILE")
+    if polygraphy is not None and find_spec("polygraphy") is None:  # before minutes of work
+        raise DependencyError("polygraphy", "verify")
     opened = Bundle.open(bundle)
     from openvis_rt.runtime.backends.registry import BackendOptions
     from openvis_rt.verify.verify import verify_bundle
@@ -123,13 +128,18 @@ def verify(
         )
         jumps = _bisected(opened, report, reference, model, bar) if bisect else []
         results = _polygraphy(opened, reference, polygraphy, precision, bar)
+    _tell(report, jumps, results, as_json=as_json)
     if output is not None:
         _write(output, report, overwrite=overwrite)
-    _tell(report, jumps, results, as_json=as_json)
     if report.failed:
         from openvis_rt.verify.report import verdict
 
         raise ParityError(verdict(report) + ("" if bisect else ". --bisect looks for the node."))
+    if far := [found for found in results if not found.passed]:
+        raise ParityError(
+            f"{len(far)} outputs depart by Polygraphy's measure; the first is {far[0].output} of "
+            f"{far[0].graph} ({far[0].runner})"
+        )
 
 
 def _model(
@@ -164,6 +174,12 @@ def _model(
                 f"{str(wanted.get(key))[:16]}, and these have {str(loaded.facts.get(key))[:16]}), "
                 "so a comparison would say nothing; give the weights that it was exported from"
             )
+    ours, theirs = ((facts.get("clip") or {}).get("sha256") for facts in (loaded.facts, wanted))
+    if ours != theirs:
+        raise InputError(
+            f"{bundle.path} was exported with another CLIP (sha256 {str(theirs)[:16]}, and this is "
+            f"{str(ours)[:16]}); give the same --clip"
+        )
     return loaded.model
 
 
@@ -188,14 +204,16 @@ def _bisected(
     first = report.first_departure
     if first is None:
         return []
-    from openvis_rt.verify.onnx_bisect import bisect_check
-
     bar("looking for the node", 0, None)
     try:
+        from openvis_rt.verify.onnx_bisect import bisect_check
+
         return bisect_check(bundle, first, reference, model)
-    except InputError as exc:  # the report stands without it
+    except ImportError as exc:
+        warn(str(DependencyError(exc.name or "onnx", "verify")))
+    except OpenVISError as exc:  # the report stands without it
         warn(str(exc))
-        return []
+    return []
 
 
 def _polygraphy(

@@ -126,9 +126,16 @@ def difference(
 
 
 def sqnr(found: Array, wanted: Array) -> float:
-    """Signal-to-noise ratio in dB; infinite where both are the same."""
+    """Signal-to-noise ratio in dB; infinite where both are the same.
+
+    Minus infinity where ``found`` is infinite, NaN where either holds NaN, or their shapes differ.
+    """
+    if found.shape != wanted.shape:
+        return math.nan
     y = wanted.astype(np.float64)
     signal, noise = float((y**2).sum()), float(((found.astype(np.float64) - y) ** 2).sum())
+    if not math.isfinite(noise):
+        return -math.inf if math.isinf(noise) else math.nan
     return math.inf if noise == 0 else 10 * math.log10(max(signal, _TINY) / noise)
 
 

@@ -13,7 +13,13 @@ from typing import Any
 from openvis_rt.errors import InputError
 from openvis_rt.evaluation.annotations import Annotations, Format, Track, Video
 from openvis_rt.evaluation.burst import annotations_from_burst
-from openvis_rt.evaluation.fields import categories_from, mean_area, read_json, whole_number
+from openvis_rt.evaluation.fields import (
+    categories_from,
+    frame_side,
+    mean_area,
+    read_json,
+    whole_number,
+)
 from openvis_rt.evaluation.masks import areas_of, rle_from_json
 
 __all__ = ["read_annotations"]
@@ -38,7 +44,7 @@ def read_annotations(path: Path, format: Format | None = None) -> Annotations:  
         return annotations_from_ytvis(data, found)
     except InputError as exc:
         raise InputError(f"{path}: {exc}") from exc
-    except (KeyError, TypeError, AttributeError, ValueError) as exc:
+    except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as exc:
         what = f"the field {exc} is missing" if isinstance(exc, KeyError) else str(exc)
         raise InputError(
             f"{path} is no annotation file of the format {found}: {what}. Give the file as its "
@@ -111,8 +117,8 @@ def _video(entry: dict[str, Any]) -> Video:
     return Video(
         whole_number(entry, "id"),
         str(name),
-        whole_number(entry, "height"),
-        whole_number(entry, "width"),
+        frame_side(entry, "height"),
+        frame_side(entry, "width"),
         tuple(frames),
     )
 

@@ -20,7 +20,7 @@ import numpy as np
 
 from openvis_rt.errors import InputError
 from openvis_rt.evaluation.annotations import Annotations, Category, Track, Video
-from openvis_rt.evaluation.fields import categories_from, mean_area, whole_number
+from openvis_rt.evaluation.fields import categories_from, frame_side, mean_area, whole_number
 from openvis_rt.evaluation.masks import areas_of, rle_from_json
 from openvis_rt.evaluation.splits import BURST_COMMON, BURST_DISTRACTORS, BURST_MERGED
 from openvis_rt.files import output_file
@@ -80,8 +80,8 @@ def _video(sequence: dict[str, Any]) -> Video:
     return Video(
         whole_number(sequence, "id"),
         name,
-        whole_number(sequence, "height"),
-        whole_number(sequence, "width"),
+        frame_side(sequence, "height"),
+        frame_side(sequence, "width"),
         tuple(f"{name}/{path}" for path in sequence["annotated_image_paths"]),
         negative=frozenset(sequence.get("neg_category_ids", ())),
         not_exhaustive=frozenset(sequence.get("not_exhaustive_category_ids", ())),

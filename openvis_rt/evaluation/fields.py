@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,9 @@ import numpy as np
 from openvis_rt.errors import InputError
 from openvis_rt.evaluation.annotations import Category
 
-__all__ = ["categories_from", "mean_area", "read_json", "whole_number"]
+__all__ = ["categories_from", "frame_side", "mean_area", "read_json", "whole_number"]
+
+_LARGEST_SIDE = 1 << 15  # pixels
 
 
 def read_json(path: Path, what: str) -> Any:
@@ -25,7 +28,7 @@ def read_json(path: Path, what: str) -> Any:
         return json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as exc:
         raise InputError(f"cannot read the {what} {path}: {exc.strerror or exc}") from exc
-    except ValueError as exc:
+    except (ValueError, RecursionError) as exc:
         raise InputError(f"the {what} {path} is no JSON: {exc}") from exc
 
 
@@ -41,10 +44,25 @@ def whole_number(entry: dict[str, Any], name: str) -> int:
     return value
 
 
+def frame_side(entry: dict[str, Any], name: str) -> int:
+    """A video's height or width in pixels.
+
+    Raises:
+        InputError: it is missing, or no number of pixels.
+    """
+    side = whole_number(entry, name)
+    if not 0 < side <= _LARGEST_SIDE:
+        raise InputError(f"a video has a {name} of {side} pixels")
+    return side
+
+
 def mean_area(areas: Iterable[float | None]) -> float:
     """The mean over the frames where there is anything; 0 if there is nothing."""
     seen = [area for area in areas if area]
-    return float(np.mean(seen)) if seen else 0.0
+    mean = float(np.mean(seen)) if seen else 0.0
+    if not math.isfinite(mean) or mean < 0:
+        raise InputError(f"areas are numbers of pixels; their mean is {mean}")
+    return mean
 
 
 def categories_from(entries: list[dict[str, Any]]) -> tuple[Category, ...]:

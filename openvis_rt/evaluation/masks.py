@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["areas_of", "rle_from_json", "shared_pixels"]
 
 _MOST_LETTERS = 7  # of one number: 32 bits of a run in groups of five
+_FARTHEST = 1 << 16  # pixels of a corner: pycocotools allocates by the length of an edge
 _POLYGON_NUMBERS = 6  # of the smallest polygon: three corners
 
 
@@ -75,7 +76,7 @@ def _rle_from_polygons(polygons: list[Any], height: int, width: int) -> RLE:
             not isinstance(polygon, list)
             or len(polygon) < _POLYGON_NUMBERS
             or len(polygon) % 2
-            or not all(isinstance(n, int | float) and np.isfinite(n) for n in polygon)
+            or not all(isinstance(n, int | float) and abs(n) <= _FARTHEST for n in polygon)
         ):
             raise InputError(
                 "a polygon is a list x, y, x, y, ... of at least three corners; found "

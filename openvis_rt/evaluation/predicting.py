@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -102,13 +101,12 @@ class Predictions:
         }
 
 
-def prepare_output(output: Path, *, resume: bool = False, overwrite: bool = False) -> None:
+def prepare_output(output: Path, *, taken: bool = False) -> None:
     """Make the folder of an evaluation, or see that it may be used.
 
     Args:
         output: the folder.
-        resume: go on with what an earlier run left there.
-        overwrite: remove that first.
+        taken: what an earlier run left there is taken, or will be removed by this one.
 
     Raises:
         OutputError: there is something that may not be used, or the place cannot be written.
@@ -118,7 +116,7 @@ def prepare_output(output: Path, *, resume: bool = False, overwrite: bool = Fals
             raise OutputError(f"{output} is not a directory. Give another place.")
         output.mkdir(parents=True, exist_ok=True)
         found = {p.name for p in output.iterdir() if not p.name.startswith(".partial-")}
-        if found and not (resume or overwrite):
+        if found and not taken:
             raise OutputError(
                 f"{output} exists already. Give another place, --resume to go on with it, or "
                 "--overwrite to begin anew."
@@ -128,10 +126,6 @@ def prepare_output(output: Path, *, resume: bool = False, overwrite: bool = Fals
                 f"{output} was not made by `openvis eval`, or holds other files as well, such as "
                 f"{sorted(found - _OURS)[0]}. Give another place."
             )
-        if overwrite:
-            for name in found:
-                place = output / name
-                shutil.rmtree(place) if place.is_dir() else place.unlink()
 
 
 def predict_videos(
@@ -142,6 +136,7 @@ def predict_videos(
     *,
     classes: ClassIds,
     options: dict[str, Any] | None = None,
+    anew: bool = False,
     progress: Progress = lambda *_: None,
     warn: Warn = lambda _: None,
 ) -> Predictions:
@@ -154,6 +149,7 @@ def predict_videos(
         output: takes the files of this module's docstring; see :func:`prepare_output`.
         classes: the category id of each of the pipeline's classes.
         options: what else the results depend on, as JSON types.
+        anew: remove the videos of an earlier run, once nobody else writes there.
         progress: told of each video and of the frames of the one that runs.
         warn: told of a video that fails, when it does.
 
@@ -166,6 +162,7 @@ def predict_videos(
     made_with = {
         "bundle": sha256_of(pipeline.bundle.path / MANIFEST),
         "backend": pipeline.backend,
+        "videos": str(videos.resolve()),
         "classes": list(pipeline.class_names),
         "ids": list(classes.ids),
         "one_class_per_track": classes.one_per_track,
@@ -178,14 +175,16 @@ def predict_videos(
             stack.callback(os.close, lock_directory(output / _VIDEOS))
         except OSError as exc:
             raise OutputError(f"another process writes into {output}; wait for it") from exc
-        _clear(output)
+        _clear(output, videos=anew)
         run = _Run(pipeline, annotations, videos, output / _VIDEOS, classes, made_with)
         return run.all(output / RESULTS, progress, warn)
 
 
-def _clear(output: Path) -> None:
+def _clear(output: Path, *, videos: bool) -> None:
     """Remove what killed processes left half-written, and what will be made anew at the end."""
     with output_errors(output):
+        for part in (output / _VIDEOS).glob("*.json") if videos else ():
+            part.unlink()
         for folder in (output, output / _VIDEOS):
             for litter in folder.glob(".partial-*"):
                 litter.unlink()
@@ -235,7 +234,8 @@ class _Run:
 
     def fail(self, video: Video, error: OpenVISError, warn: Warn) -> None:
         """Note that a video has no results, and why."""
-        self.failed[video.name] = str(error)
+        name = video.name if video.name not in self.failed else f"{video.name} (id {video.id})"
+        self.failed[name] = str(error)
         self.exit_code = max(self.exit_code, error.exit_code)
         warn(f"video {video.name} failed: {error}")
 

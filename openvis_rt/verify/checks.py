@@ -12,8 +12,20 @@ import numpy.typing as npt
 
 from openvis_rt.bundle.bundle import Bundle
 from openvis_rt.compare.differences import GATES, largest_error, mask_ious, sqnr
+from openvis_rt.errors import BundleError
 
-__all__ = ["Check", "Measure", "check_equal", "check_masks", "check_output", "gates_of"]
+__all__ = [
+    "AS_BUILT_NAME",
+    "Check",
+    "Measure",
+    "check_equal",
+    "check_masks",
+    "check_output",
+    "gates_of",
+]
+
+AS_BUILT_NAME = "onnxruntime on the graphs as built"
+"""How the contender is called that runs the graphs as TensorRT compiles them."""
 
 Array = npt.NDArray[np.generic]
 Measure = Literal[
@@ -80,9 +92,24 @@ class Check:
 
 
 def gates_of(bundle: Bundle, precision: str) -> dict[str, float]:
-    """The gates of a precision: the bundle's own, and this version's where it has none."""
+    """The gates of a precision: the general ones, and the bundle's own where they are closer.
+
+    Only the gates of the video may be wider, since with some weights rounding decides the tracks.
+
+    Raises:
+        BundleError: the bundle has a gate of an unknown name.
+    """
+    general = GATES.get(precision, GATES["fp16"])
     own = bundle.manifest.gates.get(precision, {})
-    return {**GATES.get(precision, GATES["fp16"]), **own}
+    if unknown := sorted(own.keys() - general.keys()):
+        raise BundleError(
+            f"{bundle.path} has a gate {unknown[0]!r}; this version knows {', '.join(general)}"
+        )
+    gates = {**general, **own}
+    for name, gate in general.items():
+        if not name.startswith("video"):
+            gates[name] = (min if name == "bits" else max)(gates[name], gate)
+    return gates
 
 
 def check_output(

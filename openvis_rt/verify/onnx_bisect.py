@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -21,14 +22,12 @@ from openvis_rt.bundle.bundle import Bundle
 from openvis_rt.compare.differences import sqnr
 from openvis_rt.engines.rewrites.grid_sample import replace_grid_sample
 from openvis_rt.errors import DependencyError, InputError
-from openvis_rt.export.bundle import sized_graphs
-from openvis_rt.export.graph_module import graph_modules
-from openvis_rt.export.masks import masks_graph
-from openvis_rt.export.onnx_export import OPSET, onnx_from_module
-from openvis_rt.models.network import Network
 from openvis_rt.verify.checks import Check
 from openvis_rt.verify.onnx_rewritten import RewrittenGraphs
 from openvis_rt.verify.reference import Reference
+
+if TYPE_CHECKING:
+    from openvis_rt.models.network import Network
 
 __all__ = ["Jump", "bisect_check", "bisect_graphs", "fresh_graph"]
 
@@ -224,7 +223,12 @@ def bisect_check(
 
 
 def fresh_graph(bundle: Bundle, model: Network, graph: str) -> onnx.ModelProto:
-    """The FP32 graph of a bundle, exported anew from its model."""
+    """The FP32 graph of a bundle, exported anew from its model; this alone needs PyTorch."""
+    from openvis_rt.export.bundle import sized_graphs
+    from openvis_rt.export.graph_module import graph_modules
+    from openvis_rt.export.masks import masks_graph
+    from openvis_rt.export.onnx_export import OPSET, onnx_from_module
+
     rule = bundle.manifest.preprocess
     specs, padded = sized_graphs(model, rule.network_size, rule.source_size)
     if graph == "masks":

@@ -11,6 +11,7 @@ import onnx
 from openvis_rt.bundle.bundle import Bundle
 from openvis_rt.engines.rewrites.grid_sample import find_grid_samples, replace_grid_sample
 from openvis_rt.runtime.backends.onnxruntime import OnnxRuntime, OnnxRuntimeSession
+from openvis_rt.verify.checks import AS_BUILT_NAME
 
 __all__ = ["RewrittenGraphs"]
 
@@ -18,7 +19,7 @@ __all__ = ["RewrittenGraphs"]
 class RewrittenGraphs:
     """A backend: ONNX Runtime on the CPU, with every GridSample as gathers."""
 
-    name, slots, device = "onnxruntime on the graphs as built", 1, "cpu"
+    name, slots, device = AS_BUILT_NAME, 1, "cpu"
 
     def __init__(self) -> None:
         self._backend = OnnxRuntime("cpu")

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -50,6 +51,11 @@ RECORD, ARRAYS, RESULTS = (
 )
 _SAMPLE = 16_384  # values of a large output
 _STEP = 2_654_435_761  # odd, near 2^32 / golden ratio: positions spread over an array of any size
+_LONGEST_AXIS = 1 << 16  # of a dynamic axis
+_DAMAGES = (
+    *(RecordError, InputError, ValueError, OSError, KeyError, IndexError, TypeError, EOFError),
+    *(MemoryError, RecursionError, zlib.error, zipfile.BadZipFile, Image.DecompressionBombError),
+)
 _EMPTY = -1.0  # logit of a mask without a pixel
 
 Array = npt.NDArray[np.generic]
@@ -225,9 +231,11 @@ def read_reference(bundle: Bundle) -> Reference:
         arrays = _read_arrays(bundle.file_path(ARRAYS))
         frames = [_read_frame(bundle.file_path(frame_name(i))) for i in range(record.frames)]
         results = read_frame_log(bundle.file_path(RESULTS))
-    except (RecordError, ValueError, OSError, KeyError, zipfile.BadZipFile) as exc:
+        reference = Reference(frames, arrays, record, results)
+        _check_whole(bundle, reference)
+    except _DAMAGES as exc:
         raise BundleError(
-            f"the reference in {bundle.path} is damaged ({exc}); export the bundle again"
+            f"the reference in {bundle.path} is damaged ({exc!r}); export the bundle again"
         ) from exc
     if record.checkpoint != bundle.manifest.checkpoint:
         raise BundleError(
@@ -236,7 +244,44 @@ def read_reference(bundle: Bundle) -> Reference:
             f"({_source(bundle.manifest.checkpoint)}), so their numbers say nothing about each "
             "other. Export the bundle again, or give --checkpoint."
         )
-    return Reference(frames, arrays, record, results)
+    return reference
+
+
+def _check_whole(bundle: Bundle, reference: Reference) -> None:
+    """ValueError or KeyError if something of a reference is missing, or is not of this bundle."""
+    record, arrays = reference.record, reference.arrays
+    if len(reference.results) != record.frames:
+        raise ValueError(f"{len(reference.results)} results for {record.frames} frames")
+    if missing := set(bundle.graphs) - {call.graph for call in record.calls}:
+        raise ValueError(f"no call of the graph {min(missing)}")
+    needed = {"order", "hard_order", *(f"hard/{name}" for name in record.tracker.tokens)}
+    if missing := needed - arrays.keys():
+        raise KeyError(min(missing))
+    if arrays["order"].ndim != 2 or not len(arrays["order"]):
+        raise ValueError("the tracks of the video are no table")
+    precision = next(iter(bundle.manifest.graphs))
+    for call in record.calls:
+        spec = bundle.graph(call.graph, precision).spec
+        inputs = {t.name: t for t in (*spec.inputs, *spec.overridable)}
+        outputs = {t.name: t for t in spec.outputs}
+        if not {t.name for t in spec.inputs} <= call.inputs.keys() <= inputs.keys():
+            raise ValueError(f"a call of {call.graph} has other inputs than the graph")
+        if call.outputs.keys() != outputs.keys():
+            raise ValueError(f"a call of {call.graph} has other outputs than the graph")
+        for name, value in (*call.inputs.items(), *call.outputs.items()):
+            _check_value(value, {**inputs, **outputs}[name].shape, arrays)
+
+
+def _check_value(value: Value, shape: tuple[int | str, ...], arrays: Mapping[str, Array]) -> None:
+    """ValueError or KeyError if a value is not what its tensor's fixed sizes say."""
+    fits = len(value.shape) == len(shape) and all(
+        0 < ours <= _LONGEST_AXIS and (isinstance(theirs, str) or ours == theirs)
+        for ours, theirs in zip(value.shape, shape, strict=True)
+    )
+    if not fits:
+        raise ValueError(f"a value of shape {list(value.shape)} for a tensor of {list(shape)}")
+    if value.form != "frames" and not arrays[value.key].size:
+        raise ValueError(f"the array {value.key} is empty")
 
 
 def write_reference(folder: Mapping[str, Path], reference: Reference) -> None:

@@ -8,6 +8,7 @@ is followed by a call of the same sizes on another picture, and fails if it miss
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Iterator
 from itertools import groupby
 
@@ -125,13 +126,18 @@ def _checks_of(
 ) -> Iterator[Check]:
     for name, kept in call.outputs.items():
         value, wanted = found[name], reference.value(kept)
+        if value.shape != kept.shape:
+            sizes = f"its shape is {list(value.shape)}, {list(kept.shape)} was recorded"
+            names = contender, call.graph, call.point, name
+            yield Check(*names, "SQNR dB", math.nan, gates.get(name, 0.0), note=sizes)
+            continue
         if kept.form == "sample":
             value = sample_of(value)
         yield check_output(contender, call.graph, call.point, name, value, wanted, gates, pixels)
         if call.graph == "masks":
             ours, theirs = value.astype(np.bool_), wanted.astype(np.bool_)
             yield check_masks(contender, call.graph, call.point, ours, theirs, gates)
-    if call.masks is not None:
+    if call.masks is not None and found["mask_logits"].shape == call.outputs["mask_logits"].shape:
         theirs = reference.value(call.masks).astype(np.bool_)
         logits = np.asarray(found["mask_logits"][: len(theirs)], np.float32)
         yield check_masks(contender, call.graph, call.point, logits > 0, theirs, gates)
@@ -145,7 +151,7 @@ def _check_detections(
     differing = len({pair[:2] for pair in wanted} ^ scores.keys())
     for track, category, score in wanted:
         other = scores.get((track, category), score)
-        differing += abs(other - score) > _SAME_SCORE
+        differing += not abs(other - score) <= _SAME_SCORE  # NaN is no score
     return Check(
         "host", "score", "", "detections of the video", "values that differ", float(differing), 0.0
     )

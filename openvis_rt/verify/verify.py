@@ -11,7 +11,7 @@ from openvis_rt.bundle.bundle import Bundle
 from openvis_rt.errors import DependencyError, InputError, UnavailableError
 from openvis_rt.runtime.backends.base import Backend
 from openvis_rt.runtime.backends.registry import BACKENDS, BackendOptions, open_backend
-from openvis_rt.verify.checks import Check
+from openvis_rt.verify.checks import AS_BUILT_NAME, Check
 from openvis_rt.verify.reference import Reference, read_reference
 from openvis_rt.verify.sequence import check_video
 from openvis_rt.verify.stages import check_calls, check_class_names, check_host
@@ -117,11 +117,13 @@ def verify_bundle(
 
     Raises:
         InputError: there is no reference, or no such backend or precision.
+        UnavailableError: a backend that was named does not work here, or none at all does.
         BundleError: the reference is damaged, or of another checkpoint.
-        UnavailableError: a backend that was named does not work here.
         BackendError: a backend failed.
     """
-    tried = _contenders(bundle, backends, precisions)
+    tried = _contenders(
+        bundle, backends, precisions, on_cpu=bool(options and options.device == "cpu")
+    )
     kind = "computed here" if reference else "recorded in the bundle"
     reference = reference or read_reference(bundle)
     names, reasons = list[str](), dict[tuple[str, str], list[str]]()
@@ -141,19 +143,30 @@ def verify_bundle(
             continue
         names.append(f"{backend.name} ({backend.device}, {contender.precision})")
         checks += _compared(names[-1], bundle, backend, contender.precision, reference, video, tell)
+    passed_over = {f"{name} ({', '.join(of)})": why for (name, why), of in reasons.items()}
+    usual = [name for name in names if not name.startswith(AS_BUILT_NAME)]
+    if (backends is None and not usual) or all(check.contender == "host" for check in checks):
+        raise UnavailableError(
+            f"nothing that runs {bundle.path} works here, so nothing was compared. "
+            + "; ".join(f"{name}: {why}" for name, why in passed_over.items())
+        )
     torch = reference.record.tools.get("torch", "unknown")
     return VerifyReport(
         str(bundle.path),
         bundle.manifest.variant,
         f"PyTorch {torch} eager FP32, {kind}",
         tuple(names),
-        {f"{name} ({', '.join(of)})": why for (name, why), of in reasons.items()},
+        passed_over,
         tuple(checks),
     )
 
 
 def _contenders(
-    bundle: Bundle, backends: Sequence[str] | None, precisions: Sequence[str] | None
+    bundle: Bundle,
+    backends: Sequence[str] | None,
+    precisions: Sequence[str] | None,
+    *,
+    on_cpu: bool,
 ) -> list[Contender]:
     """InputError for a precision or a backend that there is not."""
     held, known = tuple(bundle.manifest.graphs), (*BACKENDS, AS_BUILT)
@@ -167,7 +180,8 @@ def _contenders(
             raise InputError(
                 f"there is no backend {backend!r} to verify; there are: {', '.join(known)}"
             )
-    return [Contender(b, p) for p in precisions or held for b in backends or known]
+    usual = [name for name in known if not (on_cpu and name.startswith("tensorrt"))]
+    return [Contender(b, p) for p in precisions or held for b in backends or usual]
 
 
 def _opened(contender: Contender, bundle: Bundle, options: BackendOptions | None) -> Backend:

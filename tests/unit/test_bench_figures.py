@@ -302,6 +302,8 @@ def test_the_gate_fails_for_a_slowdown_only():
     assert failed.value.exit_code == 4
     with pytest.raises(InputError, match="1 or more"):
         check_slowdown(slower, 0.9)
+    with pytest.raises(InputError, match="1 or more"):
+        check_slowdown(slower, float("nan"))  # nothing is above it
 
 
 def test_the_gate_lets_noise_pass():

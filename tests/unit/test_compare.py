@@ -9,7 +9,7 @@ import onnx
 import pytest
 from tiny import export_tiny, traced_before
 
-from openvis_rt.compare.differences import difference
+from openvis_rt.compare.differences import difference, sqnr
 from openvis_rt.errors import ParityError
 from openvis_rt.export import bundle as bundle_export
 from openvis_rt.systems import SYSTEMS
@@ -22,6 +22,13 @@ def test_outputs_of_zeros_are_compared_like_any(name):
     zeros = np.zeros((4, 3), TENSORS[name].dtype)
     assert difference("g", "fp32", TENSORS[name], zeros, zeros, pixels=12).passed
     assert not difference("g", "fp32", TENSORS[name], zeros + 1, zeros, pixels=12).passed
+
+
+def test_what_is_infinite_or_of_another_shape_has_no_signal():
+    wanted = np.ones((2, 3), np.float32)
+    assert sqnr(np.full((2, 3), np.inf, np.float16), wanted) == -math.inf
+    assert math.isnan(sqnr(np.full((2, 3), np.nan), wanted))
+    assert math.isnan(sqnr(np.ones((1,)), wanted))  # it would be broadcast
 
 
 def test_rounding_passes_and_nan_fails():

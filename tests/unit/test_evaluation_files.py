@@ -94,6 +94,8 @@ def test_nothing_is_no_mask(nothing):
         ("text", "a list of polygons"),
         ([[1, 2, 3, 4]], "at least three corners"),
         ([[1, 2, 3, 4, 5, "6"]], "at least three corners"),
+        ([[0, 0, 1e9, 0, 1e9, 1e9]], "at least three corners"),  # pycocotools would allocate 1e9
+        ([[0, 0, float("nan"), 0, 9, 9]], "at least three corners"),
     ],
 )
 def test_a_segmentation_of_another_form_is_refused(form, message):
@@ -109,6 +111,36 @@ def test_a_text_that_is_no_run_lengths_is_refused(text):
     for rles in ([{**good, "counts": text}], [good, {**good, "counts": text}, good]):
         with pytest.raises(InputError, match="no COCO run lengths of a frame of 20x30"):
             areas_of(rles, HEIGHT, WIDTH)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"height": -4},
+        {"height": 0},
+        {"width": 2**31},
+        {"areas": [10**400]},
+        {"areas": [float("nan")]},
+        {"areas": [-5.0]},
+    ],
+)
+def test_numbers_that_no_video_has_are_refused(tmp_path, change):
+    video = {"id": 1, "height": HEIGHT, "width": WIDTH, "file_names": ["a/0.jpg"]}
+    track = {"id": 1, "video_id": 1, "category_id": 1, "segmentations": [compressed(mask())]}
+    data = {
+        "videos": [{**video, **{k: v for k, v in change.items() if k != "areas"}}],
+        "categories": [{"id": 1, "name": "a"}, {"id": 2, "name": "b"}],
+        "annotations": [{**track, **{k: v for k, v in change.items() if k == "areas"}}],
+    }
+    (tmp_path / "a.json").write_text(json.dumps(data))
+    with pytest.raises(InputError):
+        read_annotations(tmp_path / "a.json")
+
+
+def test_json_that_is_too_deep_is_refused(tmp_path):
+    (tmp_path / "deep.json").write_text("[" * 200_000)
+    with pytest.raises(InputError, match="is no JSON"):
+        read_annotations(tmp_path / "deep.json")
 
 
 def test_areas_are_those_of_pycocotools():

@@ -120,6 +120,20 @@ def test_a_run_goes_on_where_it_was(openvis, asked, tmp_path):
     assert len(list((tmp_path / "out" / "videos").iterdir())) == 1
 
 
+def test_results_stay_until_a_new_run_can_begin(openvis, asked, data_set, tmp_path):
+    openvis(*asked)
+    made = sorted((tmp_path / "out" / "videos").iterdir())
+    (tmp_path / "none.txt").write_text("")
+    code, _, _ = openvis(*asked, "--overwrite", "--vocabulary", tmp_path / "none.txt")
+    assert (code, sorted((tmp_path / "out" / "videos").iterdir())) == (2, made)
+    code, _, err = openvis(*asked, "--overwrite", "--resume")
+    assert (code, "give one of both" in err) == (2, True)
+    moved = data_set[1].rename(tmp_path / "elsewhere")
+    others = [moved if argument == data_set[1] else argument for argument in asked]
+    _, out, _ = openvis(*others, "--json", "--resume")
+    assert json.loads(out)["run"]["taken"] == 0  # other videos
+
+
 def test_a_video_that_fails_is_told_and_counts_as_empty(openvis, asked, data_set, tmp_path):
     broken = data_set[1] / "clip-1" / "00002.jpg"
     good = broken.read_bytes()
@@ -193,7 +207,7 @@ def test_burst_results_have_the_form_of_burst(openvis, cached_bundle, tmp_path):
         (("bundle", "--videos", "nowhere"), "nowhere is none"),
         (("bundle", "--videos", "."), "--output needs a folder"),
         (("bundle", "--videos", ".", "-o", "out", "--classifier", "no.npy"), "no.npy is no file"),
-        (("--results", "out/r.json", "-o", "out", "--overwrite"), "--overwrite would remove"),
+        (("--results", "out/r.json", "-o", "out", "--overwrite"), "no results file out/r.json"),
     ],
 )
 def test_what_does_not_go_together_is_refused(openvis, args, message):
@@ -206,9 +220,9 @@ def test_a_folder_of_others_is_left_alone(tmp_path):
     prepare_output(out)
     prepare_output(out)  # empty: nothing to lose
     (out / "thesis.txt").write_text("mine")
-    for options in ({}, {"resume": True}, {"overwrite": True}):
+    for taken in (False, True):
         with pytest.raises(OutputError):
-            prepare_output(out, **options)
+            prepare_output(out, taken=taken)
     assert (out / "thesis.txt").read_text() == "mine"
 
 
@@ -234,7 +248,7 @@ def test_an_interrupted_run_leaves_whole_videos_only(data_set, cached_bundle, tm
             "00000010.json",
             "00000011.json",
         ]
-        prepare_output(out, resume=True)
+        prepare_output(out, taken=True)
         found = predict_videos(pipeline, annotations, data_set[1], out, classes=classes)
     assert (found.done, found.taken) == (3, 2)
 

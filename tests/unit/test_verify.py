@@ -23,17 +23,19 @@ from tiny_ovformer import tiny_ovformer
 
 from openvis_rt.bundle.bundle import MANIFEST, Bundle, write_manifest
 from openvis_rt.cli.main import app
-from openvis_rt.errors import BundleError, InputError
+from openvis_rt.errors import BackendError, BundleError, InputError, UnavailableError
 from openvis_rt.export.bundle import export_bundle
 from openvis_rt.runtime import video_state
 from openvis_rt.runtime.text import TextEmbedder
 from openvis_rt.runtime.tracking.association import TemporalTopK
 from openvis_rt.verify import onnx_rewritten
-from openvis_rt.verify.checks import Check
+from openvis_rt.verify import verify as verify_module
+from openvis_rt.verify.checks import Check, gates_of
 from openvis_rt.verify.onnx_bisect import bisect_check
 from openvis_rt.verify.reference import RECORD, read_reference, sample_of
 from openvis_rt.verify.report import markdown_from_report, svg_from_report, verdict
 from openvis_rt.verify.sequence import agreement
+from openvis_rt.verify.stages import check_host
 from openvis_rt.verify.torch_recording import add_reference, record_reference
 from openvis_rt.verify.verify import AS_BUILT, verify_bundle
 
@@ -330,7 +332,86 @@ def test_what_there_is_not_is_refused(sound, options, message):
         verify_bundle(sound, **options)
 
 
+def test_gates_cannot_be_opened(faulty):
+    open_gates = {"fp32": {"queries": -1e308, "bits": 1e9, "masks": 0.0, "video ids": 0.1}}
+    gates = gates_of(relisted(faulty, gates=open_gates), "fp32")
+    assert (gates["queries"], gates["bits"], gates["masks"]) == (80.0, 1e-3, 0.99)
+    assert gates["video ids"] == 0.1  # rounding may decide the tracks
+    with pytest.raises(BundleError, match="has a gate 'qeries'"):
+        gates_of(relisted(faulty, gates={"fp32": {"qeries": 5.0}}), "fp32")
+
+
+def changed_record(path, **changes):
+    record = json.loads((path / RECORD).read_bytes())
+    (path / RECORD).write_text(json.dumps({**record, **changes}))
+    return relisted(path)
+
+
+@pytest.mark.parametrize("what", ["calls", "inputs", "outputs", "key", "shape", "frames"])
+def test_a_reference_that_is_not_whole_is_refused(faulty, what):
+    record = json.loads((faulty / RECORD).read_bytes())
+    calls = record["calls"]
+    value = next(iter(calls[0]["outputs"].values()))
+    if what == "calls":
+        calls = [call for call in calls if call["graph"] != "classify"]
+    elif what in ("inputs", "outputs"):
+        calls[0][what]["more"] = value
+    elif what == "key":
+        value["key"] = "nowhere"
+    elif what == "shape":
+        value["shape"] = [10**12, *value["shape"][1:]]
+    frames = record["frames"] + 1 if what == "frames" else record["frames"]
+    with pytest.raises(BundleError):
+        verify_bundle(changed_record(faulty, calls=calls, frames=frames))
+
+
+@pytest.mark.parametrize("content", [b"", b"PK", b"\x93NUMPY\x01\x00", bytes(100)])
+def test_arrays_that_are_none_are_refused(faulty, content):
+    (faulty / "reference/arrays.npz").write_bytes(content)
+    with pytest.raises(BundleError, match="is damaged"):
+        verify_bundle(relisted(faulty))
+
+
+def test_where_nothing_works_nothing_passes(sound, monkeypatch):
+    def refuse(*_):
+        raise BackendError("there is none here")
+
+    monkeypatch.setattr(verify_module, "open_backend", refuse)
+    with pytest.raises(UnavailableError, match=r"so nothing was compared\. tensorrt"):
+        verify_bundle(sound)
+
+
+def test_a_score_that_is_no_number_is_no_equal(sound):
+    reference = read_reference(sound)
+    track, category, _ = reference.record.detected[0]
+    detected = [(track, category, math.nan), *reference.record.detected[1:]]
+    spoiled = replace(reference, record=replace(reference.record, detected=detected))
+    [check] = [c for c in check_host(sound, spoiled) if c.output == "detections of the video"]
+    assert check.value == 1
+
+
 # the command
+
+
+def test_on_a_cpu_tensorrt_is_not_tried(sound):
+    arguments = ["verify", str(sound.path), "--device", "cpu", "--no-video", "--json"]
+    found = CliRunner().invoke(app, arguments)
+    assert found.exit_code == 0, found.exception
+    assert json.loads(found.stdout)["passed_over"] == {}
+
+
+def test_a_report_is_kept_where_nothing_can_be_bisected(faulty, monkeypatch):
+    with_graph(faulty, "propose", "fp16", scaled(1, 8))
+    monkeypatch.setitem(sys.modules, "openvis_rt.verify.onnx_bisect", None)  # onnx is not there
+    arguments = ["verify", str(faulty), "--backend=onnxruntime", "--no-video", "--bisect"]
+    failed = CliRunner().invoke(app, arguments)
+    assert failed.exception.exit_code == 4
+    assert "DEPARTS" in failed.stdout
+
+
+def test_clip_without_a_checkpoint_is_refused(sound):
+    failed = CliRunner().invoke(app, ["verify", str(sound.path), "--clip", "ViT-B-32:openai"])
+    assert failed.exception.exit_code == 2
 
 
 def test_the_command_writes_its_files_and_exits_with_4(faulty, tmp_path):
