@@ -20,6 +20,7 @@ from openvis_rt.cli.export import (
     RandomWeightsOption,
     require_export,
 )
+from openvis_rt.cli.run import DeviceOption
 from openvis_rt.cli.ui import CONSOLE, Bar, print_json, progress_bar, warn
 from openvis_rt.errors import DependencyError, InputError, OpenVISError, ParityError
 from openvis_rt.files import output_directory, refuse_existing
@@ -58,9 +59,7 @@ def verify(
             help="A precision of the bundle; repeat it. Default: all.",
         ),
     ] = None,
-    device: Annotated[
-        str, typer.Option(metavar="NAME", rich_help_panel=_TRIED, help="auto, cpu or cuda.")
-    ] = "auto",
+    device: DeviceOption = "auto",
     video: Annotated[
         bool,
         typer.Option(
@@ -113,7 +112,7 @@ def verify(
     from openvis_rt.runtime.backends.registry import BackendOptions
     from openvis_rt.verify.verify import verify_bundle
 
-    options = BackendOptions(device=device)  # type: ignore[arg-type] # it refuses what there is not
+    options = BackendOptions(device=device)
     with progress_bar() as bar:
         model = _model(opened, checkpoint, random_weights, clip, quick_gelu, bar)
         reference = _reference(opened, model, bar)

@@ -19,9 +19,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from openvis_rt.systems.graphs import TensorSpec
+from openvis_rt.systems.graphs import GraphSpec, TensorSpec
 
-__all__ = ["GATES", "Difference", "difference", "largest_error", "mask_ious", "sqnr"]
+__all__ = [
+    "GATES",
+    "Difference",
+    "difference",
+    "differing_share",
+    "grid_pixels",
+    "is_mask",
+    "largest_error",
+    "mask_ious",
+    "sqnr",
+]
 
 Array = npt.NDArray[np.generic]
 
@@ -111,18 +121,46 @@ def difference(
     """
     gates = GATES[precision]
     largest = largest_error(found, wanted)
-    if tensor.dtype in ("bool", "uint8"):
-        share = _mean_error(found, wanted)
-        passed = share <= gates["bits"]
-        return Difference(graph, precision, tensor.name, share, share, math.inf, passed)
-    if tensor.name in ("mask_area", "mask_mass"):  # sums over thresholded pixels
-        share = _mean_error(found, wanted) / pixels
+    share = differing_share(tensor.name, found, wanted, pixels)
+    if share is not None:
+        if is_mask(wanted):
+            largest = share
         passed = share <= gates["bits"]
         return Difference(graph, precision, tensor.name, largest, share, math.inf, passed)
     ratio = sqnr(found, wanted)
     relative = largest / max(float(np.abs(wanted.astype(np.float64)).max()), _TINY)
     passed = bool(ratio >= gates[tensor.name])  # false for NaN as well
     return Difference(graph, precision, tensor.name, largest, relative, ratio, passed)
+
+
+def is_mask(value: Array) -> bool:
+    """Whether an output is a mask of bits."""
+    return value.dtype in (np.bool_, np.uint8)
+
+
+def differing_share(output: str, found: Array, wanted: Array, pixels: int) -> float | None:
+    """Share of a mask's bits that differ, 0..1; of a sum over masks, of the pixels it sums over.
+
+    Args:
+        output: its name.
+        found, wanted: values of one shape.
+        pixels: of the grid that masks are summed over.
+
+    Returns:
+        None for an output that is neither, and has a signal-to-noise ratio instead.
+    """
+    if is_mask(wanted):
+        return _mean_error(found, wanted)
+    if output in ("mask_area", "mask_mass"):  # sums over thresholded pixels
+        return _mean_error(found, wanted) / pixels
+    return None
+
+
+def grid_pixels(spec: GraphSpec) -> int:
+    """Pixels of the stride-4 grid that a graph sums over; 1 if it gives no mask logits."""
+    shapes = {t.name: t.shape for t in spec.outputs}
+    *_, height, width = shapes.get("mask_logits", (1, 1))
+    return int(height) * int(width)
 
 
 def sqnr(found: Array, wanted: Array) -> float:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from openvis_rt.compare.differences import Difference, difference
+from openvis_rt.compare.differences import Difference, difference, grid_pixels
 from openvis_rt.compare.inputs import random_inputs
 from openvis_rt.errors import DependencyError, ParityError
 from openvis_rt.systems.graphs import GraphSpec
@@ -84,7 +84,7 @@ def compare_with_torch(
         given = {t.name: inputs[t.name].astype(t.dtype) for t in spec.inputs}
         found = session.run([t.name for t in spec.outputs], given)
         differences = [
-            difference(spec.name, precision, tensor, a, b, _pixels(spec))
+            difference(spec.name, precision, tensor, a, b, grid_pixels(spec))
             for tensor, a, b in zip(spec.outputs, found, wanted, strict=True)
         ]
         if all(d.passed for d in differences):
@@ -96,10 +96,3 @@ def compare_with_torch(
         f"the exported graph {spec.name!r} ({precision}) does not give PyTorch's numbers on any of "
         f"{_TRIES} inputs: {listing}. Nothing was written. {_MENDS[precision]}"
     )
-
-
-def _pixels(spec: GraphSpec) -> int:
-    """Pixels of the stride-4 grid, for graphs that sum over it."""
-    shapes = {t.name: t.shape for t in spec.outputs}
-    *_, height, width = shapes.get("mask_logits", (1, 1))
-    return int(height) * int(width)

@@ -11,7 +11,14 @@ import numpy as np
 import numpy.typing as npt
 
 from openvis_rt.bundle.bundle import Bundle
-from openvis_rt.compare.differences import GATES, largest_error, mask_ious, sqnr
+from openvis_rt.compare.differences import (
+    GATES,
+    differing_share,
+    is_mask,
+    largest_error,
+    mask_ious,
+    sqnr,
+)
 from openvis_rt.errors import BundleError
 
 __all__ = [
@@ -131,15 +138,10 @@ def check_output(
         pixels: of the grid that masks are summed over.
     """
     names = contender, stage, point, output
-    if wanted.dtype in (np.bool_, np.uint8):
-        share = float((found.astype(np.bool_) != wanted.astype(np.bool_)).mean())
-        return Check(*names, "bits that differ", share, gates["bits"])
-    largest = largest_error(found, wanted)
-    if output in ("mask_area", "mask_mass"):  # sums over thresholded pixels
-        errors = np.abs(found.astype(np.float64) - wanted.astype(np.float64))
-        return Check(
-            *names, "bits that differ", float(errors.mean()) / pixels, gates["bits"], largest
-        )
+    largest = math.nan if is_mask(wanted) else largest_error(found, wanted)
+    share = differing_share(output, found, wanted, pixels)
+    if share is not None:
+        return Check(*names, "bits that differ", share, gates["bits"], largest)
     return Check(*names, "SQNR dB", sqnr(found, wanted), gates[output], largest)
 
 

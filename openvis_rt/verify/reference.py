@@ -179,10 +179,12 @@ class Reference(Stored):
             ``hard/<name>`` and ``hard_order``, the same for tokens that are hard to follow.
         record: what was recorded.
         results: of the sequence.
+        origin: where it is from, for people.
     """
 
     record: Record
     results: list[FrameResult]
+    origin: str = "recorded in the bundle"
 
     def outputs(self) -> list[dict[str, npt.NDArray[np.float32]]]:
         """What the host read of each window, by output name."""

@@ -16,10 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 from openvis_rt.bundle.bundle import Bundle
-from openvis_rt.compare.differences import sqnr
+from openvis_rt.compare.differences import grid_pixels, sqnr
 from openvis_rt.runtime.backends.base import Backend
 from openvis_rt.runtime.text import TextEmbedder
-from openvis_rt.systems.graphs import GraphSpec
 from openvis_rt.verify.checks import Check, check_equal, check_masks, check_output, gates_of
 from openvis_rt.verify.host import detections_of, hard_orders, orders_of
 from openvis_rt.verify.reference import Call, Reference, sample_of
@@ -62,7 +61,7 @@ def check_calls(
         for (graph, point), same in groupby(calls, lambda call: (call.graph, call.point)):
             file = bundle.graph(graph, precision)
             gates = gates_of(bundle, file.precision)
-            pixels = _pixels(file.spec)
+            pixels = grid_pixels(file.spec)
             checks: list[Check] = []
             for call in same:
                 progress(f"{contender}: {graph} {point}")
@@ -155,10 +154,3 @@ def _check_detections(
     return Check(
         "host", "score", "", "detections of the video", "values that differ", float(differing), 0.0
     )
-
-
-def _pixels(spec: GraphSpec) -> int:
-    """Pixels of the stride-4 grid, for graphs that sum over it."""
-    shapes = {t.name: t.shape for t in spec.outputs}
-    *_, height, width = shapes.get("mask_logits", (1, 1))
-    return int(height) * int(width)

@@ -192,7 +192,7 @@ class _Recording:
             calls=tuple(self.calls),
             detected=self._detected,
         )
-        return Reference(self.frames, self.arrays, record, self._results)
+        return Reference(self.frames, self.arrays, record, self._results, "computed here")
 
     # what the graphs answer
 

@@ -124,7 +124,6 @@ def verify_bundle(
     tried = _contenders(
         bundle, backends, precisions, on_cpu=bool(options and options.device == "cpu")
     )
-    kind = "computed here" if reference else "recorded in the bundle"
     reference = reference or read_reference(bundle)
     names, reasons = list[str](), dict[tuple[str, str], list[str]]()
     checks = list(check_host(bundle, reference))
@@ -154,7 +153,7 @@ def verify_bundle(
     return VerifyReport(
         str(bundle.path),
         bundle.manifest.variant,
-        f"PyTorch {torch} eager FP32, {kind}",
+        f"PyTorch {torch} eager FP32, {reference.origin}",
         tuple(names),
         passed_over,
         tuple(checks),

@@ -421,6 +421,7 @@ def test_the_command_writes_its_files_and_exits_with_4(faulty, tmp_path):
     report = json.loads((out / "verify.json").read_text())
     assert report["passed"]
     assert report["first_departure"] is None
+    assert report["reference"].endswith("recorded in the bundle")
     assert (out / "verify.svg").read_text().startswith("<svg")
     with_graph(faulty, "propose", "fp16", scaled(1, 8))
     failed = CliRunner().invoke(app, [*arguments, "--overwrite", "--bisect", "--json"])
