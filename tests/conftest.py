@@ -10,7 +10,8 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -120,3 +121,23 @@ def small_video(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("video") / "small.mp4"
     write_sample_video(path, width=180, height=120, fps=10, seconds=1.2, objects=2)
     return path
+
+
+@pytest.fixture
+def openvis(monkeypatch, capsys) -> Callable[..., tuple[int, str, str]]:
+    """Runs the command in this process: exit code, stdout, stderr."""
+    from openvis_rt.cli.main import main
+
+    def run(*args: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["openvis", *map(str, args)])
+        capsys.readouterr()
+        code = 0
+        try:
+            main()
+        except SystemExit as exc:
+            code = exc.code or 0
+        out, err = capsys.readouterr()
+        assert "Traceback" not in err
+        return code, out, err
+
+    return run

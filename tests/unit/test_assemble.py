@@ -69,21 +69,13 @@ def parts(tmp_path, weights) -> dict[str, Path]:
 
 
 @pytest.fixture
-def assemble(parts, tmp_path, monkeypatch, capsys):
+def assemble(parts, tmp_path, openvis):
     """Runs the command on the parts: exit code, stdout, stderr. What is written: `.path`."""
 
     def run(*options: object, **files: object) -> tuple[int, str, str]:
         named = [x for part, path in {**parts, **files}.items() for x in (f"--{part}", path)]
-        words = ["openvis", "assemble", "instformer", *named, "-o", run.path, *options]
-        monkeypatch.setattr(sys, "argv", [str(w) for w in words])
-        capsys.readouterr()
-        code = 0
-        try:
-            main()
-        except SystemExit as exc:
-            code = exc.code or 0
-        out, err = capsys.readouterr()
-        assert "Traceback" not in err
+        words = ["assemble", "instformer", *named, "-o", run.path, *options]
+        code, out, err = openvis(*words)
         assert not list(tmp_path.glob(".partial*"))
         return code, out, " ".join(err.replace("│", " ").split())
 

@@ -27,7 +27,7 @@ from tiny import VARIANT, tiny_model, traced_before
 from openvis_rt.bundle.bundle import MANIFEST, Bundle
 from openvis_rt.checkpoints import load
 from openvis_rt.checkpoints.load import save_checkpoint
-from openvis_rt.cli.main import app, main
+from openvis_rt.cli.main import app
 from openvis_rt.export import bundle as bundle_export
 from openvis_rt.models import clip_vis
 from openvis_rt.runtime.video.generated import write_sample_video
@@ -39,25 +39,6 @@ COMMAND = [sys.executable, "-m", "openvis_rt"]
 VERBS = typer.main.get_command(app).commands
 WORDS = ("-c", "cat", "-c", "monkey, ape")
 LIMIT = 40  # seconds to wait for a process
-
-
-@pytest.fixture
-def openvis(monkeypatch, capsys):
-    """Runs the command in this process: exit code, stdout, stderr."""
-
-    def run(*args: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["openvis", *map(str, args)])
-        capsys.readouterr()
-        code = 0
-        try:
-            main()
-        except SystemExit as exc:
-            code = exc.code or 0
-        out, err = capsys.readouterr()
-        assert "Traceback" not in err
-        return code, out, err
-
-    return run
 
 
 @pytest.fixture
