@@ -13,6 +13,7 @@ with warnings.catch_warnings():
 
 from openvis_rt.models.instformer import InstFormer
 from openvis_rt.models.mask2former import ClassDecoder, Mask2Former
+from openvis_rt.models.pixel_decoder import PixelDecoder
 from openvis_rt.models.resnet import ResNet
 from openvis_rt.systems import VARIANTS
 from openvis_rt.systems.instformer import InstFormerConfig
@@ -56,7 +57,7 @@ def tiny_proposal(config: InstFormerConfig = CONFIG, seed: int = 0) -> Mask2Form
             classes=config.classes, layers=config.decoder_layers, queries=config.queries
         )
         backbone = ResNet((1, 1, 1, 1), VARIANT.feature_channels)
-        return Mask2Former(backbone, predictor, encoder_layers=1)
+        return Mask2Former(backbone, predictor, PixelDecoder(backbone.channels, layers=1))
 
 
 def tiny_instformer(config: InstFormerConfig | None = None, *, seed: int = 0) -> InstFormer:

@@ -22,6 +22,7 @@ from openvis_rt.models.mask2former import Backbone, ClassDecoder, Mask2Former, T
 from openvis_rt.models.minvis import MinVis
 from openvis_rt.models.network import Network
 from openvis_rt.models.ovformer import OVFormer, is_aligned
+from openvis_rt.models.pixel_decoder import PixelDecoder
 from openvis_rt.models.resnet import ResNet
 from openvis_rt.models.swin import Swin
 from openvis_rt.models.zero_shot import ZeroShotDecoder, ZeroShotWindowDecoder
@@ -75,7 +76,7 @@ def tiny_ovformer(
             embed_dim=EMBED,
             aligned=is_aligned(variant),
         )
-        network = Trunk(tiny_backbone(name), predictor, encoder_layers=1)
+        network = Trunk(tiny_backbone(name), predictor, PixelDecoder(CHANNELS, layers=1))
     clip = tiny_clip(seed) if with_clip else None
     return OVFormer(variant, network, clip).requires_grad_(requires_grad=False).eval()
 
@@ -87,7 +88,9 @@ def tiny_minvis(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         predictor = ClassDecoder(classes=classes, layers=decoder_layers, queries=queries)
-        network = Mask2Former(ResNet((1, 1, 1, 1), CHANNELS), predictor, encoder_layers=1)
+        network = Mask2Former(
+            ResNet((1, 1, 1, 1), CHANNELS), predictor, PixelDecoder(CHANNELS, layers=1)
+        )
     model = MinVis(tiny_variant("minvis-r50"), network)
     return model.requires_grad_(requires_grad=False).eval()
 

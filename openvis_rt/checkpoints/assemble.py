@@ -130,7 +130,9 @@ def _proposal(path: Path) -> tuple[Variant, dict[str, Tensor], dict[str, Any]]:
             "sem_seg_head.predictor.class_embed.weight; found "
             f"{some_of(list(checkpoint.first_keys))})"
         )
-    variant = variant_of(INSTFORMER, [f"proposal.{key}" for key in checkpoint.state])
+    variant = variant_of(
+        INSTFORMER, {f"proposal.{key}": value for key, value in checkpoint.state.items()}
+    )
     if variant is None:
         known = ", ".join(v.backbone for v in INSTFORMER.variants)
         raise CheckpointError(f"{path} has an image encoder that no InstFormer has, of {known}")

@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 
 from openvis_rt.checkpoints.keys import CLIP, HUGGING_FACE_CLIP, signature_of
-from openvis_rt.checkpoints.weights import read_weights, some_of
+from openvis_rt.checkpoints.shipped import expanded
+from openvis_rt.checkpoints.weights import INSTFORMER_FORMAT, read_weights, some_of
 from openvis_rt.errors import CheckpointError, UnavailableError
 from openvis_rt.files import sha256_of
 from openvis_rt.systems.system import Variant
@@ -98,12 +99,15 @@ def clip_weights(path: Path) -> dict[str, Tensor]:
     Args:
         path: ``.safetensors``, ``.pt`` or ``.bin``: a state dict of open_clip's or of Hugging
             Face's ``CLIPModel``, or open_clip's training checkpoint. The three scalars of OpenAI's
-            state dicts are left out.
+            state dicts are left out. Of InstFormer's checkpoints it is the CLIP before training.
 
     Raises:
         CheckpointError: it cannot be read, or its keys are others.
     """
-    state = read_weights(path).tensors
+    weights = read_weights(path)
+    state = expanded(weights.tensors, path)
+    if weights.metadata.get("format") == INSTFORMER_FORMAT:
+        state = {k.removeprefix("clip."): v for k, v in state.items() if k.startswith("clip.")}
     if all(key.startswith("module.") for key in state):  # of distributed training
         state = {key.removeprefix("module."): value for key, value in state.items()}
     signature = signature_of(state)

@@ -25,6 +25,7 @@ __all__ = [
     "CLIP",
     "HUGGING_FACE_CLIP",
     "UNKNOWN",
+    "has_sizes_of",
     "renamed",
     "signature_of",
     "systems_of",
@@ -52,6 +53,8 @@ _FOREIGN = (  # before the systems: OpenVIS's public code has Mask2Former's keys
     Signature("openvis (its public code)", (r"clip_adapter\.clip_model\.",)),
 )
 
+# [C, channels of res5, 1, 1]
+_FIRST_PROJECTION = "sem_seg_head.pixel_decoder.input_proj.0.0.weight"
 _STATIC_QUERY = re.compile(r"(.*\.predictor\.)static_query\.weight")  # before version 2
 _PARTS = {  # of a ResNet's stem and blocks: timm's name and detectron2's
     "conv1": "conv1",
@@ -98,11 +101,24 @@ def trained_system(state: Mapping[str, Tensor]) -> System | None:
     return {LVIS_CLASSES + 1: frame, LVVIS_CLASSES + 1: video}.get(columns)
 
 
-def variant_of(system: System, keys: Iterable[str]) -> Variant | None:
-    """The system's variant whose image encoder these keys have; None if it has none such."""
-    keys = list(keys)
-    found = [v for v in system.variants if any(key.startswith(v.encoder_key) for key in keys)]
-    return max(found, key=lambda variant: len(variant.encoder_key), default=None)
+def variant_of(system: System, state: Mapping[str, Tensor]) -> Variant | None:
+    """The system's variant whose image encoder a state dict has; None if it has none such.
+
+    Of several with the same keys it is the one whose sizes the pixel decoder has.
+    """
+    found = [v for v in system.variants if any(key.startswith(v.encoder_key) for key in state)]
+    return max(found, key=lambda v: (len(v.encoder_key), has_sizes_of(v, state)), default=None)
+
+
+def has_sizes_of(variant: Variant, state: Mapping[str, Tensor]) -> bool:
+    """Whether a state dict's pixel decoder is as wide as the variant's, and as its image encoder.
+
+    It is false of a state dict without a pixel decoder.
+    """
+    projection = next((state[key] for key in state if key.endswith(_FIRST_PROJECTION)), None)
+    if projection is None:
+        return False
+    return projection.shape[:2] == (variant.sizes.width, variant.feature_channels[-1])
 
 
 def renamed(key: str) -> str:

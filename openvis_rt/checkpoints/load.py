@@ -16,7 +16,15 @@ from torch import Tensor
 
 from openvis_rt.checkpoints.clip import ClipSource, clip_source, clip_weights
 from openvis_rt.checkpoints.instformer import describe_parts, model_from_parts, parts_from_weights
-from openvis_rt.checkpoints.keys import renamed, signature_of, systems_of, timm_key, variant_of
+from openvis_rt.checkpoints.keys import (
+    has_sizes_of,
+    renamed,
+    signature_of,
+    systems_of,
+    timm_key,
+    variant_of,
+)
+from openvis_rt.checkpoints.shipped import expanded, shipped_checkpoint, shipped_clip
 from openvis_rt.checkpoints.weights import Weights, load_strictly, read_weights
 from openvis_rt.errors import CheckpointError, InputError
 from openvis_rt.files import output_file, sha256_of
@@ -72,7 +80,8 @@ class Checkpoint:
             CheckpointError: it cannot be read.
         """
         weights = read_weights(path)
-        state = {renamed(key): value for key, value in weights.tensors.items()}
+        tensors = expanded(weights.tensors, path)
+        state = {renamed(key): value for key, value in tensors.items()}
         return cls(
             replace(weights, tensors=state),
             signature_of(state),
@@ -105,11 +114,12 @@ class Checkpoint:
         elif systems:
             sizes = sizes_of_checkpoint(systems[0].variants[0], self.state)
             details = {name.replace("_", " "): size for name, size in sizes.items()}
-        models = [found.name for s in systems if (found := variant_of(s, self.state))]
+        models = [found for s in systems if (found := variant_of(s, self.state))]
+        models = [v for v in models if has_sizes_of(v, self.state)] or models
         return {
             "file": str(self.path),
             "system": self.signature.words,
-            "model": " or ".join(models) or "none of `openvis models`",
+            "model": " or ".join(v.name for v in models) or "none of `openvis models`",
             "tensors": len(self.state),
             "parameters": sum(v.numel() for v in self.state.values()),
             "types": sorted({str(v.dtype).removeprefix("torch.") for v in self.state.values()}),
@@ -119,7 +129,10 @@ class Checkpoint:
 
 
 def load_model(
-    name: str, weights: Path | int, clip: str | None = None, quick_gelu: bool | None = None
+    name: str,
+    weights: Path | int | None = None,
+    clip: str | None = None,
+    quick_gelu: bool | None = None,
 ) -> Loaded:
     """A model with weights; its sizes are read from the file.
 
@@ -127,7 +140,8 @@ def load_model(
         name: a variant, such as ``clip-vis-r50``.
         weights: a checkpoint; or a seed of random weights, the same for the same seed, to try
             things without a file. InstFormer's tokens are then CLIP's class token, so with guidance
-            0 its instances are CLIP's image embedding.
+            0 its instances are CLIP's image embedding. None is the weights that come with the
+            package, CLIP's with them, where a miniature has such.
         clip: a file or an open_clip tag of CLIP's weights, for OVFormer and OV2Seg, whose
             checkpoints hold none; None is to do without.
         quick_gelu: CLIP's activation; None for what the tag says, or, of a file, the variant's.
@@ -135,7 +149,8 @@ def load_model(
     Raises:
         CheckpointError: a file cannot be read, is of another system or variant, or any key is
             missing, unexpected or of another shape; the message lists them.
-        InputError: there is no such variant, or a CLIP is given for one that has its own, or none.
+        InputError: there is no such variant, or a CLIP is given for one that has its own, or none;
+            or no weights are given, and none come with the package.
         UnavailableError: CLIP's download failed.
     """
     variant = variant_named(name)
@@ -145,6 +160,9 @@ def load_model(
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(weights)
             return Loaded(build_network(variant), {"random_weights": weights})
+    if weights is None:
+        weights = shipped_checkpoint(variant)
+        clip = clip or (str(beside) if (beside := shipped_clip(variant)) else None)
     if clip is not None and not variant.takes_clip:
         why = "its checkpoint holds CLIP" if variant.clip else "it has a closed vocabulary"
         raise InputError(f"{name} takes no --clip: {why}")
@@ -214,8 +232,15 @@ def _refuse_others(checkpoint: Checkpoint, variant: Variant) -> None:
 
 def _doubts(checkpoint: Checkpoint, variant: Variant) -> tuple[str, ...]:
     """What a checkpoint that loads does not say."""
-    system = system_of(variant)
-    others = [s for s in checkpoint.systems if s is not system and s in OVFORMERS]
+    system, state = system_of(variant), checkpoint.state
+    others = [
+        s
+        for s in checkpoint.systems
+        if s is not system
+        and s in OVFORMERS
+        and (likely := variant_of(s, state))
+        and (has_sizes_of(likely, state) or not has_sizes_of(variant, state))
+    ]
     return tuple(
         f"{checkpoint.path} does not tell whether it was trained as {variant.name} or as "
         f"{_sibling(variant, other)}, whose checkpoints have the same keys; results of the wrong "

@@ -26,6 +26,7 @@ from openvis_rt.errors import CheckpointError
 
 __all__ = [
     "IGNORED",
+    "INSTFORMER_FORMAT",
     "Weights",
     "load_strictly",
     "read_weights",
@@ -44,6 +45,7 @@ IGNORED = {
 OPTIONAL = {
     r".*\.num_batches_tracked": "a counter of training that older detectron2 leaves out",
 }
+INSTFORMER_FORMAT = "openvis-rt instformer"
 _ENTRIES = ("model", "state_dict")  # of detectron2, and of open_clip's training
 _SHOWN = 12  # keys of each kind that a message lists before it only counts
 _SCRIPTS = (

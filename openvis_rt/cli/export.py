@@ -146,7 +146,7 @@ def export(
     --clip ViT-B-32:openai -o bundle`
     """
     weights = checkpoint if random_weights is None else random_weights
-    if weights is None or (checkpoint is not None and random_weights is not None):
+    if checkpoint is not None and random_weights is not None:
         raise InputError("give either --checkpoint FILE or --random-weights SEED")
     if random_weights is not None and clip is not None:
         raise InputError("random weights include CLIP's; --clip goes with --checkpoint")

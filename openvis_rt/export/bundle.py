@@ -309,7 +309,7 @@ def sized_graphs(
         "w": width // 4,
         "hp": height // 32,
         "wp": width // 32,
-        "P": (height // 32) * (width // 32),
+        "P": (height // model.patch) * (width // model.patch),
         "Hc": source[0] if source else side,
         "Wc": source[1] if source else side,
     }

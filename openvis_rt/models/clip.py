@@ -12,6 +12,7 @@ from typing import Any
 
 import open_clip
 import torch
+from open_clip.model import CLIP
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -79,14 +80,17 @@ def encode_text(clip: Any, tokens: Tensor) -> Tensor:
 
     Args:
         clip: open_clip's model.
-        tokens: int64 [B, 77].
+        tokens: int64 [B, L], L = 77; or fewer, for the same embeddings of phrases that end by then.
 
     Returns:
         float32 [B, D], not normalised.
     """
+    length, places = tokens.shape[1], clip.positional_embedding
+    if length < CONTEXT_LENGTH:
+        places = places[:length]
     # the causal mask is finite here; CLIP's own buffer holds infinities
-    ones = torch.ones(CONTEXT_LENGTH, CONTEXT_LENGTH, device=tokens.device)
-    x = clip.token_embedding(tokens) + clip.positional_embedding
+    ones = torch.ones(length, length, device=tokens.device)
+    x = clip.token_embedding(tokens) + places
     x = clip.ln_final(clip.transformer(x, attn_mask=torch.triu(ones, diagonal=1) * BLOCKED))
     at_end = (tokens == EOT).to(x.dtype)
     out: Tensor = (at_end[:, None] @ x)[:, 0] @ clip.text_projection
@@ -177,6 +181,9 @@ def clip_backbone(variant: Variant) -> ClipBackbone:
 
 def open_clip_model(variant: Variant) -> nn.Module:
     """The variant's untrained CLIP, as open_clip makes it."""
+    if variant.clip_config is not None:
+        small: nn.Module = CLIP(**variant.clip_config, quick_gelu=variant.quick_gelu)
+        return small
     log = logging.getLogger()
     log.addFilter(_not_about_random_weights)  # they are loaded later, from the checkpoint
     try:

@@ -18,10 +18,9 @@ from torch.nn import functional as F
 
 from openvis_rt.models.clip import ClipBackbone, clip_backbone
 from openvis_rt.models.images import Normalise
-from openvis_rt.models.mask2former import SegmentationHead
+from openvis_rt.models.mask2former import SegmentationHead, pixel_decoder_of
 from openvis_rt.models.mask_quality import mask_quality
 from openvis_rt.models.network import Network
-from openvis_rt.models.pixel_decoder import PixelDecoder
 from openvis_rt.models.query_decoder import MLP, QueryDecoder, decoder_sizes
 from openvis_rt.systems.clip_vis import ClipVisVariant
 from openvis_rt.systems.system import Variant
@@ -32,8 +31,10 @@ __all__ = ["ClipVis", "ClipVisDecoder", "build", "sizes_of_checkpoint"]
 class ClipVisDecoder(QueryDecoder):
     """The shared query decoder with CLIP-VIS's objectness and IoU heads."""
 
-    def __init__(self, *, layers: int, queries: int = 100, width: int = 256) -> None:
-        super().__init__(layers=layers, queries=queries, width=width)
+    def __init__(
+        self, *, layers: int, queries: int = 100, width: int = 256, hidden: int = 2048
+    ) -> None:
+        super().__init__(layers=layers, queries=queries, width=width, hidden=hidden)
         self.iou_head = MLP(width, width, 1, 3)
         self.object_embed = MLP(width, width, 2, 3)
 
@@ -130,10 +131,14 @@ def build(
             variant's.
         queries: N; None for the variant's.
     """
+    sizes = variant.sizes
     head = SegmentationHead(
-        PixelDecoder(variant.feature_channels),
+        pixel_decoder_of(variant),
         ClipVisDecoder(
-            layers=decoder_layers or variant.decoder_layers, queries=queries or variant.queries
+            layers=decoder_layers or variant.decoder_layers,
+            queries=queries or variant.queries,
+            width=sizes.width,
+            hidden=sizes.decoder_hidden,
         ),
     )
     return ClipVis(variant, clip_backbone(variant), head).requires_grad_(requires_grad=False).eval()

@@ -51,6 +51,7 @@ class InstFormer(Network):
         self.instance_clip = InstanceClip(
             self.clip_model.visual, self.clip_model.logit_scale, config.guidance
         )
+        self.patch = self.instance_clip.patch
         divisor = variant.size_divisor
         self.normalise = Normalise(variant.pixel_mean, variant.pixel_std, divisor)
         self.normalise_for_clip = Normalise(CLIP_MEAN, CLIP_STD, divisor)
@@ -72,8 +73,7 @@ class InstFormer(Network):
         images = self.normalise(frames)
         found = self.proposal(images)
         logits = found.mask_logits[0]
-        patch = self.instance_clip.patch
-        grid = (images.shape[-2] // patch, images.shape[-1] // patch)
+        grid = (images.shape[-2] // self.patch, images.shape[-1] // self.patch)
         queries, objects = found.queries[0], object_logits(found.class_logits[0])
         guidance = guidance_mask(logits, grid, self.config.guidance)
         masks = logits[:, None]  # [N, T, h, w]

@@ -28,6 +28,7 @@ __all__ = [
     "Trunk",
     "backbone_of",
     "mask2former",
+    "pixel_decoder_of",
 ]
 
 Backbone = ResNet | Swin
@@ -52,8 +53,10 @@ class Instances:
 class ClassDecoder(QueryDecoder):
     """The query decoder with a class head: ``classes`` outputs, and one for "no object"."""
 
-    def __init__(self, *, classes: int, layers: int, queries: int, width: int = 256) -> None:
-        super().__init__(layers=layers, queries=queries, width=width)
+    def __init__(
+        self, *, classes: int, layers: int, queries: int, width: int = 256, hidden: int = 2048
+    ) -> None:
+        super().__init__(layers=layers, queries=queries, width=width, hidden=hidden)
         self.class_embed = nn.Linear(width, classes + 1)
 
 
@@ -77,15 +80,14 @@ class Trunk(nn.Module, Generic[P]):
     Args:
         backbone: images to ``res2``..``res5``; its ``channels`` are theirs.
         predictor: the query decoder, with the heads of its system.
-        encoder_layers: of the pixel decoder.
+        pixel_decoder: for the same width.
     """
 
     sem_seg_head: SegmentationHead[P]
 
-    def __init__(self, backbone: Backbone, predictor: P, *, encoder_layers: int = 6) -> None:
+    def __init__(self, backbone: Backbone, predictor: P, pixel_decoder: PixelDecoder) -> None:
         super().__init__()
         self.backbone = backbone
-        pixel_decoder = PixelDecoder(backbone.channels, layers=encoder_layers)
         self.sem_seg_head = SegmentationHead(pixel_decoder, predictor)
 
     @property
@@ -125,8 +127,22 @@ def mask2former(
         decoder_layers: the public config's DEC_LAYERS less one.
         queries: N.
     """
-    predictor = ClassDecoder(classes=classes, layers=decoder_layers, queries=queries)
-    return Mask2Former(backbone_of(variant), predictor)
+    predictor = ClassDecoder(
+        classes=classes,
+        layers=decoder_layers,
+        queries=queries,
+        width=variant.sizes.width,
+        hidden=variant.sizes.decoder_hidden,
+    )
+    return Mask2Former(backbone_of(variant), predictor, pixel_decoder_of(variant))
+
+
+def pixel_decoder_of(variant: Variant) -> PixelDecoder:
+    """The variant's untrained pixel decoder."""
+    sizes = variant.sizes
+    return PixelDecoder(
+        variant.feature_channels, sizes.width, sizes.encoder_layers, sizes.encoder_hidden
+    )
 
 
 def backbone_of(variant: Variant) -> Backbone:
@@ -135,4 +151,4 @@ def backbone_of(variant: Variant) -> Backbone:
     if variant.encoder == "swin":
         heads = (first // HEAD, second // HEAD, third // HEAD, last // HEAD)
         return Swin(first, heads=heads)
-    return ResNet(channels=variant.feature_channels)
+    return ResNet(variant.sizes.blocks, variant.feature_channels)

@@ -33,10 +33,12 @@ class Network(nn.Module):
     Attributes:
         clip_model: open_clip's whole model; None without it. Each sub-class sets it.
         tracker, score: the rules that a bundle of it records.
+        patch: pixels of the side of a patch of the guidance mask.
         recurrence: weights of a rollout tracker under torch's names; they run in the runtime and
             are no part of ``state_dict``. Empty where there are none.
     """
 
+    patch: int = 32
     clip_model: Any  # open_clip's module; its parts have no types
 
     def __init__(self, variant: Variant) -> None:

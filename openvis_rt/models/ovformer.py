@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from openvis_rt.models.clip import open_clip_model
 from openvis_rt.models.images import Normalise
-from openvis_rt.models.mask2former import Trunk, backbone_of
+from openvis_rt.models.mask2former import Trunk, backbone_of, pixel_decoder_of
 from openvis_rt.models.mask_quality import mask_quality
 from openvis_rt.models.network import Network
 from openvis_rt.models.query_decoder import decoder_sizes
@@ -129,9 +129,12 @@ def build(
         queries=queries or variant.queries,
         embed_dim=variant.embed_dim,
         aligned=is_aligned(variant),
+        width=variant.sizes.width,
+        hidden=variant.sizes.decoder_hidden,
     )
     clip = open_clip_model(replace(variant, quick_gelu=quick_gelu)) if with_clip else None
-    model = OVFormer(variant, Trunk(backbone, predictor), clip)
+    network = Trunk(backbone, predictor, pixel_decoder_of(variant))
+    model = OVFormer(variant, network, clip)
     return model.requires_grad_(requires_grad=False).eval()
 
 

@@ -75,7 +75,7 @@ class DeformableAttention(nn.Module):
 
 
 class _EncoderLayer(nn.Module):
-    def __init__(self, width: int = 256, hidden: int = 1024) -> None:
+    def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
         self.self_attn = DeformableAttention(width)
         self.norm1 = nn.LayerNorm(width)
@@ -90,16 +90,16 @@ class _EncoderLayer(nn.Module):
 
 
 class _Encoder(nn.Module):
-    def __init__(self, layers: int) -> None:
+    def __init__(self, layers: int, width: int, hidden: int) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(_EncoderLayer() for _ in range(layers))
+        self.layers = nn.ModuleList(_EncoderLayer(width, hidden) for _ in range(layers))
 
 
 class _Transformer(nn.Module):
-    def __init__(self, levels: int, width: int, layers: int) -> None:
+    def __init__(self, levels: int, width: int, layers: int, hidden: int) -> None:
         super().__init__()
         self.level_embed = nn.Parameter(torch.randn(levels, width))
-        self.encoder = _Encoder(layers)
+        self.encoder = _Encoder(layers, width, hidden)
 
     def forward(self, sources: list[Tensor]) -> list[Tensor]:
         sizes: Sizes = [(x.shape[2], x.shape[3]) for x in sources]
@@ -133,13 +133,19 @@ class _ConvNorm(nn.Conv2d):
 class PixelDecoder(nn.Module):
     """Features of four strides to mask features and three scales of memory."""
 
-    def __init__(self, channels: tuple[int, int, int, int], width: int = 256, layers: int = 6):
+    def __init__(
+        self,
+        channels: tuple[int, int, int, int],
+        width: int = 256,
+        layers: int = 6,
+        hidden: int = 1024,
+    ) -> None:
         super().__init__()
         self.input_proj = nn.ModuleList(
             nn.Sequential(nn.Conv2d(c, width, 1), nn.GroupNorm(32, width))
             for c in reversed(channels[1:])
         )
-        self.transformer = _Transformer(3, width, layers)
+        self.transformer = _Transformer(3, width, layers, hidden)
         self.adapter_1 = _ConvNorm(channels[0], width, 1)
         self.layer_1 = _ConvNorm(width, width, 3)
         self.mask_features = nn.Conv2d(width, width, 1)
@@ -151,8 +157,8 @@ class PixelDecoder(nn.Module):
             features: ``res2``..``res5``, float32 [B, c, H/s, W/s] at strides 4, 8, 16, 32.
 
         Returns:
-            mask features float32 [B, 256, H/4, W/4], and the memory [s32, s16, s8], each
-            float32 [B, 256, H/s, W/s].
+            mask features float32 [B, width, H/4, W/4], and the memory [s32, s16, s8], each
+            float32 [B, width, H/s, W/s].
         """
         sources = [
             proj(features[name])

@@ -80,9 +80,16 @@ class ZeroShotDecoder(QueryDecoder):
     """The query decoder with this class head, and an objectness head of two layers."""
 
     def __init__(
-        self, *, layers: int, queries: int = 100, width: int = 256, embed_dim: int, aligned: bool
+        self,
+        *,
+        layers: int,
+        queries: int = 100,
+        width: int = 256,
+        hidden: int = 2048,
+        embed_dim: int,
+        aligned: bool,
     ) -> None:
-        super().__init__(layers=layers, queries=queries, width=width)
+        super().__init__(layers=layers, queries=queries, width=width, hidden=hidden)
         self.class_embed = ZeroShotHead(width, embed_dim, aligned=aligned)
         self.object_embed = MLP(width, width, 2, 2)
 

@@ -6,7 +6,7 @@ Facts are of the public configs `configs/clipvis_video_{R50,ConvNeXt-B}.yaml` an
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from openvis_rt.systems.graphs import (
     FEATURES,
@@ -26,6 +26,7 @@ from openvis_rt.systems.graphs import (
     TensorSpec,
     by_name,
 )
+from openvis_rt.systems.miniature import MINI_CLIP_RESNET, MINI_SIZES
 from openvis_rt.systems.system import (
     CLIP_MEAN,
     CLIP_STD,
@@ -127,6 +128,27 @@ CLIP_VIS = System(
             pixel_mean=CLIP_MEAN,
             pixel_std=CLIP_STD,
             detections=50,
+        ),
+        ClipVisVariant(
+            name="clip-vis-mini",
+            system="clip-vis",
+            backbone="CLIP ResNet (miniature)",
+            encoder="clip-resnet",
+            encoder_key="backbone.clip_model.visual.layer4.",
+            feature_channels=(64, 128, 256, 512),
+            decoder_layers=3,
+            queries=20,
+            sizes=replace(MINI_SIZES, encoder_hidden=192, decoder_hidden=192),
+            clip="a miniature",
+            clip_config=MINI_CLIP_RESNET,
+            quick_gelu=False,
+            embed_dim=128,
+            empty_mask_is_uniform=True,
+            weights="a miniature: `docs/training.md`",
+            short_side=128,
+            pixel_mean=CLIP_MEAN,
+            pixel_std=CLIP_STD,
+            detections=10,
         ),
     ),
 )

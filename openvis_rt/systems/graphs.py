@@ -8,7 +8,8 @@ its numbers.
     T       frames of one call: 1 for per-frame models, dynamic for windows, 1 to `window_length`
     H, W    network size, pixels; the graph pads it, right and bottom, to multiples of 32: H' x W'
     h, w    stride-4 grid, H'/4 x W'/4
-    hp, wp  stride-32 grid, H'/32 x W'/32;  P  hp * wp
+    hp, wp  stride-32 grid, H'/32 x W'/32
+    P       patches of CLIP's vision transformer: of 32 pixels a side, or 16 in a miniature
     C       query width;  D  embedding width of CLIP;  Dt  width of a token
     Cf      channels of CLIP's dense feature
     Hc, Wc  CLIP's picture of a whole frame: 224 x 224, or the source's size if the graph resizes

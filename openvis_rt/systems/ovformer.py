@@ -27,6 +27,7 @@ from openvis_rt.systems.graphs import (
     TensorSpec,
     by_name,
 )
+from openvis_rt.systems.miniature import MINI_CLIP_VIT, MINI_SIZES
 from openvis_rt.systems.ov2seg import OV2SEG, ZERO_SHOT_OUTPUTS
 from openvis_rt.systems.system import (
     IMAGENET_MEAN,
@@ -127,6 +128,29 @@ _VIDEO = System(
             window_length=5,
             prompts=("A photo of {}",),
             detections=50,
+        ),
+        Variant(
+            name="ovformer-mini",
+            system="ovformer-video",
+            backbone="ResNet, CLIP ViT of patch 16 on whole frames (miniatures)",
+            encoder="resnet",
+            encoder_key="backbone.res5.",
+            feature_channels=(64, 128, 192, 256),
+            decoder_layers=3,
+            queries=20,
+            sizes=MINI_SIZES,
+            clip="a miniature",
+            clip_config=MINI_CLIP_VIT,
+            takes_clip=True,
+            quick_gelu=False,
+            embed_dim=128,
+            weights="a miniature: `docs/training.md`",
+            short_side=128,
+            pixel_mean=IMAGENET_MEAN,
+            pixel_std=IMAGENET_STD,
+            window_length=5,
+            prompts=("A photo of {}",),
+            detections=10,
         ),
     ),
 )

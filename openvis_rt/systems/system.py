@@ -17,6 +17,7 @@ __all__ = [
     "Encoder",
     "Score",
     "Signature",
+    "Sizes",
     "System",
     "Tracker",
     "Variant",
@@ -34,6 +35,24 @@ IMAGENET_STD: Colour = (58.395, 57.12, 57.375)
 """Detectron2's normalisation, RGB, for 0..255."""
 
 
+@dataclass(frozen=True)
+class Sizes:
+    """Numbers of a network in which the released models agree, and the miniatures do not.
+
+    Attributes:
+        width: C, of queries, memory and mask features.
+        encoder_layers, encoder_hidden: of the pixel decoder, and of its feed-forward networks.
+        decoder_hidden: of the query decoder's feed-forward networks.
+        blocks: of res2..res5, where the image encoder is a ResNet and not CLIP's own.
+    """
+
+    width: int = 256
+    encoder_layers: int = 6
+    encoder_hidden: int = 1024
+    decoder_hidden: int = 2048
+    blocks: tuple[int, int, int, int] = (3, 4, 6, 3)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Variant:
     """One deployable model.
@@ -46,7 +65,9 @@ class Variant:
         encoder_key: how a checkpoint's key begins that only this image encoder has.
         feature_channels: channels of res2..res5.
         decoder_layers, queries: of an untrained model; a checkpoint says its own.
+        sizes: the other numbers of the network.
         clip: the architecture's name in open_clip; empty where the vocabulary is the checkpoint's.
+        clip_config: open_clip's arguments for a CLIP that it has no name for.
         takes_clip: CLIP's weights are no part of the checkpoint.
         quick_gelu: OpenAI's weights were trained with QuickGELU in both towers.
         embed_dim: D, width of CLIP's shared embedding; 0 without CLIP.
@@ -67,7 +88,9 @@ class Variant:
     feature_channels: tuple[int, int, int, int]
     decoder_layers: int = 9
     queries: int = 100
+    sizes: Sizes = Sizes()
     clip: str
+    clip_config: Mapping[str, Any] | None = None
     takes_clip: bool = False
     quick_gelu: bool
     embed_dim: int

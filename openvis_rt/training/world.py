@@ -16,11 +16,10 @@ Write one as a data set for ``openvis eval`` with::
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -29,22 +28,20 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import track
 
-from openvis_rt.errors import InputError, OpenVISError
+from openvis_rt.errors import InputError
+from openvis_rt.training.command import run_command
 from openvis_rt.training.world_categories import BASE, CATEGORIES, NOVEL
 from openvis_rt.training.world_files import write_dataset
 from openvis_rt.training.world_motion import Actor, draw_occluder, draw_path, edges_of, render
-from openvis_rt.training.world_scenes import Camera, draw_background, draw_camera, draw_lens
+from openvis_rt.training.world_scenes import Camera, Lens, draw_background, draw_camera, draw_lens
 from openvis_rt.training.world_sprites import draw_sprite
-from openvis_rt.vocabulary import VILD_PROMPTS
 
 __all__ = [
     "RECOGNISABLE",
     "SPLITS",
-    "CaptionedCrops",
     "Split",
     "World",
     "WorldVideo",
-    "captioned_crops",
     "write_dataset",
 ]
 
@@ -58,9 +55,7 @@ _SHADED_SCENES = 0.5  # have shadows
 _ALIKE = 0.25  # of objects share the shape of another one in the video, or its whole category
 _CROSSING = 0.45  # of objects cross another one's way
 # edges of sprites in heights of a frame
-_SIZE = (0.26, 0.44)
-_SIZES = {"tiny": (0.13, 0.17), "giant": (0.62, 0.78)}
-_PROMPTS = tuple(p for p in VILD_PROMPTS if not {"small", "medium", "large"} & set(p.split()))
+_SIZE = (0.48, 0.72)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,19 +79,13 @@ class WorldVideo:
     visible: npt.NDArray[np.float32]
 
 
-@dataclass(frozen=True, slots=True)
-class CaptionedCrops:
-    """Pictures of one object each with a sentence, as CLIP is trained on.
+class _Setting(NamedTuple):
+    """A scene before anything moves in it."""
 
-    Attributes:
-        images: uint8 [n, S, S, 3] RGB.
-        captions: n sentences.
-        categories: of each object, places in ``CATEGORIES``, int64 [n].
-    """
-
-    images: npt.NDArray[np.uint8]
-    captions: tuple[str, ...]
-    categories: npt.NDArray[np.int64]
+    camera: Camera
+    background: Image.Image
+    lens: Lens
+    categories: tuple[int, ...]
 
 
 class World:
@@ -120,12 +109,12 @@ class World:
     def __init__(
         self,
         split: Split,
-        size: tuple[int, int] = (96, 160),
+        size: tuple[int, int] = (128, 224),
         frames: int = 24,
         seed: int = 0,
         *,
         novel: bool | None = None,
-        most_objects: int = 6,
+        most_objects: int = 3,
     ) -> None:
         if split not in SPLITS:
             raise InputError(f"the world has no split {split!r}; give one of {', '.join(SPLITS)}")
@@ -147,17 +136,41 @@ class World:
         if index < 0:
             raise IndexError(f"videos are numbered from 0; found {index}")
         for attempt in range(100):
-            key = (self.seed, SPLITS.index(self.split), index, attempt)
-            video = self._video(index, np.random.default_rng(key))
+            video = self._video(index, self._generator(index, attempt))
             if len(video.categories):
                 return video
         raise AssertionError("a hundred scenes in turn showed no object")
 
-    def _video(self, index: int, rng: np.random.Generator) -> WorldVideo:
-        height, width = self.size
+    def planned(self, index: int) -> tuple[int, ...]:
+        """Categories that a video means to show, a hundred times faster than drawing it.
+
+        To search many videos. The video itself shows some of them, with few exceptions: an object
+        may never come into the frame, and where none does another scene is drawn.
+
+        Args:
+            index: the video's number.
+
+        Returns:
+            places in ``CATEGORIES``, one for each object.
+
+        Raises:
+            IndexError: the number is negative.
+        """
+        if index < 0:
+            raise IndexError(f"videos are numbered from 0; found {index}")
+        return self._setting(self._generator(index, 0)).categories
+
+    def _generator(self, index: int, attempt: int) -> np.random.Generator:
+        return np.random.default_rng((self.seed, SPLITS.index(self.split), index, attempt))
+
+    def _setting(self, rng: np.random.Generator) -> _Setting:
         camera, background = draw_camera(self.frames, rng), draw_background(self.size, rng)
         lens = draw_lens(self.frames, self.size, rng)
-        categories = self._categories(rng)
+        return _Setting(camera, background, lens, tuple(self._categories(rng)))
+
+    def _video(self, index: int, rng: np.random.Generator) -> WorldVideo:
+        height, width = self.size
+        camera, background, lens, categories = self._setting(rng)
         actors = self._actors(categories, rng)
         in_front = [draw_occluder(self.size, rng)] if rng.random() < _OCCLUDED_SCENES else []
         shadows = bool(rng.random() < _SHADED_SCENES)
@@ -201,8 +214,7 @@ class World:
         actors: list[Actor] = []
         for index in categories:
             category = CATEGORIES[index]
-            low, high = _SIZES.get(category.attribute.name, _SIZE)
-            size = low + (high - low) * float(rng.random())
+            size = _SIZE[0] + (_SIZE[1] - _SIZE[0]) * float(rng.random())
             crossed = None
             if actors and rng.random() < _CROSSING:
                 crossed = actors[rng.integers(len(actors))].path
@@ -215,52 +227,13 @@ class World:
         return actors
 
 
-def captioned_crops(
-    video: WorldVideo, side: int = 64, *, rng: np.random.Generator
-) -> CaptionedCrops:
-    """A square around each object, in a frame that shows it well, with a sentence about it.
-
-    Args:
-        video: its frames at H, W >= 32.
-        side: S, of the squares in pixels.
-        rng: draws frames, how much is left around the objects, and the sentences.
-
-    Returns:
-        crops of the objects that a frame shows by :data:`RECOGNISABLE` at least, maybe none. Around
-        objects of an attribute of size so much is left that the size can be seen.
-    """
-    _, height, width, _ = video.images.shape
-    is_shown = (video.visible >= RECOGNISABLE) & video.masks.any((2, 3))
-    shown = np.flatnonzero(is_shown.any(1))
-    crops = np.empty((len(shown), side, side, 3), np.uint8)
-    captions = []
-    for place, number in enumerate(shown):
-        index = video.categories[number]
-        frames = np.flatnonzero(is_shown[number])
-        frame = int(frames[rng.integers(len(frames))])
-        rows, columns = (video.masks[number, frame].any(axis).nonzero()[0] for axis in (1, 0))
-        edge = (max(np.ptp(rows), np.ptp(columns)) + 1) * (1.15 + 0.65 * rng.random())
-        if CATEGORIES[index].attribute.kind == "size":
-            edge = max(edge, 0.8 * height)
-        edge = min(math.ceil(edge), height, width)
-        left, top = (
-            min(max(0, int(found[0] + found[-1] + 1 - edge) // 2), limit - edge)
-            for found, limit in ((columns, width), (rows, height))
-        )
-        box = (left, top, left + edge, top + edge)
-        picture = Image.fromarray(video.images[frame])
-        crops[place] = np.asarray(picture.resize((side, side), Image.Resampling.BICUBIC, box))
-        captions.append(_PROMPTS[rng.integers(len(_PROMPTS))].format(CATEGORIES[index].phrase))
-    return CaptionedCrops(crops, tuple(captions), video.categories[shown])
-
-
 def _write(
     folder: Annotated[Path, typer.Argument(help="To make: annotations, frames and split file.")],
     split: Annotated[Split, typer.Option(help="train, validation or test.")] = "validation",
     videos: Annotated[int, typer.Option(min=1, help="How many.")] = 60,
     frames: Annotated[int, typer.Option(min=1, help="Of every video.")] = 24,
-    height: Annotated[int, typer.Option(min=32, help="Of frames in pixels.")] = 96,
-    width: Annotated[int, typer.Option(min=32, help="Of frames in pixels.")] = 160,
+    height: Annotated[int, typer.Option(min=32, help="Of frames in pixels.")] = 128,
+    width: Annotated[int, typer.Option(min=32, help="Of frames in pixels.")] = 224,
     seed: Annotated[int, typer.Option(min=0, help="Another seed is another world.")] = 0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier one.")] = False,
 ) -> None:
@@ -282,11 +255,7 @@ def _write(
 
 def main() -> None:
     """Run the command; an error of ours becomes its message and exit code."""
-    try:
-        typer.run(_write)
-    except OpenVISError as exc:
-        Console(stderr=True).print(f"error: {exc}", markup=False, soft_wrap=True)
-        sys.exit(exc.exit_code)
+    run_command(_write)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """The categories of the generated world: phrases such as "striped star" or "fish with eyes".
 
 A category is one attribute of one shape. A colour is seen on plain bodies only, a texture has two
-colours drawn by chance, and bodies of a size or with a part have colours that no attribute names,
+colours drawn by chance, and bodies with a part have colours that no attribute names,
 so that an object is of one category and no other.
 
 Novel are all categories of :data:`NOVEL_SHAPES`, which training never shows, and every fifth
@@ -39,7 +39,7 @@ class Attribute:
     """
 
     name: str
-    kind: Literal["colour", "texture", "size", "part"]
+    kind: Literal["colour", "texture", "part"]
     phrase: str
 
 
@@ -63,10 +63,8 @@ class WorldCategory:
 def _attributes() -> Iterator[Attribute]:
     for colour in ("red", "orange", "yellow", "green", "blue", "purple", "white", "black"):
         yield Attribute(colour, "colour", f"{colour} {{}}")
-    for texture in ("striped", "dotted", "checkered", "zigzag", "two-tone"):
+    for texture in ("striped", "dotted", "checkered", "zigzag"):
         yield Attribute(texture, "texture", f"{texture} {{}}")
-    yield Attribute("tiny", "size", "tiny {}")
-    yield Attribute("giant", "size", "giant {}")
     yield Attribute("eyes", "part", "{} with eyes")
     yield Attribute("hole", "part", "{} with a hole")
     yield Attribute("legs", "part", "{} with legs")
@@ -75,14 +73,14 @@ def _attributes() -> Iterator[Attribute]:
 ATTRIBUTES = tuple(_attributes())
 NOVEL_SHAPES = ("gear", "butterfly", "boat", "key")
 SHAPES = (
-    *("disc", "square", "triangle", "star", "heart", "ring", "cross", "arrow", "moon", "drop"),
-    *("flower", "house", "tree", "mushroom", "fish", "bolt", "cup", "crown"),
+    *("disc", "square", "triangle", "star", "heart", "ring", "cross", "arrow", "moon"),
+    *("flower", "house", "tree", "fish", "bolt"),
     *NOVEL_SHAPES,
 )
 _NO_ROOM = {  # shapes whose body is too thin for a part, or that have one already
     "eyes": {"ring", "moon", "key", "bolt", "gear"},
     "hole": {"disc", "ring", "moon", "key", "bolt", "gear"},  # a disc would be a ring
-    "legs": {"ring", "moon", "tree", "mushroom", "key", "bolt"},
+    "legs": {"ring", "moon", "tree", "key", "bolt"},
 }
 
 

@@ -11,7 +11,7 @@ show.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +26,7 @@ from openvis_rt.training.world_categories import BASE, CATEGORIES, NOVEL
 if TYPE_CHECKING:
     from openvis_rt.training.world import Split, WorldVideo
 
-__all__ = ["ANNOTATIONS", "IMAGES", "SPLIT", "write_dataset"]
+__all__ = ["ANNOTATIONS", "IMAGES", "SPLIT", "track_entries", "write_dataset"]
 
 ANNOTATIONS, IMAGES, SPLIT = "annotations.json", "JPEGImages", "split.json"
 _QUALITY = 95  # of JPEG
@@ -63,7 +63,8 @@ def write_dataset(
         for number, video in enumerate(videos, 1):
             data["videos"].append(_written_video(video, number, partial / IMAGES))
             first = len(data["annotations"]) + 1
-            data["annotations"] += _annotations(video, number, first)
+            ids = [int(index) + 1 for index in video.categories]
+            data["annotations"] += track_entries(video, number, ids, first)
             progress(number)
         if not data["videos"]:
             raise InputError("a data set has at least one video; none was given")
@@ -87,19 +88,33 @@ def _written_video(video: WorldVideo, number: int, folder: Path) -> dict[str, An
     return {"id": number, **sizes, "file_names": names}
 
 
-def _annotations(video: WorldVideo, number: int, first: int) -> list[dict[str, Any]]:
-    """An entry for each track; null where nothing of it is seen."""
-    entries = []
+def track_entries(
+    video: WorldVideo, video_id: int, category_ids: Sequence[int | None], first: int = 1
+) -> list[dict[str, Any]]:
+    """The annotations of a video in YTVIS's form.
+
+    Args:
+        video: what is annotated.
+        video_id: of the entries.
+        category_ids: of each object; None leaves it out.
+        first: the id of the first entry; the others follow.
+
+    Returns:
+        an entry for each track; its masks are null where nothing of it is seen.
+    """
+    entries: list[dict[str, Any]] = []
     height, width = video.masks.shape[2:]
-    for track, (masks, index) in enumerate(zip(video.masks, video.categories, strict=True)):
+    for masks, category in zip(video.masks, category_ids, strict=True):
+        if category is None:
+            continue
         areas = [int(area) for area in np.count_nonzero(masks, (1, 2))]
         runs = encode_masks(masks.astype(np.uint8))
         seen = [rle if area else None for rle, area in zip(runs, areas, strict=True)]
         entries.append(
             {
-                "id": first + track,
-                "video_id": number,
-                "category_id": int(index) + 1,
+                "id": first + len(entries),
+                "video_id": video_id,
+                "category_id": category,
                 "iscrowd": 0,
                 "height": height,
                 "width": width,

@@ -128,16 +128,11 @@ def _dotted(edge: int, colours: tuple[Colour, Colour], rng: np.random.Generator)
     return _folded(edge, colours, rng, dots)
 
 
-def _two_tone(edge: int, colours: tuple[Colour, Colour], rng: np.random.Generator) -> Image.Image:
-    return _folded(edge, colours, rng, lambda u, _: u < 0, shift=0.08)
-
-
 _TEXTURES = {
     "striped": _striped,
     "dotted": _dotted,
     "checkered": _checkered,
     "zigzag": _zigzag,
-    "two-tone": _two_tone,
 }
 
 
@@ -146,11 +141,10 @@ def _folded(
     colours: tuple[Colour, Colour],
     rng: np.random.Generator,
     is_first: Callable[[npt.NDArray[np.float64], npt.NDArray[np.float64]], npt.NDArray[np.bool_]],
-    shift: float = 1.0,
 ) -> Image.Image:
     """Two colours by a rule on coordinates that are turned and shifted by chance."""
     angle = 2 * math.pi * rng.random()
-    move = shift * rng.random(2)
+    move = rng.random(2)
     y, x = np.mgrid[:edge, :edge] * 2.0 / edge - 1
     u = math.cos(angle) * x + math.sin(angle) * y + move[0]
     v = math.cos(angle) * y - math.sin(angle) * x + move[1]
@@ -210,11 +204,6 @@ def _heart() -> tuple[Point, ...]:
     return tuple(points)
 
 
-def _drop() -> tuple[Point, ...]:
-    turns = [2 * math.pi * k / 40 for k in range(40)]
-    return tuple((0.95 * math.sin(t) * math.sin(t / 2) ** 1.6, -0.93 * math.cos(t)) for t in turns)
-
-
 def _flower() -> Outline:
     turns = [2 * math.pi * (k / 5 - 0.25) for k in range(5)]
     petals = [(1, _ellipse(0.6 * math.cos(t), 0.6 * math.sin(t), 0.36)) for t in turns]
@@ -234,7 +223,6 @@ _OUTLINES: dict[str, Outline] = {
         (1, ((0.08, -0.8), (0.98, 0), (0.08, 0.8))),
     ),
     "moon": ((1, _ellipse(0, 0, 0.92)), (0, _ellipse(0.44, -0.12, 0.74))),
-    "drop": ((1, _drop()),),
     "flower": _flower(),
     "house": (
         (1, _box(-0.66, -0.15, 0.66, 0.88)),
@@ -247,10 +235,6 @@ _OUTLINES: dict[str, Outline] = {
         (1, ((0, -0.2), (0.84, 0.62), (-0.84, 0.62))),
         (1, _box(-0.16, 0.6, 0.16, 0.98)),
     ),
-    "mushroom": (
-        (1, tuple((x, min(y, 0.1)) for x, y in _ellipse(0, 0.1, 0.95, 0.95))),
-        (1, _box(-0.26, 0.08, 0.26, 0.92)),
-    ),
     "fish": (
         (1, _ellipse(0.22, 0, 0.74, 0.5)),
         (1, ((-0.3, 0), (-0.96, -0.56), (-0.8, 0), (-0.96, 0.56))),
@@ -262,20 +246,6 @@ _OUTLINES: dict[str, Outline] = {
             (
                 *((0.2, -1.0), (-0.62, 0.14), (-0.08, 0.14)),
                 *((-0.3, 1.0), (0.66, -0.28), (0.1, -0.28), (0.52, -1.0)),
-            ),
-        ),
-    ),
-    "cup": (
-        (1, _ellipse(0.5, -0.05, 0.44)),
-        (0, _ellipse(0.5, -0.05, 0.22)),
-        (1, ((-0.86, -0.7), (0.5, -0.7), (0.36, 0.8), (-0.72, 0.8))),
-    ),
-    "crown": (
-        (
-            1,
-            (
-                *((-0.9, 0.68), (-0.94, -0.62), (-0.44, 0.02), (0, -0.82)),
-                *((0.44, 0.02), (0.94, -0.62), (0.9, 0.68)),
             ),
         ),
     ),
@@ -308,13 +278,9 @@ _BODIES: dict[str, tuple[Point, float]] = {  # where a part may be, and its larg
     "heart": ((0.0, -0.14), 0.42),
     "cross": ((0.0, 0.0), 0.36),
     "arrow": ((0.34, 0.0), 0.34),
-    "drop": ((0.0, 0.36), 0.4),
     "house": ((0.0, 0.28), 0.42),
     "tree": ((0.0, 0.26), 0.36),
-    "mushroom": ((0.0, -0.32), 0.4),
     "fish": ((0.36, -0.06), 0.32),
-    "cup": ((-0.18, 0.0), 0.42),
-    "crown": ((0.0, 0.26), 0.36),
     "butterfly": ((0.0, -0.34), 0.36),
     "boat": ((0.0, 0.58), 0.24),
 }

@@ -19,8 +19,9 @@ from safetensors.torch import save_file  # noqa: E402 - after the skip
 from tiny import QUERIES as QUERY_COUNT  # noqa: E402
 from tiny import tiny_model  # noqa: E402
 
-from openvis_rt.checkpoints.keys import signature_of, variant_of  # noqa: E402
+from openvis_rt.checkpoints.keys import has_sizes_of, signature_of, variant_of  # noqa: E402
 from openvis_rt.checkpoints.load import Checkpoint, load_model  # noqa: E402
+from openvis_rt.checkpoints.shipped import FOLDER  # noqa: E402
 from openvis_rt.checkpoints.weights import read_weights  # noqa: E402
 from openvis_rt.errors import CheckpointError  # noqa: E402
 from openvis_rt.models import clip_vis  # noqa: E402
@@ -402,6 +403,33 @@ def test_a_new_variant_is_known_by_its_own_encoders_keys():
     )
     system = replace(known, variants=(*known.variants, deeper))
     keys = [f"{deeper.encoder_key}conv1.weight", "backbone.clip_model.visual.layer4.0.conv1.weight"]
-    assert variant_of(system, keys) is deeper
-    assert variant_of(system, keys[1:]) is known.variants[0]
-    assert variant_of(system, ["backbone.conv1.weight"]) is None
+    assert variant_of(system, dict.fromkeys(keys, torch.zeros(1))) is deeper
+    assert variant_of(system, dict.fromkeys(keys[1:], torch.zeros(1))) is known.variants[0]
+    assert variant_of(system, {"backbone.conv1.weight": torch.zeros(1)}) is None
+
+
+@pytest.mark.parametrize("name", ["clip-vis", "instformer", "ovformer-video"])
+def test_variants_with_the_same_keys_are_told_apart_by_their_sizes(name):
+    """A miniature's encoder has the keys of a released one."""
+    system = SYSTEMS[name]
+    for variant in system.variants:
+        prefix = "proposal." if name == "instformer" else ""
+        projection = f"{prefix}sem_seg_head.pixel_decoder.input_proj.0.0.weight"
+        sizes = (variant.sizes.width, variant.feature_channels[-1], 1, 1)
+        state = {
+            f"{variant.encoder_key}0.conv1.weight": torch.zeros(1),
+            projection: torch.zeros(sizes),
+        }
+        assert variant_of(system, state) is variant
+        assert has_sizes_of(variant, state)
+        for size in (sizes[:2], (sizes[0] + 1, *sizes[1:]), (sizes[0], sizes[1] + 1, 1, 1), ()):
+            fits = has_sizes_of(variant, {projection: torch.zeros(size)})
+            assert fits == (size == sizes[:2])
+        assert not has_sizes_of(variant, {})
+
+
+def test_the_file_of_a_miniature_raises_no_doubt_about_what_it_is(tmp_path):
+    """OVFormer's two models have the same keys, but only one of them has a miniature."""
+    path = tmp_path / "copy.safetensors"
+    path.write_bytes((FOLDER / "ovformer-mini.safetensors").read_bytes())
+    assert load_model("ovformer-mini", path).warnings == ()

@@ -33,6 +33,7 @@ from openvis_rt.models.minvis_clip import (  # noqa: E402
     MinVisClip,
     boxes_of,
 )
+from openvis_rt.models.pixel_decoder import PixelDecoder  # noqa: E402
 from openvis_rt.models.resnet import ResNet  # noqa: E402
 from openvis_rt.systems import SYSTEMS, VARIANTS  # noqa: E402
 from openvis_rt.systems.instformer import InstFormerConfig  # noqa: E402
@@ -181,7 +182,7 @@ def tiny(queries=6):
         )
         predictor = ClassDecoder(classes=1, layers=1, queries=queries)
         backbone = ResNet((1, 1, 1, 1), VARIANT.feature_channels)
-        proposal = Mask2Former(backbone, predictor, encoder_layers=1)
+        proposal = Mask2Former(backbone, predictor, PixelDecoder(backbone.channels, layers=1))
         torch.nn.init.normal_(clip.visual.positional_embedding, std=0.5)
     model = InstFormer(VARIANT, InstFormerConfig(queries=queries), clip, proposal)
     return MinVisClip.from_instformer(model, variant=VARIANT)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+import runpy
 import shlex
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ import typer
 from openvis_rt.cli.main import app
 from openvis_rt.systems import VARIANTS
 from openvis_rt.systems.table import markdown_table, support_table
+from openvis_rt.training import command as training_command
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -81,3 +84,40 @@ def test_files_that_are_named_exist(page):
         assert (ROOT / script).is_file(), script
     for link in re.findall(r"\]\((?!https?:|#)([^)#]+)", text):
         assert (page.parent / link).exists(), link
+
+
+RECIPES = [
+    (page.name, *found)
+    for page in PAGES
+    for found in re.findall(
+        r"python -m (openvis_rt\.training\.\w+) ([^\n`]+)", page.read_text(encoding="utf-8")
+    )
+]
+
+
+@pytest.mark.parametrize(("page", "module", "arguments"), RECIPES)
+def test_a_recipe_of_the_documentation_parses(page, module, arguments, monkeypatch):
+    pytest.importorskip("torch", reason="training needs the extra [export]")
+    asked = []
+    monkeypatch.setattr(training_command, "run_command", asked.append)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that the module was imported before
+        runpy.run_module(module, run_name="__main__")
+    app = asked[0]
+    if not isinstance(app, typer.Typer):
+        app = typer.Typer()
+        app.command()(asked[0])
+    parser, words = typer.main.get_command(app), shlex.split(arguments)
+    if words[0] in getattr(parser, "commands", {}):
+        parser, words = parser.commands[words[0]], words[1:]
+    assert parser.make_context(module, words).params, page
+
+
+def test_the_page_of_the_training_names_every_recipe():
+    named = {module for page, module, _ in RECIPES if page == "training.md"}
+    recipes = {
+        f"openvis_rt.training.{path.stem}"
+        for path in (ROOT / "openvis_rt" / "training").glob("*.py")
+        if "run_command(" in path.read_text(encoding="utf-8") and path.stem != "command"
+    }
+    assert named | {"openvis_rt.training.world"} == recipes

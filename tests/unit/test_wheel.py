@@ -44,7 +44,9 @@ def test_the_wheel_holds_the_package_and_nothing_beside_it(wheel):
     modules = {p.relative_to(ROOT).as_posix() for p in (ROOT / "openvis_rt").rglob("*.py")}
     names = [n for n in wheel.root.namelist() if not n.endswith("/")]
     shipped = {n for n in names if n.startswith("openvis_rt/")}
-    assert shipped == modules | {"openvis_rt/py.typed"}
+    folder = ROOT / "openvis_rt" / "checkpoints" / "shipped"
+    weights = {p.relative_to(ROOT).as_posix() for p in folder.glob("*") if p.is_file()}
+    assert shipped == modules | weights | {"openvis_rt/py.typed"}
 
 
 def test_the_wheel_brings_the_command_and_the_licence(wheel):
