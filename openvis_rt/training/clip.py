@@ -206,7 +206,7 @@ def zero_shot_accuracy(clip: Any, windows: Windows, side: int) -> dict[str, floa
     with torch.inference_mode():
         texts = class_embeddings(clip)
         found = [
-            clip.visual(normalise(torch.from_numpy(np.ascontiguousarray(part))))
+            seen_by(clip, normalise(torch.from_numpy(np.ascontiguousarray(part))))
             for part in np.array_split(images, max(1, len(images) // 256))
         ]
         order = (F.normalize(torch.cat(found), dim=-1) @ texts.T).topk(5).indices
@@ -282,7 +282,7 @@ def train_clip(
             seen = clip.visual(pictures) if kept is None else pooled(clip.visual, pictures, kept)
             said = encode_text(clip, tokens)
             with torch.no_grad():
-                shown = None if guide is None else guide.visual(pictures)
+                shown = None if guide is None else seen_by(guide, pictures)
         unit_seen, unit_said = (F.normalize(x.float(), dim=-1) for x in (seen, said))
         scale = clip.logit_scale.exp().clamp(max=100)
         losses = {"contrast": contrast(scale * unit_seen @ unit_said.T, torch.from_numpy(same))}
@@ -321,6 +321,18 @@ def pooled(visual: Any, pictures: Tensor, kept: Tensor) -> Tensor:
     logits = (q * q.shape[-1] ** -0.5) @ k.transpose(2, 3) + (~kept)[:, None, None] * BLOCKED
     out: Tensor = head.c_proj((logits.softmax(-1).to(v.dtype) @ v)[:, :, 0].flatten(1))
     return out
+
+
+def seen_by(clip: Any, pictures: Tensor) -> Tensor:
+    """Image embeddings [B, D] of normalised pictures, pooled over all cells as :func:`pooled` does.
+
+    CLIP's own pool of a ResNet has the mean of its cells as one more key, which is not trained.
+    """
+    if not hasattr(clip.visual, "attnpool"):
+        seen: Tensor = clip.visual(pictures)
+        return seen
+    side = clip.visual.image_size // 32
+    return pooled(clip.visual, pictures, torch.ones(len(pictures), side**2, dtype=torch.bool))
 
 
 def _some_cells(side: int, batch: int, rng: np.random.Generator) -> Tensor:

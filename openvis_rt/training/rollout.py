@@ -2,8 +2,8 @@
 
     a_t = RNN(x_{t-1}, h_{t-1}),    L_TC of a_t and x_t            OpenVIS, eq. 5 and 6
 
-A slot of an object holds the token of the query that finds it; the other queries fill the other
-slots in their order, and so stand in for the objects that are hidden.
+A slot of an object holds the token of the query that finds it. The other queries have the slots of
+their own numbers where these are free, and so stand in for the objects that are hidden.
 """
 
 from __future__ import annotations
@@ -63,12 +63,26 @@ def slot_tokens(model: InstFormer, world: World, index: int, seed: int = 0) -> T
         seen = model.instance_clip(model.normalise_for_clip(frames[frame : frame + 1]), guidance)
         token = torch.cat((F.normalize(found.queries[frame], dim=-1), F.normalize(seen, dim=-1)), 1)
         slots = kept[frame][match.objects]
-        order = torch.full((len(token),), -1)
-        order[slots] = match.queries
-        free = [q for q in range(len(token)) if q not in set(match.queries.tolist())]
-        order[order < 0] = torch.tensor(free)
-        rows.append(token[order])
+        rows.append(token[_order(slots, match.queries, len(token))])
     return torch.stack(rows)
+
+
+def _order(slots: Tensor, queries: Tensor, count: int) -> Tensor:
+    """Which query is in which slot, int64 [count], where some are given.
+
+    A free query has the slot of its own number, so that it stays there from frame to frame; those
+    whose slot is taken fill what is left.
+    """
+    order = torch.full((count,), -1)
+    order[slots] = queries
+    taken = set(queries.tolist())
+    free = [q for q in range(count) if q not in taken]
+    for query in free:
+        if order[query] < 0:
+            order[query] = query
+    left = [q for q in free if order[q] != q]
+    order[order < 0] = torch.tensor(left, dtype=torch.long)
+    return order
 
 
 def train_rollout(

@@ -2,8 +2,8 @@
 
 A run lives in a folder of its own: ``last.pt`` (weights, optimiser, iteration), ``losses.jsonl`` (a
 line every few iterations) and ``losses.svg``. What is drawn at an iteration follows from the seed
-and its number alone, so a run that was cut off and goes on with the same arguments ends with the
-same weights, bit for bit.
+and its number alone, except what torch's own generator draws (dropout), whose state is saved. So a
+run that was cut off and goes on with the same arguments ends with the same weights, bit for bit.
 """
 
 from __future__ import annotations
@@ -98,6 +98,7 @@ class Run:
                     f"({str(exc).splitlines()[0]})"
                 ) from exc
             self.iteration, self.seconds = int(saved["iteration"]), float(saved["seconds"])
+            torch.set_rng_state(saved.get("random", torch.get_rng_state()))
         lines = self._lines()
         kept = [line for line in lines if line["iteration"] <= self.iteration]
         if len(kept) < len(lines):
@@ -113,6 +114,7 @@ class Run:
                     "optimizer": self.optimizer.state_dict(),
                     "iteration": self.iteration,
                     "seconds": self.seconds,
+                    "random": torch.get_rng_state(),
                 },
                 partial,
             )

@@ -21,11 +21,11 @@ from tiny import tiny_model  # noqa: E402
 
 from openvis_rt.checkpoints.keys import has_sizes_of, signature_of, variant_of  # noqa: E402
 from openvis_rt.checkpoints.load import Checkpoint, load_model  # noqa: E402
-from openvis_rt.checkpoints.shipped import FOLDER  # noqa: E402
 from openvis_rt.checkpoints.weights import read_weights  # noqa: E402
 from openvis_rt.errors import CheckpointError  # noqa: E402
 from openvis_rt.models import clip_vis  # noqa: E402
-from openvis_rt.systems import SYSTEMS  # noqa: E402
+from openvis_rt.models.network import build_network  # noqa: E402
+from openvis_rt.systems import SYSTEMS, VARIANTS  # noqa: E402
 
 NAME = "clip-vis-r50"
 HEAD = "sem_seg_head.predictor."
@@ -430,6 +430,6 @@ def test_variants_with_the_same_keys_are_told_apart_by_their_sizes(name):
 
 def test_the_file_of_a_miniature_raises_no_doubt_about_what_it_is(tmp_path):
     """OVFormer's two models have the same keys, but only one of them has a miniature."""
-    path = tmp_path / "copy.safetensors"
-    path.write_bytes((FOLDER / "ovformer-mini.safetensors").read_bytes())
+    path = tmp_path / "ovformer.safetensors"
+    save_file(build_network(VARIANTS["ovformer-mini"]).network.state_dict(), path)
     assert load_model("ovformer-mini", path).warnings == ()

@@ -10,7 +10,7 @@ torch = pytest.importorskip("torch", reason="training needs the extra [export]")
 import open_clip  # noqa: E402 - after the skip
 
 from openvis_rt.errors import InputError  # noqa: E402
-from openvis_rt.models.clip import EOT, encode_text  # noqa: E402
+from openvis_rt.models.clip import EOT, ClipResNet, encode_text  # noqa: E402
 from openvis_rt.systems.system import CLIP_MEAN, CLIP_STD  # noqa: E402
 from openvis_rt.training import clip as recipe  # noqa: E402
 from openvis_rt.training.clip import (  # noqa: E402
@@ -20,6 +20,7 @@ from openvis_rt.training.clip import (  # noqa: E402
     contrast,
     draw_windows,
     new_clip,
+    pooled,
     stored_windows,
     train_clip,
     zero_shot_accuracy,
@@ -52,6 +53,27 @@ def test_without_repeats_it_is_clips_own_loss():
     rows, columns = (torch.nn.functional.cross_entropy(x, own) for x in (logits, logits.T))
     found = contrast(logits, torch.eye(6, dtype=torch.bool))
     assert float(found) == pytest.approx(float(rows + columns) / 2, rel=1e-12)
+
+
+# pooling
+
+
+def test_some_cells_are_pooled_as_clip_vis_pools_them_under_a_mask():
+    clip = new_clip("resnet").eval()
+    side = clip.visual.image_size
+    pictures = torch.randn(3, 3, side, side, generator=torch.Generator().manual_seed(0))
+    kept = torch.rand(3, (side // 32) ** 2, generator=torch.Generator().manual_seed(1)) < 0.4
+    kept[1] = True
+    backbone = ClipResNet(clip)
+    with torch.inference_mode():
+        found = pooled(clip.visual, pictures, kept)
+        dense = backbone(pictures)["res5"]
+        for number, mask in enumerate(kept):
+            grid = mask.reshape(1, side // 32, side // 32)
+            wanted = backbone.pool(dense[number : number + 1], grid)
+            torch.testing.assert_close(found[number : number + 1], wanted, atol=1e-5, rtol=1e-4)
+        everything = pooled(clip.visual, pictures, torch.ones_like(kept))
+    assert (everything - found).abs().amax(1).gt(1e-4).tolist() == [True, False, True]
 
 
 # windows

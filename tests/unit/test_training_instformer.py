@@ -37,6 +37,15 @@ from openvis_rt.training.segmentation import (  # noqa: E402
 from openvis_rt.training.world import World  # noqa: E402
 
 
+@pytest.fixture(autouse=True)
+def _one_thread():
+    """Threads that wait for each other take minutes on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 def drawn(*shape: int, seed: int = 0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
@@ -99,13 +108,19 @@ def test_objects_are_guided_by_the_masks_that_are_matched_with_them():
 # slots
 
 
+def comes_in_late(video) -> bool:
+    """Whether some frame shows an object, but not the first one: slots are not places then."""
+    _, kept = frame_targets(video)
+    return any(len(objects) and objects[0] > 0 for objects in kept)
+
+
 def test_an_objects_slot_holds_the_query_that_is_matched_with_it():
     model, world = tiny_instformer(), World("train", (64, 96), 3)
-    video = world[39]
-    tokens = slot_tokens(model, world, 39, seed=5)
+    index = next(i for i in range(1000) if comes_in_late(world[i]))
+    video = world[index]
+    tokens = slot_tokens(model, world, index, seed=5)
     assert tokens.shape == (3, QUERIES, model.tracking_width)
     targets, kept = frame_targets(video)
-    assert [o.tolist() for o in kept] == [[1, 2], [1, 2], [0, 1, 2]]  # the first comes in later
     own, masks, scores = [], [], []
     for image in torch.from_numpy(video.images):  # as the graphs do it, frame by frame
         found = model.propose(image[None])
@@ -120,7 +135,7 @@ def test_an_objects_slot_holds_the_query_that_is_matched_with_it():
         targets,
         object_scores=torch.stack(scores),
         points=POINTS,
-        generator=generator_of(5, 39),
+        generator=generator_of(5, index),
     )
     for frame, match in enumerate(matches):
         for query, place in zip(match.queries, match.objects, strict=True):
@@ -166,7 +181,7 @@ def test_training_brings_the_prediction_to_the_next_token(trained):
     model, folder, _ = trained
     (folder / "more").mkdir()
     (folder / "tokens.npy").rename(folder / "more" / "tokens.npy")
-    weights = train_rollout(folder / "more", model, iterations=200, videos=3, frames=5, seed=0)
+    weights = train_rollout(folder / "more", model, iterations=120, videos=3, frames=5, seed=0)
     text = (folder / "more" / "losses.jsonl").read_text()
     losses = [json.loads(line)["rollout"] for line in text.splitlines()]
     assert losses[-1] < losses[0] / 2

@@ -23,10 +23,12 @@ from openvis_rt.training.run import Run, learning_rate, trained_weights  # noqa:
 
 
 def network(seed: int = 0, width: int = 8) -> nn.Module:
-    """With running statistics, which also have to go on where they were."""
+    """With running statistics and dropout, which also have to go on where they were."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return nn.Sequential(nn.Linear(4, width), nn.BatchNorm1d(width), nn.Linear(width, 1))
+        return nn.Sequential(
+            nn.Linear(4, width), nn.BatchNorm1d(width), nn.Linear(width, 1), nn.Dropout(0.2)
+        )
 
 
 def step_of(model: nn.Module, trouble: Callable[[int], None] = lambda _: None):
@@ -41,9 +43,20 @@ def step_of(model: nn.Module, trouble: Callable[[int], None] = lambda _: None):
     return step
 
 
+@pytest.fixture(autouse=True)
+def _settings():
+    """The generator stays as it was for other tests; two threads wait on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with torch.random.fork_rng(devices=[]):
+        yield
+    torch.set_num_threads(before)
+
+
 def trained(folder, iterations: int, trouble: Callable[[int], None] = lambda _: None):
     """A run from whatever is in the folder, with a network that it has not made before."""
     model = network(seed=len(list(folder.parent.iterdir())))
+    torch.manual_seed(99)  # dropout does not go on by itself
     run = Run(folder, model, rate=0.01)
     run.train(step_of(model, trouble), iterations, warm_up=5)
     return model
@@ -83,10 +96,12 @@ def test_the_rate_rises_in_a_line_and_falls_by_half_a_cosine():
 
 
 def test_ctrl_c_saves_and_the_run_ends_as_if_nothing_had_been(tmp_path):
+    torch.manual_seed(1)
     first = network(seed=0)
     whole = Run(tmp_path / "whole", first, rate=0.01)
     whole.train(step_of(first), 30, warm_up=5)
 
+    torch.manual_seed(1)
     model = network(seed=0)
     run = Run(tmp_path / "cut", model, rate=0.01)
     before = signal.getsignal(signal.SIGINT)
@@ -122,8 +137,10 @@ def test_a_second_ctrl_c_does_not_wait(tmp_path):
 
 
 def test_a_run_that_died_goes_on_from_its_last_save_and_logs_nothing_twice(tmp_path):
+    torch.manual_seed(1)
     first = network(seed=0)
     Run(tmp_path / "whole", first, rate=0.01).train(step_of(first), 240, warm_up=5)
+    torch.manual_seed(1)
     model = network(seed=0)
     run = Run(tmp_path / "died", model, rate=0.01)
     with pytest.raises(RuntimeError, match="the power went out"):
