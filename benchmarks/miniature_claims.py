@@ -19,10 +19,10 @@ from miniature_runs import ONE_CLASS, Shared, exported
 from torch import Tensor
 
 from openvis_rt.bundle.bundle import Bundle
-from openvis_rt.checkpoints.instformer import model_from_parts, parts_from_weights
+from openvis_rt.checkpoints.instformer import FORMAT, model_from_parts, parts_from_weights
 from openvis_rt.checkpoints.load import Checkpoint
 from openvis_rt.checkpoints.shipped import shipped_checkpoint
-from openvis_rt.checkpoints.weights import INSTFORMER_FORMAT, load_strictly
+from openvis_rt.checkpoints.weights import load_strictly
 from openvis_rt.models.clip_vis import ClipVis
 from openvis_rt.models.instformer import InstFormer, clip_and_proposal, default_config
 from openvis_rt.models.mask2former import Mask2Former
@@ -307,7 +307,7 @@ def proposals_from(path: Path) -> Mask2Former:
         path: an InstFormer's checkpoint, or the ``last.pt`` of a run of its proposals.
     """
     checkpoint = Checkpoint.open(path)
-    if checkpoint.weights.metadata.get("format") == INSTFORMER_FORMAT:
+    if checkpoint.weights.metadata.get("format") == FORMAT:
         state = parts_from_weights(checkpoint.weights).proposal
     else:
         state = frozen_state(checkpoint.state)

@@ -19,9 +19,9 @@ import open_clip
 import torch
 from torch import Tensor
 
+from openvis_rt.checkpoints.instformer import FORMAT, parts_from_weights
 from openvis_rt.checkpoints.keys import CLIP, HUGGING_FACE_CLIP, signature_of
-from openvis_rt.checkpoints.shipped import expanded
-from openvis_rt.checkpoints.weights import INSTFORMER_FORMAT, read_weights, some_of
+from openvis_rt.checkpoints.weights import read_weights, some_of
 from openvis_rt.errors import CheckpointError, UnavailableError
 from openvis_rt.files import sha256_of
 from openvis_rt.systems.system import Variant
@@ -105,9 +105,8 @@ def clip_weights(path: Path) -> dict[str, Tensor]:
         CheckpointError: it cannot be read, or its keys are others.
     """
     weights = read_weights(path)
-    state = expanded(weights.tensors, path)
-    if weights.metadata.get("format") == INSTFORMER_FORMAT:
-        state = {k.removeprefix("clip."): v for k, v in state.items() if k.startswith("clip.")}
+    is_instformer = weights.metadata.get("format") == FORMAT
+    state = parts_from_weights(weights).clip if is_instformer else weights.tensors
     if all(key.startswith("module.") for key in state):  # of distributed training
         state = {key.removeprefix("module."): value for key, value in state.items()}
     signature = signature_of(state)

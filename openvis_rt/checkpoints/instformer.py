@@ -24,13 +24,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from openvis_rt.checkpoints.lora import Adapter, adapter_from_tensors, merge_adapter
-from openvis_rt.checkpoints.weights import (
-    INSTFORMER_FORMAT,
-    Weights,
-    load_strictly,
-    refuse_nan,
-    some_of,
-)
+from openvis_rt.checkpoints.weights import Weights, load_strictly, refuse_nan, some_of
 from openvis_rt.errors import CheckpointError, InputError, OutputError
 from openvis_rt.models.instformer import InstFormer
 from openvis_rt.models.minvis_clip import MinVisClip
@@ -41,6 +35,7 @@ from openvis_rt.systems.recurrence import recurrence_of
 from openvis_rt.systems.system import Variant
 
 __all__ = [
+    "FORMAT",
     "PARTS",
     "VERSION",
     "InstFormerParts",
@@ -51,6 +46,7 @@ __all__ = [
     "write_parts",
 ]
 
+FORMAT = "openvis-rt instformer"
 VERSION = 1
 PARTS = ("proposal", "clip", "tokens", "adapter", "tracker")
 """Prefixes of the keys."""
@@ -93,11 +89,11 @@ def parts_from_weights(weights: Weights) -> InstFormerParts:
             key has an unknown prefix; the adapter or the recurrence is malformed.
     """
     path, header = weights.path, weights.metadata
-    if header.get("format") != INSTFORMER_FORMAT or header.get("format_version") != str(VERSION):
+    if header.get("format") != FORMAT or header.get("format_version") != str(VERSION):
         raise CheckpointError(
             f"{path} has the format {header.get('format')!r}, version "
-            f"{header.get('format_version')}; this openvis-rt reads {INSTFORMER_FORMAT!r}, version "
-            f"{VERSION}. `openvis assemble` writes it."
+            f"{header.get('format_version')}; this openvis-rt reads {FORMAT!r}, version {VERSION}. "
+            "`openvis assemble` writes it."
         )
     try:
         config = record_from_json(InstFormerConfig, json.loads(header["config"]))
@@ -146,7 +142,7 @@ def write_parts(parts: InstFormerParts, path: Path) -> None:
         for key, value in group.items()
     }
     header = {
-        "format": INSTFORMER_FORMAT,
+        "format": FORMAT,
         "format_version": str(VERSION),
         "config": json.dumps(json_from_record(parts.config)),
         "sources": json.dumps(parts.sources),

@@ -24,7 +24,7 @@ from openvis_rt.checkpoints.keys import (
     timm_key,
     variant_of,
 )
-from openvis_rt.checkpoints.shipped import expanded, shipped_checkpoint, shipped_clip
+from openvis_rt.checkpoints.shipped import shipped_checkpoint, shipped_clip
 from openvis_rt.checkpoints.weights import Weights, load_strictly, read_weights
 from openvis_rt.errors import CheckpointError, InputError
 from openvis_rt.files import output_file, sha256_of
@@ -80,8 +80,7 @@ class Checkpoint:
             CheckpointError: it cannot be read.
         """
         weights = read_weights(path)
-        tensors = expanded(weights.tensors, path)
-        state = {renamed(key): value for key, value in tensors.items()}
+        state = {renamed(key): value for key, value in weights.tensors.items()}
         return cls(
             replace(weights, tensors=state),
             signature_of(state),

@@ -22,11 +22,11 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from openvis_rt.checkpoints.formats import refuse_foreign_file
+from openvis_rt.checkpoints.shipped import expanded
 from openvis_rt.errors import CheckpointError
 
 __all__ = [
     "IGNORED",
-    "INSTFORMER_FORMAT",
     "Weights",
     "load_strictly",
     "read_weights",
@@ -45,7 +45,6 @@ IGNORED = {
 OPTIONAL = {
     r".*\.num_batches_tracked": "a counter of training that older detectron2 leaves out",
 }
-INSTFORMER_FORMAT = "openvis-rt instformer"
 _ENTRIES = ("model", "state_dict")  # of detectron2, and of open_clip's training
 _SHOWN = 12  # keys of each kind that a message lists before it only counts
 _SCRIPTS = (
@@ -86,15 +85,13 @@ def read_weights(path: Path) -> Weights:
     if path.suffix == ".safetensors":
         try:
             with safe_open(path, framework="pt") as file:
-                names = file.keys()
-                weights = Weights(
-                    path, {key: file.get_tensor(key) for key in names}, file.metadata() or {}
-                )
+                names, metadata = file.keys(), file.metadata() or {}
+                tensors = {key: file.get_tensor(key) for key in names}
         except (SafetensorError, OSError) as exc:
             raise CheckpointError(_damaged(path, exc)) from exc
-        if not weights.tensors:
+        if not tensors:
             raise CheckpointError(f"{path} holds no tensors, so it is no checkpoint")
-        return weights
+        return Weights(path, expanded(tensors, path), metadata)
     content = _load_torch_file(path)
     state = None
     if isinstance(content, Mapping):

@@ -73,9 +73,8 @@ class InstFormer(Network):
         images = self.normalise(frames)
         found = self.proposal(images)
         logits = found.mask_logits[0]
-        grid = (images.shape[-2] // self.patch, images.shape[-1] // self.patch)
         queries, objects = found.queries[0], object_logits(found.class_logits[0])
-        guidance = guidance_mask(logits, grid, self.config.guidance)
+        guidance = self.guidance(logits)
         masks = logits[:, None]  # [N, T, h, w]
         return {
             "mask_logits": masks,
@@ -84,6 +83,19 @@ class InstFormer(Network):
             "guidance_mask": guidance,
             "mask_area": mask_quality(masks)[0][:, 0],
         }
+
+    def guidance(self, mask_logits: Tensor) -> Tensor:
+        """What each instance is told of each patch.
+
+        Args:
+            mask_logits: float32 [N, h, w], at stride 4 of the padded frame.
+
+        Returns:
+            float32 [N, P].
+        """
+        height, width = (4 * side for side in mask_logits.shape[-2:])
+        grid = (height // self.patch, width // self.patch)
+        return guidance_mask(mask_logits, grid, self.config.guidance)
 
     def classify(
         self, frames: Tensor, guidance_mask: Tensor, text_embeddings: Tensor

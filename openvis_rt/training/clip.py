@@ -37,7 +37,7 @@ from openvis_rt.models.clip import encode_text
 from openvis_rt.models.images import Normalise
 from openvis_rt.systems.miniature import MINI_CLIP_RESNET, MINI_CLIP_VIT
 from openvis_rt.systems.system import CLIP_MEAN, CLIP_STD
-from openvis_rt.training.command import run_command
+from openvis_rt.training.command import Folder, Iterations, Rate, Seed, Threads, run_command, tell
 from openvis_rt.training.run import Losses, Run, trained_weights
 from openvis_rt.training.world import RECOGNISABLE, World, WorldVideo
 from openvis_rt.training.world_categories import CATEGORIES
@@ -374,16 +374,16 @@ def _taught_by(teacher: Path, clip: Any) -> Any:
 
 def main(
     name: Annotated[Encoder, typer.Argument(help="The image encoder.")],
-    folder: Annotated[Path, typer.Argument(help="Takes the run; it goes on from what is there.")],
-    iterations: Annotated[int, typer.Option(min=1)] = 4000,
+    folder: Folder,
+    iterations: Iterations = 4000,
     batch: Annotated[int, typer.Option(min=2, help="Windows of an iteration.")] = 192,
     windows: Annotated[int, typer.Option(min=2, help="Drawn from the world.")] = 50000,
-    rate: Annotated[float, typer.Option(help="Learning rate.")] = 1e-3,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
+    rate: Rate = 1e-3,
+    seed: Seed = 0,
     teacher: Annotated[
         Path | None, typer.Option(help="Folder of a resnet's run, to learn from as well.")
     ] = None,
-    threads: Annotated[int, typer.Option(min=1, help="Of torch.")] = 1,
+    threads: Threads = 1,
 ) -> None:
     """Train a miniature CLIP and tell its zero-shot accuracy on held-out windows."""
     torch.set_num_threads(threads)
@@ -404,8 +404,7 @@ def main(
     held_out = Windows(
         np.concatenate([w.images for w in drawn]), np.concatenate([w.categories for w in drawn])
     )
-    for key, value in zero_shot_accuracy(clip, held_out, side).items():
-        typer.echo(f"{key}: {value:.1f} %")
+    tell(zero_shot_accuracy(clip, held_out, side))
 
 
 if __name__ == "__main__":

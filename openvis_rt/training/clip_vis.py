@@ -19,7 +19,16 @@ from torch import Tensor
 
 from openvis_rt.models.clip_vis import ClipVis, build
 from openvis_rt.systems import VARIANTS
-from openvis_rt.training.command import run_command
+from openvis_rt.training.command import (
+    Batch,
+    Folder,
+    Iterations,
+    Rate,
+    Seed,
+    Threads,
+    run_command,
+    tell,
+)
 from openvis_rt.training.losses import iou_loss
 from openvis_rt.training.matcher import Matches
 from openvis_rt.training.run import Losses, Run, trained_weights
@@ -83,20 +92,19 @@ def train_clip_vis(
 
 
 def main(
-    folder: Annotated[Path, typer.Argument(help="Takes the run; it goes on from what is there.")],
+    folder: Folder,
     clip: Annotated[Path, typer.Option(help="Folder of the run that trained its CLIP.")],
-    iterations: Annotated[int, typer.Option(min=1)] = 8000,
-    batch: Annotated[int, typer.Option(min=1, help="Frames of an iteration.")] = 8,
-    rate: Annotated[float, typer.Option(help="Learning rate.")] = 5e-4,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
-    threads: Annotated[int, typer.Option(min=1, help="Of torch.")] = 1,
+    iterations: Iterations = 8000,
+    batch: Batch = 8,
+    rate: Rate = 5e-4,
+    seed: Seed = 0,
+    threads: Threads = 1,
 ) -> None:
     """Train CLIP-VIS's miniature and tell how well its proposals fit held-out objects."""
     torch.set_num_threads(threads)
     model = train_clip_vis(folder, clip, iterations=iterations, batch=batch, rate=rate, seed=seed)
     world = World("validation", frames=1, seed=seed)
-    for key, value in best_overlaps(model.propose, world, 200).items():
-        typer.echo(f"{key}: {value:.1f} %")
+    tell(best_overlaps(model.propose, world, 200))
 
 
 if __name__ == "__main__":

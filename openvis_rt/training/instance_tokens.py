@@ -19,12 +19,11 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
 from openvis_rt.checkpoints.lora import Adapter
-from openvis_rt.models.instance_clip import guidance_mask
 from openvis_rt.models.instformer import InstFormer
 from openvis_rt.training.clip import class_embeddings
-from openvis_rt.training.matcher import Matches, match_queries
+from openvis_rt.training.matcher import Matches
 from openvis_rt.training.run import Losses, Run
-from openvis_rt.training.segmentation import POINTS, Batch, generator_of, world_batch
+from openvis_rt.training.segmentation import Batch, generator_of, match_objects, world_batch
 from openvis_rt.training.world import World
 from openvis_rt.training.world_categories import BASE, CATEGORIES
 
@@ -74,19 +73,11 @@ def matched_proposals(
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         found = model.proposal(model.normalise(data.frames))
     logits = found.mask_logits.float()
-    objects = found.class_logits.float().softmax(-1)[..., 0]
-    matches = match_queries(
-        logits[:, :, None],
-        data.targets,
-        object_scores=objects,
-        points=POINTS,
-        generator=generator_of(seed, iteration),
-    )
-    height, width = (4 * side for side in logits.shape[-2:])
-    grid = (height // model.patch, width // model.patch)
+    objects = found.class_logits.float()
+    draws = generator_of(seed, iteration)
+    matches = match_objects(logits[:, :, None], objects, data.targets, draws)
     for number, match in enumerate(matches):
-        guidance = guidance_mask(logits[number, match.queries], grid, model.config.guidance)
-        yield number, guidance, match
+        yield number, model.guidance(logits[number, match.queries]), match
 
 
 def train_tokens(

@@ -29,7 +29,16 @@ from openvis_rt.models.instformer import (
 )
 from openvis_rt.models.mask2former import Mask2Former
 from openvis_rt.systems import VARIANTS
-from openvis_rt.training.command import run_command
+from openvis_rt.training.command import (
+    Batch,
+    Folder,
+    Iterations,
+    Rate,
+    Seed,
+    Threads,
+    run_command,
+    tell,
+)
 from openvis_rt.training.instance_tokens import token_accuracy, token_parts, train_tokens
 from openvis_rt.training.losses import semantic_contrast_loss
 from openvis_rt.training.matcher import Matches
@@ -151,24 +160,18 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-_Folder = Annotated[Path, typer.Argument(help="Takes the run; it goes on from what is there.")]
 _Run = Annotated[Path, typer.Option(help="Folder of that run.")]
-_Iterations = Annotated[int, typer.Option(min=1, help="In all.")]
-_Batch = Annotated[int, typer.Option(min=1, help="Frames of an iteration.")]
-_Rate = Annotated[float, typer.Option(help="Learning rate.")]
-_Seed = Annotated[int, typer.Option(min=0, help="Of weights and videos.")]
-_Threads = Annotated[int, typer.Option(min=1, help="Of torch.")]
 
 
 @app.command("proposals")
 def _proposals(
-    folder: _Folder,
-    iterations: _Iterations = 8000,
-    batch: _Batch = 8,
-    rate: _Rate = 5e-4,
+    folder: Folder,
+    iterations: Iterations = 8000,
+    batch: Batch = 8,
+    rate: Rate = 5e-4,
     contrast: Annotated[float, typer.Option(min=0, help="Weight of L_SC.")] = 0.1,
-    seed: _Seed = 0,
-    threads: _Threads = 1,
+    seed: Seed = 0,
+    threads: Threads = 1,
 ) -> None:
     """Stage one, the masks; tells how well they fit held-out objects."""
     torch.set_num_threads(threads)
@@ -181,20 +184,19 @@ def _proposals(
         return {"mask_logits": model(normalise(frames)).mask_logits.transpose(0, 1)}
 
     world = World("validation", frames=1, seed=seed)
-    for key, value in best_overlaps(propose, world, 200).items():
-        typer.echo(f"{key}: {value:.1f} %")
+    tell(best_overlaps(propose, world, 200))
 
 
 @app.command("tokens")
 def _tokens(
-    folder: _Folder,
+    folder: Folder,
     proposals: _Run,
     clip: _Run,
-    iterations: _Iterations = 1500,
-    batch: _Batch = 16,
-    rate: _Rate = 1e-3,
-    seed: _Seed = 0,
-    threads: _Threads = 1,
+    iterations: Iterations = 1500,
+    batch: Batch = 16,
+    rate: Rate = 1e-3,
+    seed: Seed = 0,
+    threads: Threads = 1,
 ) -> None:
     """Stage one, LoRA and first tokens; tells how many held-out instances are named rightly."""
     torch.set_num_threads(threads)
@@ -205,21 +207,20 @@ def _tokens(
         ("without training", with_proposals(proposals, clip, seed)),
         ("trained", with_tokens(proposals, clip, folder)),
     ):
-        for key, value in token_accuracy(model, world, 200).items():
-            typer.echo(f"{name}: {key} {value:.1f} %")
+        tell(token_accuracy(model, world, 200), f"{name}, ")
 
 
 @app.command("tracker")
 def _tracker(
-    folder: _Folder,
+    folder: Folder,
     proposals: _Run,
     clip: _Run,
     tokens: _Run,
-    iterations: _Iterations = 1000,
+    iterations: Iterations = 1000,
     videos: Annotated[int, typer.Option(min=1, help="To learn from.")] = 400,
     frames: Annotated[int, typer.Option(min=2, help="Of a video.")] = 12,
-    seed: _Seed = 0,
-    threads: _Threads = 1,
+    seed: Seed = 0,
+    threads: Threads = 1,
 ) -> None:
     """Stage two, the rollout."""
     torch.set_num_threads(threads)

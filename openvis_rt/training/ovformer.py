@@ -25,17 +25,17 @@ from openvis_rt.models.zero_shot import ZeroShotHead
 from openvis_rt.runtime.preprocessing import clip_picture
 from openvis_rt.systems import VARIANTS
 from openvis_rt.training.clip import class_embeddings
-from openvis_rt.training.command import run_command
-from openvis_rt.training.losses import classification_loss, mask_losses, objectness_loss
-from openvis_rt.training.matcher import Matches, Targets, match_queries
+from openvis_rt.training.command import Folder, Iterations, Rate, Seed, Threads, run_command, tell
+from openvis_rt.training.losses import classification_loss
+from openvis_rt.training.matcher import Matches, Targets
 from openvis_rt.training.run import Losses, Run, trained_weights
 from openvis_rt.training.segmentation import (
-    POINTS,
     best_overlaps,
     deep_losses,
     each_layer,
     frozen_state,
     generator_of,
+    matched_losses,
     world_batch,
 )
 from openvis_rt.training.world import World
@@ -131,21 +131,10 @@ def _window_losses(
     def losses_of(queries: Tensor, logits: Tensor) -> tuple[Losses, list[Matches]]:
         objects = predictor.object_embed(queries)
         classes = ZeroShotHead.logits(predictor.class_embed(queries[0], clip[0]), clip[1])[None]
-        matches = match_queries(
-            logits.detach(),
-            [target],
-            class_scores=classes.detach().sigmoid(),
-            object_scores=objects.detach().softmax(-1)[..., 0],
-            points=POINTS,
-            generator=generator,
-        )
-        masks, dice = mask_losses(logits, [target], matches, points=POINTS, generator=generator)
-        return {
-            "objectness": 2 * objectness_loss(objects, matches),
-            "class": 2 * classification_loss(classes, [target], matches),
-            "mask": 5 * masks,
-            "dice": 5 * dice,
-        }, matches
+        scores = classes.detach().sigmoid()
+        found, matches = matched_losses(logits, objects, [target], generator, scores)
+        found["class"] = 2 * classification_loss(classes, [target], matches)
+        return found, matches
 
     return deep_losses([(q.float(), x.float()) for q, x in predictions], losses_of)[0]
 
@@ -171,15 +160,15 @@ def _untrained(clip: Path, seed: int) -> OVFormer:
 
 
 def main(
-    folder: Annotated[Path, typer.Argument(help="Takes the run; it goes on from what is there.")],
+    folder: Folder,
     proposals: Annotated[Path, typer.Option(help="Folder of the run of InstFormer's proposals.")],
     clip: Annotated[Path, typer.Option(help="Folder of the run that trained its CLIP.")],
-    iterations: Annotated[int, typer.Option(min=1)] = 6000,
+    iterations: Iterations = 6000,
     windows: Annotated[int, typer.Option(min=1, help="Of an iteration.")] = 2,
     frames: Annotated[int, typer.Option(min=1, help="T, of a window.")] = 5,
-    rate: Annotated[float, typer.Option(help="Learning rate.")] = 5e-4,
-    seed: Annotated[int, typer.Option(min=0, help="Of weights and videos.")] = 0,
-    threads: Annotated[int, typer.Option(min=1, help="Of torch.")] = 1,
+    rate: Rate = 5e-4,
+    seed: Seed = 0,
+    threads: Threads = 1,
 ) -> None:
     """Train OVFormer's miniature and tell how well its proposals fit held-out objects."""
     torch.set_num_threads(threads)
@@ -194,8 +183,7 @@ def main(
         seed=seed,
     )
     world = World("validation", frames=frames, seed=seed)
-    for key, value in best_overlaps(model.propose, world, 200).items():
-        typer.echo(f"{key}: {value:.1f} %")
+    tell(best_overlaps(model.propose, world, 200))
 
 
 if __name__ == "__main__":

@@ -19,12 +19,10 @@ from torch.nn import functional as F
 
 from openvis_rt.errors import InputError
 from openvis_rt.files import output_file
-from openvis_rt.models.instance_clip import guidance_mask
 from openvis_rt.models.instformer import InstFormer
 from openvis_rt.training.losses import temporal_contrast_loss
-from openvis_rt.training.matcher import match_queries
 from openvis_rt.training.run import Losses, Run
-from openvis_rt.training.segmentation import POINTS, frame_targets, generator_of
+from openvis_rt.training.segmentation import frame_targets, generator_of, match_objects
 from openvis_rt.training.world import World
 
 __all__ = ["slot_tokens", "train_rollout"]
@@ -46,20 +44,12 @@ def slot_tokens(model: InstFormer, world: World, index: int, seed: int = 0) -> T
     video = world[index]
     frames = torch.from_numpy(video.images)
     found = model.proposal(model.normalise(frames))
-    objects = found.class_logits.softmax(-1)[..., 0]
     targets, kept = frame_targets(video)
-    matches = match_queries(
-        found.mask_logits[:, :, None],
-        targets,
-        object_scores=objects,
-        points=POINTS,
-        generator=generator_of(seed, index),
-    )
-    height, width = (4 * side for side in found.mask_logits.shape[-2:])
-    grid = (height // model.patch, width // model.patch)
+    draws = generator_of(seed, index)
+    matches = match_objects(found.mask_logits[:, :, None], found.class_logits, targets, draws)
     rows = []
     for frame, match in enumerate(matches):
-        guidance = guidance_mask(found.mask_logits[frame], grid, model.config.guidance)
+        guidance = model.guidance(found.mask_logits[frame])
         seen = model.instance_clip(model.normalise_for_clip(frames[frame : frame + 1]), guidance)
         token = torch.cat((F.normalize(found.queries[frame], dim=-1), F.normalize(seen, dim=-1)), 1)
         slots = kept[frame][match.objects]

@@ -32,6 +32,7 @@ __all__ = [
     "frozen_state",
     "generator_of",
     "live_norms",
+    "match_objects",
     "matched_losses",
     "world_batch",
 ]
@@ -111,8 +112,38 @@ def each_layer(
     yield predictor.decoder_norm(query), predictor.mask_logits(query, mask_features)
 
 
+def match_objects(
+    logits: Tensor,
+    objects: Tensor,
+    targets: Sequence[Targets],
+    generator: torch.Generator,
+    class_scores: Tensor | None = None,
+) -> list[Matches]:
+    """Which query answers for which object, by masks and objectness, at :data:`POINTS` a frame.
+
+    Args:
+        logits: of masks, float32 [B, N, T, h, w].
+        objects: logits of an object and of none, float32 [B, N, 2].
+        targets: B.
+        generator: draws the points.
+        class_scores: in 0 .. 1, float32 [B, N, K], to match by classes as well.
+    """
+    return match_queries(
+        logits.detach(),
+        targets,
+        class_scores=class_scores,
+        object_scores=objects.detach().softmax(-1)[..., 0],
+        points=POINTS,
+        generator=generator,
+    )
+
+
 def matched_losses(
-    logits: Tensor, objects: Tensor, targets: Sequence[Targets], generator: torch.Generator
+    logits: Tensor,
+    objects: Tensor,
+    targets: Sequence[Targets],
+    generator: torch.Generator,
+    class_scores: Tensor | None = None,
 ) -> tuple[Losses, list[Matches]]:
     """The class-agnostic losses of one prediction: 2 L_obj + 5 L_mask + 5 L_dice.
 
@@ -121,14 +152,9 @@ def matched_losses(
         objects: logits of an object and of none, float32 [B, N, 2].
         targets: B.
         generator: draws the points.
+        class_scores: in 0 .. 1, float32 [B, N, K], to match by classes as well.
     """
-    matches = match_queries(
-        logits.detach(),
-        targets,
-        object_scores=objects.detach().softmax(-1)[..., 0],
-        points=POINTS,
-        generator=generator,
-    )
+    matches = match_objects(logits, objects, targets, generator, class_scores)
     masks, dice = mask_losses(logits, targets, matches, points=POINTS, generator=generator)
     found = {"objectness": 2 * objectness_loss(objects, matches), "mask": 5 * masks}
     return {**found, "dice": 5 * dice}, matches
