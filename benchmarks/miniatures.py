@@ -5,7 +5,7 @@
     python benchmarks/miniatures.py claims FOLDER [MODEL ...] [--videos 60] [--split test]
         [--seeds 0 1 2] [--without-contrast FILE] [--threads 1]
 
-The models have the weights that come with the package, at 128x224 with all 254 categories of the
+The models have the weights that come with the package, at 128x224 with all 229 categories of the
 generated world as the vocabulary; AP is that of `openvis eval`. `accuracy` runs PyTorch, ONNX
 Runtime in FP32, and ONNX Runtime on the FP16 emulation of the FP16 graphs, and ends with exit code
 4 if AP, over all, base or novel categories, is more than 0.5 points from PyTorch's. `claims` runs
