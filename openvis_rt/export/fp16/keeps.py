@@ -35,11 +35,13 @@ class GraphView:
         nodes: in the file's order, in which producers come first.
         types: ONNX element type of every tensor.
         constants: initializers by name.
+        outputs: names of the graph's outputs.
     """
 
     def __init__(self, graph: onnx.GraphProto) -> None:
         self.nodes = list(graph.node)
         self.constants = {t.name: t for t in graph.initializer}
+        self.outputs = frozenset(value.name for value in graph.output)
         self.types = {
             v.name: v.type.tensor_type.elem_type
             for v in (*graph.input, *graph.value_info, *graph.output)
