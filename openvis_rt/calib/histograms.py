@@ -60,7 +60,7 @@ class Histogram:
         if not self.top:  # nothing but zeros so far
             self.counts[0] += magnitudes.size
             return
-        bins = np.minimum((magnitudes * (BINS / self.top)).astype(np.int32), BINS - 1)
+        bins = np.minimum((magnitudes / self.top * BINS).astype(np.int32), BINS - 1)
         self.counts += np.bincount(bins, minlength=BINS)
 
 
@@ -107,7 +107,7 @@ def _of_entropy(histogram: Histogram) -> float:
 
 
 def _divergence(counts: Floats, end: int) -> float:
-    """KL divergence of the first bins, the last holding all beyond, from what INT8 makes of them."""
+    """KL divergence of the first bins, which end with all beyond, from what INT8 makes of them."""
     before = counts[:end].copy()
     before[-1] += counts[end:].sum()
     levels = np.arange(end) * (_LEVELS + 1) // end

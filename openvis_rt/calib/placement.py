@@ -28,6 +28,7 @@ __all__ = ["Placement", "block_of", "place", "products_of"]
 
 _PRODUCTS = frozenset({"Conv", "MatMul", "Gemm"})
 _NORMS = frozenset({"LayerNormalization", "InstanceNormalization"})
+_UNTOLD = frozenset({"model", "proposal", "norm"})  # parts of a path that tell nothing
 _APART = MOVES | {"Add", "Sub", "Mul", "Div", "Cast", "Relu", "Gelu", "Erf", "Clip", "Sigmoid"}
 
 
@@ -93,7 +94,9 @@ def _query_decoder(view: GraphView) -> set[int]:
                 queue += [name for name in view.nodes[index].output if name not in factors]
                 factors.update(view.nodes[index].output)
     products = [
-        index for name in factors for index in view.consumers.get(name, [])
+        index
+        for name in factors
+        for index in view.consumers.get(name, [])
         if view.nodes[index].op_type == "MatMul"
     ]
     return _all_after(view, products)
@@ -140,11 +143,13 @@ def _reason_to_leave(view: GraphView, index: int) -> str:
 
 
 def block_of(module: str) -> str:
-    """The block that a module's path belongs to, for people: ``backbone.res3``, ``encoder.layers.0``.
+    """The block of a module's path, for people, such as ``backbone.res3``, ``encoder.layers.0``.
 
     It is the path up to its first number, and the number where it counts layers.
     """
-    parts = [part for part in re.split(r"[./]", module) if part not in ("model", "proposal", "norm")]
+    parts = [
+        part for part in re.split(r"[./]", module) if part not in ("model", "proposal", "norm")
+    ]
     for place, part in enumerate(parts):
         if part.isdigit():
             return ".".join(parts[: place + 1 if parts[place - 1] == "layers" else place])

@@ -29,9 +29,9 @@ if TYPE_CHECKING:
     from fractions import Fraction
     from types import TracebackType
 
-__all__ = ["Frame", "VideoSource", "is_live", "open_images", "open_video"]
+__all__ = ["IMAGE_SUFFIXES", "Frame", "VideoSource", "is_live", "open_images", "open_video"]
 
-_IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".webp"})
+IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".webp"})
 _STREAM_TIMEOUT = 15.0  # seconds without data after which a stream counts as broken
 
 
@@ -292,14 +292,14 @@ def _images_in(folder: Path) -> list[Path]:
     paths = [
         path
         for path in folder.iterdir()
-        if path.suffix.lower() in _IMAGE_SUFFIXES
+        if path.suffix.lower() in IMAGE_SUFFIXES
         and path.is_file()
         and not path.name.startswith(".")  # resource forks that macOS leaves
     ]
     if not paths:
         raise VideoError(
             f"{folder} holds no images. Give a folder with files that end in "
-            f"{', '.join(sorted(_IMAGE_SUFFIXES))}."
+            f"{', '.join(sorted(IMAGE_SUFFIXES))}."
         )
     return sorted(paths, key=_natural_key)
 
