@@ -12,7 +12,7 @@ candidates for each frame that is wanted; their pixels are kept.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 
@@ -62,12 +62,14 @@ class ChosenFrames:
 
     Attributes:
         windows: for the ranges; each has uint8 [H, W, 3] frames, as ``keep`` gave them.
+        places: of each of these windows its source and its first frame there, for people.
         held_out: others, for measuring.
         sources: where they came from.
         warnings: for people.
     """
 
     windows: list[list[Image8]]
+    places: list[str]
     held_out: list[list[Image8]]
     sources: tuple[Source, ...]
     warnings: tuple[str, ...]
@@ -116,13 +118,13 @@ def choose_frames(
     """
     _check_wanted(sources, count, stride, allow_few=allow_few)
     windows = -(-count // window_length)
-    wanted = windows + held_out
+    wanted, step = windows + held_out, max(stride, window_length)
     opened = [found for text in sources for found in sources_from(text)]
     candidates, facts, warnings = list[_Candidate](), list[tuple[str, int]](), list[str]()
     for index, source in enumerate(opened):
         progress(f"looking at {source.name}", index, len(opened))
         most = _PER_WANTED * wanted if source.once else None
-        scan = _Scan(index, max(stride, window_length), window_length, keep, source.once)
+        scan = _Scan(index, step, window_length, keep, source.once)
         found = list(scan.candidates(source, most))
         facts.append((_digest(c.sha256 for c in found), scan.frames))
         bright = [c for c in found if c.colours.max() >= _DARK]
@@ -133,9 +135,10 @@ def choose_frames(
     if len(taken) < wanted:
         raise InputError(_too_few(len(taken), windows, held_out, window_length, warnings))
     chosen = [candidates[i] for i in np.random.default_rng(seed).permutation(taken)]
-    pixels = _pixels(chosen, opened, max(stride, window_length), window_length, keep, progress)
+    pixels = _pixels(chosen, opened, step, window_length, keep, progress)
     return ChosenFrames(
         pixels[:windows],
+        [f"frame {c.number * step} of {opened[c.source].name}" for c in chosen[:windows]],
         pixels[windows:],
         tuple(
             Source(
@@ -214,7 +217,7 @@ class _Scan:
                 if number + 1 == most:
                     return
 
-    def windows(self, source: FrameSource) -> Iterator[list[Image8]]:
+    def windows(self, source: FrameSource) -> Generator[list[Image8], None, None]:
         """Consecutive frames, one window in each step; a source shorter than one gives it all."""
         window, any_whole = list[Image8](), False
         with source.open() as frames:
@@ -289,9 +292,9 @@ def _sha256(images: list[Image8]) -> str:
     digest = hashlib.sha256()
     for image in images:
         digest.update(str(image.shape).encode())
-        digest.update(np.ascontiguousarray(image))
+        digest.update(image.tobytes())
     return digest.hexdigest()
 
 
-def _digest(digests: Iterator[str]) -> str:
+def _digest(digests: Iterable[str]) -> str:
     return hashlib.sha256("".join(digests).encode()).hexdigest()

@@ -180,7 +180,7 @@ class _Writer:
         read |= {value.name for value in self._graph.input}
         kept = [tensor for tensor in self._graph.initializer if tensor.name in read]
         for field, items in (("node", self._nodes), ("initializer", [*kept, *self._constants])):
-            self._graph.ClearField(field)  # type: ignore[arg-type]
+            self._graph.ClearField(field)
             getattr(self._graph, field).extend(items)
         self._graph.value_info.extend(self._values)
 
@@ -229,10 +229,11 @@ class _Writer:
         shape: onnx.TensorShapeProto | None,
     ) -> str:
         name = f"{label}.dequantised"
-        extra = {} if axis is None else {"axis": axis}
         node = helper.make_node(
-            "DequantizeLinear", [source, *inputs], [name], f"{label}:dequantise", **extra
+            "DequantizeLinear", [source, *inputs], [name], f"{label}:dequantise"
         )
+        if axis is not None:
+            node.attribute.append(helper.make_attribute("axis", axis))
         self._nodes.append(node)
         self._value(name, TensorProto.FLOAT, shape)
         return name

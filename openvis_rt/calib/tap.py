@@ -139,7 +139,7 @@ def run_windows(
     rule = bundle.manifest.preprocess
     with _graphs(bundle, backend, precision) as (graphs, width):
         for number, images in enumerate(windows):
-            letterbox = letterbox_for(*images[0].shape[:2], rule)
+            letterbox = letterbox_for(images[0].shape[0], images[0].shape[1], rule)
             rows = None if width is None else _unit_rows(len(images), width)
             graphs.submit(list(images), letterbox, rows)
             yield number

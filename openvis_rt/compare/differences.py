@@ -71,6 +71,23 @@ GATES: dict[str, dict[str, float]] = {  # by precision and output
         "video ids": 0.7,
     },
 }
+_INT8 = {
+    "mask_logits": 12.0,
+    "queries": 10.0,
+    "object_logits": 10.0,
+    "mask_iou": 15.0,
+    "guidance_mask": 12.0,
+    "features": 15.0,
+    "instance_tokens": 15.0,
+    "image_embeddings": 15.0,
+    "class_scores": 10.0,
+    "embeddings": 40.0,
+    "bits": 0.1,
+    "masks": 0.7,
+    "video masks": 0.6,
+    "video ids": 0.6,
+}
+GATES |= {"int8": _INT8, "int8-fp32": _INT8}
 """Least SQNR of each output in dB; ``bits`` is the largest share of a mask's pixels that differ."""
 _TINY = 1e-30
 

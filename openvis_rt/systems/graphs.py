@@ -34,6 +34,8 @@ __all__ = [
     "HALF_TENSORS",
     "IMAGE_EMBEDDINGS",
     "INSTANCE_TOKENS",
+    "INT8",
+    "INT8_FP32",
     "MASKS",
     "MASKS_PER_RUN",
     "MASK_AREA",
@@ -43,6 +45,7 @@ __all__ = [
     "OBJECT_LOGITS",
     "POOL_MASK",
     "PRECISIONS",
+    "QUANTISED",
     "QUERIES",
     "TEXT",
     "TEXT_EMBEDDINGS",
@@ -58,6 +61,11 @@ DYNAMIC_AXES = frozenset({"K", "B", "n", "T", "Hs", "Ws"})
 
 PRECISIONS = ("fp32", "fp16")
 """In which graphs can be exported."""
+
+INT8, INT8_FP32 = "int8", "int8-fp32"
+QUANTISED = (INT8, INT8_FP32)
+"""In which a calibration makes graphs: INT8 with FP16, for TensorRT, and INT8 with FP32, for ONNX
+Runtime on a CPU."""
 
 HALF_TENSORS = frozenset({"features"})
 """Inputs and outputs that are FP16 in FP16 graphs: large, and passed from graph to graph on the
