@@ -2,7 +2,7 @@
 
     torch            the exported modules by PyTorch eager
     torch-compile    the same through torch.compile
-    openvino         the bundle's ONNX files by OpenVINO, in FP32
+    openvino         the bundle's ONNX files by OpenVINO, in FP32 or INT8 with FP32
     onnxruntime, tensorrt, tensorrt-rtx, auto     the runtime's own backends
     a folder         another bundle, on the first one's backend
 
@@ -25,7 +25,7 @@ from openvis_rt.runtime.backends.registry import (
     Device,
     open_backend,
 )
-from openvis_rt.systems.graphs import PRECISIONS
+from openvis_rt.systems.graphs import INT8, PRECISIONS, QUANTISED
 
 if TYPE_CHECKING:
     from openvis_rt.models.network import Network
@@ -84,7 +84,7 @@ def contender_from_text(text: str, base: Contender) -> Contender:
         InputError: it is neither a name of the module's docstring nor a folder.
     """
     name, colon, precision = text.rpartition(":")
-    if not colon or precision not in PRECISIONS:
+    if not colon or precision not in (*PRECISIONS, *QUANTISED):
         name, precision = text, base.precision
     if name in (*OTHERS, *BACKENDS, "auto"):
         return replace(base, runs_on=name, precision=precision)
@@ -109,6 +109,12 @@ def backend_of(contender: Contender, bundle: Bundle, warn: Warn = lambda _: None
 
         return OpenVino(contender.threads)
     if contender.runs_on in ("torch", "torch-compile"):
+        if contender.precision in QUANTISED:
+            usual = "fp16" if contender.precision == INT8 else "fp32"
+            raise InputError(
+                f"PyTorch runs the exported modules, which are not quantised: give "
+                f"{contender.runs_on}:{usual} to compare {contender.precision} with"
+            )
         try:
             from openvis_rt.verify.torch_backend import TorchBackend
         except ImportError as exc:

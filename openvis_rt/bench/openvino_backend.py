@@ -15,7 +15,7 @@ import numpy as np
 from openvis_rt.bundle.bundle import Bundle
 from openvis_rt.errors import BackendError, DependencyError, InputError
 from openvis_rt.runtime.backends.base import Array, Session, check_shape, check_value
-from openvis_rt.systems.graphs import GraphSpec
+from openvis_rt.systems.graphs import INT8_FP32, GraphSpec
 
 __all__ = ["OpenVino", "OpenVinoSession"]
 
@@ -48,13 +48,13 @@ class OpenVino:
             self._settings["INFERENCE_NUM_THREADS"] = threads
 
     def check(self, bundle: Bundle, precision: str) -> None:
-        """Refuse FP16 graphs, which it would compute in FP32.
+        """Refuse graphs with FP16, which it would compute in FP32.
 
         Raises:
-            BackendError: the precision is not fp32.
+            BackendError: the precision is neither fp32 nor int8-fp32.
         """
         del bundle
-        if precision != "fp32":
+        if precision not in ("fp32", INT8_FP32):
             raise BackendError(
                 f"OpenVINO computes in FP32 here (its hint is f32), and {precision} was asked for"
             )

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from openvis_rt.errors import InputError
 
-__all__ = ["BINS", "METHODS", "Histogram", "Method", "range_of"]
+__all__ = ["BINS", "METHODS", "Histogram", "Method", "method_named", "range_of"]
 
 BINS = 2048
 Method = Literal["max", "percentile", "mse", "entropy"]
@@ -62,6 +62,18 @@ class Histogram:
             return
         bins = np.minimum((magnitudes / self.top * BINS).astype(np.int32), BINS - 1)
         self.counts += np.bincount(bins, minlength=BINS)
+
+
+def method_named(name: str) -> Method:
+    """The method of that name.
+
+    Raises:
+        InputError: there is none.
+    """
+    for method in METHODS:
+        if method == name:
+            return method
+    raise InputError(f"there is no method {name!r}; there are: {', '.join(METHODS)}")
 
 
 def range_of(histogram: Histogram, method: Method) -> float:

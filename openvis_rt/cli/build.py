@@ -49,7 +49,8 @@ PrecisionOption = Annotated[
     typer.Option(
         metavar="NAME",
         rich_help_panel=_WHAT,
-        help="Which of the bundle's graphs: fp32, fp16, several with commas, or all.",
+        help="Which of the bundle's graphs: fp32, fp16, int8 (after `openvis calibrate`), several "
+        "with commas, or all.",
     ),
 ]
 TargetsOption = Annotated[

@@ -12,6 +12,7 @@ from openvis_rt import __version__
 from openvis_rt.cli.assemble import assemble
 from openvis_rt.cli.bench import bench
 from openvis_rt.cli.build import build
+from openvis_rt.cli.calibrate import calibrate
 from openvis_rt.cli.demo import demo
 from openvis_rt.cli.doctor import doctor
 from openvis_rt.cli.eval import evaluate
@@ -32,7 +33,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-VERBS = (models, assemble, export, build, run, verify, evaluate, bench, inspect, doctor, demo)
+VERBS = (
+    *(models, assemble, export, calibrate, build, run, verify, evaluate, bench, inspect, doctor),
+    demo,
+)
 for verb in VERBS:
     app.command(verb.__name__.replace("evaluate", "eval"), cls=Verb)(verb)
 

@@ -96,7 +96,10 @@ DeviceOption = Annotated[
 PrecisionOption = Annotated[
     str,
     typer.Option(
-        metavar="NAME", rich_help_panel=_WHERE, help="One that the bundle holds, such as fp16."
+        metavar="NAME",
+        rich_help_panel=_WHERE,
+        help="One that the bundle holds: fp32, fp16; "
+        "int8 for TensorRT or int8-fp32 for a CPU, after `openvis calibrate`.",
     ),
 ]
 CudaOption = Annotated[

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from openvis_rt.systems import SYSTEMS
-from openvis_rt.systems.graphs import PRECISIONS
+from openvis_rt.systems.graphs import PRECISIONS, QUANTISED
 from openvis_rt.systems.system import System, Variant
 
 __all__ = ["COLUMNS", "markdown_table", "support_table"]
@@ -34,7 +34,7 @@ def _row(system: System, variant: Variant) -> tuple[str, ...]:
         str(variant.short_side),
         system.tracks_by.format(**system.tracker.parameters),
         ", ".join(system.graphs),
-        *("yes" if precision in PRECISIONS else "not yet" for precision in ("fp16", "int8")),
+        *("yes" if p in (*PRECISIONS, *QUANTISED) else "not yet" for p in ("fp16", "int8")),
         "a frame" if length == 1 else f"a window of up to {length} frames",
         variant.weights,
     )

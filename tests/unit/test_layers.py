@@ -29,8 +29,14 @@ from openvis_rt.engines.build.layers import has_heavy_layers, inspector_layers, 
         ({"MATRIX_MULTIPLY": {"bfloat16": 2, "float32": 1}}, "bf16"),
         # products of indices are no arithmetic that a precision is about
         ({"MATRIX_MULTIPLY": {"int64": 9, "float16": 1}}, "fp16"),
-        # quantised on purpose
-        ({"CONVOLUTION": {"float32": 3}, "QUANTIZE": {"int8": 1}}, "int8"),
+        # quantised on purpose: what is not INT8 tells which of the two it is
+        ({"CONVOLUTION": {"int8": 1, "float16": 3}, "QUANTIZE": {"int8": 1}}, "int8"),
+        ({"CONVOLUTION": {"int8": 9}, "MATRIX_MULTIPLY": {"float32": 1}}, "int8-fp32"),
+        ({"CONVOLUTION": {"int8": 9}, "RESIZE": {"float16": 1, "float32": 2}}, "int8"),
+        ({"CONVOLUTION": {"int8": 9}, "RESIZE": {"float32": 2}}, "int8-fp32"),
+        ({"correlation": {"int8": 34}, "gemm": {"float16": 14}}, "int8"),
+        # numbers that are stored as INT8, and no product that computes with them
+        ({"CONVOLUTION": {"float32": 3}, "QUANTIZE": {"int8": 1}}, "fp32"),
         # no convolution, no product
         ({"RESIZE": {"float32": 2}, "CAST": {"uint8": 1}}, "fp32"),
         ({"RESIZE": {"float16": 2}, "SOFTMAX": {"float32": 1}}, "fp16"),

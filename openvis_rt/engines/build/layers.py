@@ -6,7 +6,8 @@ Layers are counted as ``{layer type: {type: number}}``, from either of
     inspector    the engine inspector's JSON of the built engine; needs a GPU that loads it
 
 The type of a convolution or of a matrix product is that of its operands, which is what it computes
-in; that of any other layer is the type of its output.
+in; in a network whose operands are dequantised for it that is INT8, as the compiler fuses them. The
+type of any other layer is that of its output.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from openvis_rt.engines.api import Named, Network
+from openvis_rt.systems.graphs import INT8, INT8_FP32
 
 __all__ = [
     "Layers",
@@ -30,7 +32,9 @@ __all__ = [
 
 Layers = dict[str, dict[str, int]]
 
-_HEAVY = re.compile("conv|gemm|matrix_?multiply|matmul|einsum|attention|mha", re.IGNORECASE)
+_HEAVY = re.compile(
+    "conv|correlation|gemm|matrix_?multiply|matmul|einsum|attention|mha", re.IGNORECASE
+)
 _TYPES = {
     **dict.fromkeys(("float", "fp32", "float32"), "float32"),
     **dict.fromkeys(("half", "fp16", "float16"), "float16"),
@@ -41,22 +45,28 @@ _PRECISIONS = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}  # the 
 
 
 def precision_of_layers(layers: Layers) -> str:
-    """One word for the types of an engine's layers: ``fp32``, ``fp16``, ``bf16`` or ``int8``.
+    """One word for the types of an engine's layers: ``fp32``, ``fp16``, ``bf16`` or an INT8 one.
 
-    ``int8`` if any layer has INT8, which is in a graph only where it was quantised on purpose.
-    Else the precision in which most convolutions and matrix products compute, and at a tie the
-    wider one: a single Cast does not make a network FP16. A network without any of these has the
-    narrowest floating-point type that occurs.
+    The precision in which most convolutions and matrix products compute, and at a tie the wider
+    one: a single Cast does not make a network FP16. A network without any of these has the
+    narrowest floating-point type that occurs. Where any of them is INT8, which is so only where it
+    was quantised on purpose, the others decide between ``int8``, with FP16, and ``int8-fp32``.
     """
-    if any("int8" in counts for counts in layers.values()):
-        return "int8"
     heavy = Counter[str]()
     for kind, counts in layers.items():
         if _HEAVY.search(kind):
-            heavy.update({d: n for d, n in counts.items() if d in _PRECISIONS})
+            heavy.update(counts)
+    rest = _float_precision(layers, {d: n for d, n in heavy.items() if d in _PRECISIONS})
+    if heavy["int8"]:
+        return INT8_FP32 if rest == "fp32" else INT8
+    return rest
+
+
+def _float_precision(layers: Layers, heavy: dict[str, int]) -> str:
+    """The precision by numbers of heavy layers in each floating-point type."""
     if heavy:
         most = max(heavy.values())
-        return next(name for dtype, name in _PRECISIONS.items() if heavy[dtype] == most)
+        return next(name for dtype, name in _PRECISIONS.items() if heavy.get(dtype) == most)
     found = {dtype for counts in layers.values() for dtype in counts}
     narrow = [name for dtype, name in _PRECISIONS.items() if dtype in found]
     return narrow[-1] if narrow else "fp32"
@@ -75,14 +85,17 @@ def type_name(dtype: Named) -> str:
 
 def network_layers(network: Network) -> Layers:
     """Count the layers of a parsed ``INetworkDefinition``."""
-    pairs = []
+    pairs, dequantised = [], set[str]()
     for index in range(network.num_layers):
         layer = network.get_layer(index)
         if not layer.num_outputs:
             continue  # an assertion
         kind = str(layer.type.name)
+        if kind == "DEQUANTIZE":
+            dequantised.add(layer.get_output(0).name)
         tensor = layer.get_input(0) if _HEAVY.search(kind) else layer.get_output(0)
-        pairs.append((kind, type_name(tensor.dtype)))
+        is_int8 = _HEAVY.search(kind) and tensor.name in dequantised
+        pairs.append((kind, "int8" if is_int8 else type_name(tensor.dtype)))
     return _counted(pairs)
 
 
