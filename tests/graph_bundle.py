@@ -267,4 +267,4 @@ def _tensor_spec(value):
 
 def _graph_file(path, file, precision, model):
     onnx.save(model, path / file)
-    return GraphFile(file, precision, spec_of(Path(file).stem, model))
+    return GraphFile(file, precision, spec_of(file.split(".")[0], model))

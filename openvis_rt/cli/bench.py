@@ -38,7 +38,9 @@ DeviceOption = Annotated[
 PrecisionOption = Annotated[
     str,
     typer.Option(
-        metavar="NAME", rich_help_panel=_WHAT, help="One that the bundle holds, such as fp16."
+        metavar="NAME",
+        rich_help_panel=_WHAT,
+        help="One that the bundle holds: fp32, fp16, int8 or int8-fp32.",
     ),
 ]
 ThreadsOption = Annotated[

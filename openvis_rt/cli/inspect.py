@@ -39,11 +39,13 @@ def inspect(
             _print_facts(facts)
         return
     bundle = Bundle.open(path)
-    engines = _engines(bundle)
+    engines, calibration = _engines(bundle), _calibration(bundle)
     if as_json:
-        print_json({**json_from_record(bundle.manifest), "engines": engines})
+        facts = {"engines": engines, "calibration": calibration}
+        print_json({**json_from_record(bundle.manifest), **facts})
     else:
         _print_bundle(bundle, engines)
+        _print_facts({"calibration": calibration} if calibration else {})
 
 
 def _print_facts(facts: dict[str, Any], indent: str = "") -> None:
@@ -90,6 +92,29 @@ def _print_bundle(bundle: Bundle, engines: dict[str, str]) -> None:
         typer.echo(f"engine {name}:\n  {state}")
     if not engines:
         typer.echo("no engines; `openvis build` makes them")
+
+
+def _calibration(bundle: Bundle) -> dict[str, Any]:
+    """What the INT8 graphs were made from; empty where the bundle records none."""
+    from openvis_rt.calib.ranges import calibration_file, read_calibration
+
+    if calibration_file(bundle.manifest.files) is None:
+        return {}
+    record = read_calibration(bundle)
+    return {
+        "ranges by": record.method,
+        "products in INT8": {name: len(g.products) for name, g in record.graphs.items()},
+        "windows": record.frames,
+        "sources": [source.name for source in record.sources],
+        "median of frames that were held out": {
+            precision: {f"{one.output}, {one.measure}": _number(one.median) for one in measured}
+            for precision, measured in record.measured.items()
+        },
+    }
+
+
+def _number(value: float | None) -> str:
+    return "the same" if value is None else f"{value:.3g}"
 
 
 def _part_of_a_bundle(path: Path) -> dict[str, Any] | None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
+from pathlib import Path
 
 import av
 
@@ -16,6 +17,10 @@ from openvis_rt.errors import EXPORT_PYTHON, DependencyError, UnavailableError
 from openvis_rt.runtime.backends.tensorrt.cuda import open_cuda
 
 __all__ = ["Finding", "find_abilities"]
+
+
+_CPU = Path("/proc/cpuinfo")
+_INT8 = ("avx_vnni", "avx512_vnni", "amx_int8", "asimddp", "i8mm")  # x86, then ARM
 
 
 @dataclass(frozen=True)
@@ -49,6 +54,7 @@ def find_abilities(python: tuple[int, int] = sys.version_info[:2]) -> list[Findi
         _export(python),
         _onnxruntime("cpu", "CPUExecutionProvider", "cpu"),
         _onnxruntime("cuda", "CUDAExecutionProvider", "gpu"),
+        _calibration(),
         _tensorrt("tensorrt-rtx", "build: TensorRT-RTX engines (no GPU needed)", "rtx"),
         _tensorrt("tensorrt", "build: TensorRT engines (on their GPU)", "tensorrt"),
         _gpu(),
@@ -118,6 +124,25 @@ def _onnxruntime(device: str, provider: str, extra: str) -> Finding:
             ability, False, f"{text} with CUDA, but no NVIDIA driver", "an NVIDIA driver"
         )
     return Finding(ability, True, text)
+
+
+def _calibration() -> Finding:
+    """What makes INT8 graphs; and whether this processor multiplies INT8 faster than FP32."""
+    found, missing = _installed("onnx", "onnxruntime")
+    text = ", ".join([*found, *(f"no {name}" for name in missing)])
+    if instructions := _int8_instructions():
+        text += f"; this CPU multiplies INT8 by {instructions}"
+    add = _extra("calib") if missing else ""
+    return Finding("calibrate: INT8 graphs", not missing, text, add)
+
+
+def _int8_instructions() -> str:
+    """The CPU's dot products of INT8 by Linux's names; empty where none is known."""
+    try:
+        words = set(_CPU.read_text(encoding="utf-8", errors="replace").split())
+    except OSError:
+        return ""
+    return ", ".join(name for name in _INT8 if name in words)
 
 
 def _tensorrt(backend: str, ability: str, extra: str) -> Finding:

@@ -22,6 +22,7 @@ from openvis_rt.bundle.bundle import Bundle
 from openvis_rt.compare.differences import sqnr
 from openvis_rt.engines.rewrites.grid_sample import replace_grid_sample
 from openvis_rt.errors import DependencyError, InputError
+from openvis_rt.systems.graphs import QUANTISED
 from openvis_rt.verify.checks import Check
 from openvis_rt.verify.onnx_rewritten import RewrittenGraphs
 from openvis_rt.verify.reference import Reference
@@ -34,7 +35,8 @@ __all__ = ["Jump", "bisect_check", "bisect_graphs", "fresh_graph"]
 Array = npt.NDArray[np.generic]
 
 _AT_ONCE = 150  # tensors that one run returns: a large graph's do not all fit into memory
-_ROUNDING = {"fp32": 120.0, "fp16": 70.0}  # dB that rounding of one layer leaves
+_ROUNDING = {"fp32": 120.0, "fp16": 70.0, **dict.fromkeys(QUANTISED, 35.0)}
+"""dB that rounding of one layer leaves."""
 _FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16)
 
 

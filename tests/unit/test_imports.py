@@ -32,6 +32,11 @@ ARROWS = {  # a folder, and what it may import besides itself and the ground flo
     "runtime": {"bundle", "systems", "engines.library", "engines.plan", "engines.api"},
     "verify": {"runtime", "engines", "export", "models", "compare", "bundle", "systems"},
     "evaluation": {"runtime", "bundle"},
+    "calib": {
+        *("runtime", "compare", "bundle", "systems"),
+        *("evaluation.annotation_files", "evaluation.annotations", "evaluation.sources"),
+        *("export.fp16.convert", "export.fp16.emulation", "export.fp16.keeps"),
+    },
     "bench": {
         *("systems", "bundle", "models", "checkpoints", "compare", "export", "runtime"),
         *("engines.gpu", "verify.torch_backend"),
@@ -43,10 +48,13 @@ ARROWS = {  # a folder, and what it may import besides itself and the ground flo
     },
     "cli": {
         *("systems", "bundle", "models", "checkpoints", "compare", "export", "engines", "runtime"),
-        *("verify", "evaluation", "bench", "training", "demo"),
+        *("verify", "evaluation", "calib", "bench", "training", "demo"),
     },
 }
-WITH_TORCH = ("models", "checkpoints", "export", "training", "engines.build", "engines.rewrites")
+WITH_TORCH = (
+    *("models", "checkpoints", "export", "training", "engines.build", "engines.rewrites"),
+    "calib",
+)
 """Who may name torch or onnx; elsewhere the files whose names say so."""
 BY_NAME = ("compare.torch_", "verify.torch_", "verify.onnx_", "bench.torch_", "bench.onnx_")
 TRAINING = {"torch", "torchvision", "open_clip", "timm", "onnx", "onnxscript"}

@@ -10,7 +10,7 @@ import numpy as np
 from openvis_rt.bundle.bundle import Bundle
 from openvis_rt.errors import BackendError, BundleError, DependencyError, InputError
 from openvis_rt.runtime.backends.base import Array, Session, check_value, check_view
-from openvis_rt.systems.graphs import GraphSpec, TensorSpec
+from openvis_rt.systems.graphs import INT8, INT8_FP32, GraphSpec, TensorSpec
 
 __all__ = ["OnnxRuntime", "OnnxRuntimeSession"]
 
@@ -65,7 +65,12 @@ class OnnxRuntime:
         return self._device
 
     def check(self, bundle: Bundle, precision: str) -> None:
-        """Every graph of every bundle runs here."""
+        """Every graph of every bundle runs here; INT8 with FP16 runs slowly on a CPU."""
+        if precision == INT8 and self._device == "cpu":
+            self._warn(
+                f"{INT8} holds FP16, which ONNX Runtime has few kernels for on a CPU; "
+                f"{INT8_FP32} has the same INT8 numbers and is faster here"
+            )
 
     def open(
         self,
