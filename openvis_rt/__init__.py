@@ -15,6 +15,12 @@ from openvis_rt._version import __version__
 if TYPE_CHECKING:
     from openvis_rt.bench.benchmark import BenchmarkSettings, benchmark
     from openvis_rt.bundle.bundle import Bundle
+    from openvis_rt.calib.calibrate import (
+        CalibrationFrames,
+        CalibrationResult,
+        calibrate,
+        rebuild_int8,
+    )
     from openvis_rt.checkpoints.load import load_model
     from openvis_rt.demo.demo import DemoReport, run_demo
     from openvis_rt.engines.build.engines import build_engines
@@ -63,6 +69,9 @@ if TYPE_CHECKING:
 _HOME = {
     **dict.fromkeys(("BenchmarkSettings", "benchmark"), "bench.benchmark"),
     **dict.fromkeys(("Bundle",), "bundle.bundle"),
+    **dict.fromkeys(
+        ("CalibrationFrames", "CalibrationResult", "calibrate", "rebuild_int8"), "calib.calibrate"
+    ),
     **dict.fromkeys(("load_model",), "checkpoints.load"),
     **dict.fromkeys(("read_annotations",), "evaluation.annotation_files"),
     **dict.fromkeys(("Annotations",), "evaluation.annotations"),
@@ -110,6 +119,8 @@ __all__ = [
     "BenchmarkSettings",
     "Bundle",
     "BundleError",
+    "CalibrationFrames",
+    "CalibrationResult",
     "CheckpointError",
     "DemoReport",
     "DependencyError",
@@ -142,6 +153,7 @@ __all__ = [
     "add_reference",
     "benchmark",
     "build_engines",
+    "calibrate",
     "decode_mask",
     "draw",
     "evaluate",
@@ -151,6 +163,7 @@ __all__ = [
     "predict_videos",
     "read_annotations",
     "read_split",
+    "rebuild_int8",
     "run_demo",
     "run_video",
     "verify_bundle",

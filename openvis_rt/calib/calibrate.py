@@ -45,8 +45,8 @@ from openvis_rt.systems.graphs import INT8, INT8_FP32
 __all__ = [
     "DEFAULT_FRAMES",
     "DEFAULT_METHOD",
+    "CalibrationFrames",
     "CalibrationResult",
-    "Frames",
     "calibrate",
     "rebuild_int8",
 ]
@@ -77,7 +77,7 @@ class CalibrationResult:
 
 
 @dataclass(frozen=True)
-class Frames:
+class CalibrationFrames:
     """Which frames are taken: arguments of :func:`~openvis_rt.calib.frames.choose_frames`."""
 
     count: int = DEFAULT_FRAMES
@@ -91,7 +91,7 @@ def calibrate(
     sources: Sequence[str],
     *,
     output: Path | None = None,
-    frames: Frames | None = None,
+    frames: CalibrationFrames | None = None,
     method: Method = DEFAULT_METHOD,
     graphs: Sequence[str] = ("propose",),
     overwrite: bool = False,
@@ -128,7 +128,7 @@ def calibrate(
         ParityError: the INT8 graphs are too far from FP32; nothing was added.
         DependencyError: ONNX Runtime is not installed.
     """
-    frames = frames or Frames()
+    frames = frames or CalibrationFrames()
     precisions = _precisions(bundle, warn)
     _check(bundle, graphs)
     _refuse_existing(bundle, output, overwrite=overwrite)
@@ -231,7 +231,12 @@ def _refuse_existing(bundle: Bundle, output: Path | None, *, overwrite: bool) ->
 
 
 def _chosen(
-    bundle: Bundle, sources: Sequence[str], frames: Frames, *, shrink: bool, progress: Progress
+    bundle: Bundle,
+    sources: Sequence[str],
+    frames: CalibrationFrames,
+    *,
+    shrink: bool,
+    progress: Progress,
 ) -> ChosenFrames:
     rule, length = bundle.manifest.preprocess, bundle.manifest.window_length
     windows = -(-frames.count // length)
@@ -257,7 +262,7 @@ def _chosen(
 
 
 def _facts(
-    bundle: Bundle, tapped: dict[str, TappedGraph], chosen: ChosenFrames, frames: Frames
+    bundle: Bundle, tapped: dict[str, TappedGraph], chosen: ChosenFrames, frames: CalibrationFrames
 ) -> object:
     """Everything that the histograms depend on."""
     return {
@@ -275,7 +280,7 @@ def _record(
     products: dict[str, tuple[str, ...]],
     histograms: Histograms,
     chosen: ChosenFrames,
-    frames: Frames,
+    frames: CalibrationFrames,
 ) -> Calibration:
     return Calibration(
         variant=bundle.manifest.variant,

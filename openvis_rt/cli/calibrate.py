@@ -157,7 +157,7 @@ def calibrate(
     try:
         from openvis_rt.calib.calibrate import (
             DEFAULT_METHOD,
-            Frames,
+            CalibrationFrames,
             rebuild_int8,
         )
         from openvis_rt.calib.calibrate import calibrate as calibrated
@@ -177,7 +177,7 @@ def calibrate(
                 opened,
                 sources or (),
                 output=output,
-                frames=Frames(frames, stride, seed, allow_few),
+                frames=CalibrationFrames(frames, stride, seed, allow_few),
                 method=chosen or DEFAULT_METHOD,
                 graphs=graph or ("propose",),
                 overwrite=overwrite,

@@ -18,7 +18,7 @@ from PIL import Image
 
 from openvis_rt.bundle.bundle import Bundle, write_manifest
 from openvis_rt.calib import calibrate as calibrate_module
-from openvis_rt.calib.calibrate import Frames, calibrate, rebuild_int8
+from openvis_rt.calib.calibrate import CalibrationFrames, calibrate, rebuild_int8
 from openvis_rt.calib.histograms import BINS, METHODS, Histogram, range_of
 from openvis_rt.calib.placement import block_of, place, products_of
 from openvis_rt.calib.qdq import activations_of, fp16_scales, quantised
@@ -28,7 +28,7 @@ from openvis_rt.compare.differences import sqnr
 from openvis_rt.errors import BundleError, InputError, OutputError, ParityError, RecordError
 from openvis_rt.export.fp16.keeps import GraphView
 
-FRAMES = Frames(16, stride=1, allow_few=True)
+FRAMES = CalibrationFrames(16, stride=1, allow_few=True)
 
 
 @pytest.fixture(scope="module")
@@ -483,13 +483,13 @@ def test_int8_that_is_too_far_is_refused_and_nothing_is_added(bundle, folder, mo
 KILLED = """
 import os, signal, sys
 from openvis_rt.bundle.bundle import Bundle
-from openvis_rt.calib.calibrate import Frames, calibrate
+from openvis_rt.calib.calibrate import CalibrationFrames, calibrate
 
 def progress(what, done, total):
     if what == "calibrating" and done == 11:
         os.kill(os.getpid(), signal.SIGKILL)
 
-frames = Frames(16, stride=1, allow_few=True)
+frames = CalibrationFrames(16, stride=1, allow_few=True)
 calibrate(Bundle.open(sys.argv[1]), [sys.argv[2]], frames=frames, threads=1, progress=progress)
 """
 
