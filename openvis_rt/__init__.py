@@ -182,7 +182,8 @@ def __getattr__(name: str) -> Any:
     except ModuleNotFoundError as exc:
         if exc.name is None or exc.name.split(".")[0] == __name__:
             raise
-        extra = "export" if name in _EXPORTING else "rtx"
+        calibrating = _HOME[name] == "calib.calibrate"
+        extra = "export" if name in _EXPORTING else "calib" if calibrating else "rtx"
         raise DependencyError(exc.name, extra) from exc
     globals()[name] = value  # asked once
     return value
