@@ -136,7 +136,7 @@ def calibrate(
     threads: ThreadsOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Add INT8 graphs to a bundle, with ranges measured on your videos.
+    """Add INT8 graphs to a bundle, calibrated on your videos.
 
     Backbone and pixel decoder become INT8, the rest stays: `--precision int8` is for TensorRT,
     `--precision int8-fp32` for ONNX Runtime on a CPU. What is interrupted goes on where it was.
