@@ -95,7 +95,7 @@ def verify(
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Compare what works here, stage by stage, with PyTorch's answers.
+    """Compare every stage that works here with PyTorch's answers.
 
     They are recorded in the bundle, so this needs no torch; with --checkpoint they are computed
     anew. Each stage is fed with the reference's own inputs. Exit code 4 if one departs.
