@@ -11,7 +11,7 @@ Runtime in FP32, and ONNX Runtime on the FP16 emulation of the FP16 graphs, and 
 4 if AP, over all, base or novel categories, is more than 0.5 points from PyTorch's. `claims` runs
 PyTorch with one thing changed at a time (benchmarks/miniature_claims.py), over the videos of
 several worlds, and says of each claim whether its sign reproduces. WITH and WITHOUT are
-InstFormer's proposals trained alike but for `--contrast 0`: each a checkpoint, or a run's `last.pt`.
+InstFormer's proposals trained alike but for `--contrast 0`: checkpoints, or the runs' `last.pt`.
 
 FOLDER takes the videos, the bundles and results.jsonl, a line for each (model, setting, split,
 seed, videos, weights). What is there is not run again, so a run that was broken off goes on; a
