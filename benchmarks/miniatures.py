@@ -1,6 +1,6 @@
 """How good the trained miniatures are on every backend, and the papers' claims in miniature.
 
-    python benchmarks/miniatures.py accuracy FOLDER [MODEL ...] [--videos 60] [--split validation]
+    python benchmarks/miniatures.py accuracy FOLDER [MODEL ...] [--videos 120] [--split validation]
         [--seed 0] [--threads 1]
     python benchmarks/miniatures.py claims FOLDER [MODEL ...] [--videos 60] [--split test]
         [--seeds 0 1 2] [--contrast WITH WITHOUT] [--threads 1]
@@ -91,11 +91,11 @@ def parse() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parts = parser.add_subparsers(dest="part", required=True)
-    for part, split in (("accuracy", "validation"), ("claims", "test")):
+    for part, split, videos in (("accuracy", "validation", 120), ("claims", "test", 60)):
         command = parts.add_parser(part)
         command.add_argument("folder", type=Path)
         command.add_argument("models", nargs="*", metavar="MODEL", help=", ".join(MODELS))
-        command.add_argument("--videos", type=int, default=60)
+        command.add_argument("--videos", type=int, default=videos)
         command.add_argument("--split", choices=("train", "validation", "test"), default=split)
         command.add_argument("--threads", type=int, default=1)
         if part == "accuracy":

@@ -19,8 +19,8 @@ from openvis_rt.training.world import World, write_dataset
 MODELS = ("clip-vis-mini", "instformer-mini", "ovformer-mini")
 FRAMES, HEIGHT, WIDTH = 24, 128, 224
 LEAST = {"clip-vis-mini": 0.38, "instformer-mini": 0.14, "ovformer-mini": 0.15}
-"""AP over the held-out videos below; 0.475, 0.208 and 0.229 were measured. One track more or less is
-0.05, which another processor's rounding may move."""
+"""AP over the held-out videos below: 0.475, 0.208 and 0.229 were measured. One track more or less
+is 0.05, and another processor's rounding may move one."""
 
 
 def openvis(*arguments: object) -> subprocess.CompletedProcess[str]:

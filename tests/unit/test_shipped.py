@@ -21,6 +21,7 @@ from openvis_rt.checkpoints.shipped import (  # noqa: E402
     shipped_clip,
 )
 from openvis_rt.errors import CheckpointError, InputError  # noqa: E402
+from openvis_rt.files import sha256_of  # noqa: E402
 from openvis_rt.systems import VARIANTS  # noqa: E402
 from openvis_rt.training.miniatures import captions_tokens, pack  # noqa: E402
 from openvis_rt.training.world_categories import CATEGORIES  # noqa: E402
@@ -204,3 +205,17 @@ def test_a_folder_without_runs_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"ovformer holds no run: there is no .*last\.pt"):
         pack(tmp_path, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+# what is shipped
+
+
+def test_every_miniature_is_shipped_with_a_card_and_all_are_small():
+    files = sorted(shipped.FOLDER.glob("*.safetensors"))
+    assert [file.stem for file in files] == sorted(MINIATURES)
+    for file in files:
+        card = file.with_suffix(".md").read_text(encoding="utf-8")
+        assert f"`{sha256_of(file)}`" in card
+        for told in ("Licence", "Data and recipe", "seconds", "AP50"):
+            assert told in card
+    assert sum(file.stat().st_size for file in files) <= 12 * 2**20
