@@ -1,7 +1,7 @@
 """FP16 graphs against PyTorch FP32, and what each entry of the list of FP32 computations is worth.
 
-    python benchmarks/fp16.py --variant clip-vis-r50 --size 192x320 --weights demo
-    python benchmarks/fp16.py --variant clip-vis-r50 --size 192x320 --weights demo --keeps
+    python benchmarks/fp16.py --variant clip-vis-r50 --size 192x320 --weights solved
+    python benchmarks/fp16.py --variant clip-vis-r50 --size 192x320 --weights solved --keeps
     python benchmarks/fp16.py --list
 
 The graphs run in ONNX Runtime on the CPU, as their FP16 emulations
@@ -16,10 +16,10 @@ the same frames. Tables go to stdout as Markdown, progress to stderr. Nothing is
     tracks        the share of (frame, track) whose query agrees; one swap stays one for all later
                   frames
 
-`demo` weights are random but for solved last layers: a query an object, and queries without one
+`solved` weights are random but for solved last layers: a query an object, and queries without one
 are alike, so their tracks are arbitrary; links and tracks of the objects stand apart. Objects of
 `random` weights are all queries. `classify` is measured twice: on PyTorch's own features and masks,
-and on those of the FP16 `propose`. The demo's weights know the frames of every fourth index.
+and on those of the FP16 `propose`. Solved weights know the frames of every fourth index.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ import numpy as np
 import onnxruntime
 import torch
 from PIL import Image
+from solved_weights import solved_model
 
 from openvis_rt.checkpoints.load import load_model
 from openvis_rt.compare.differences import largest_error, mask_ious, sqnr
@@ -49,7 +50,6 @@ from openvis_rt.export.onnx_export import onnx_from_module
 from openvis_rt.models.clip_vis import ClipVis
 from openvis_rt.runtime.tracking.association import TemporalTopK
 from openvis_rt.runtime.video.generated import SAMPLE_CLASSES, sample_frames, sample_names
-from openvis_rt.training.demo_weights import fit_demo_model
 
 Array = np.ndarray[Any, Any]
 Outputs = dict[str, Array]
@@ -73,7 +73,7 @@ def seeded_or_solved(variant: str, weights: str, size: tuple[int, int], frames: 
         return load_model(variant, 0).model
     pictures, masks = generated_video(frames)
     classes = [SAMPLE_CLASSES.index(name) for name in sample_names(OBJECTS)]
-    return fit_demo_model(
+    return solved_model(
         variant, pictures[::4], masks[::4], SAMPLE_CLASSES, classes, network_size=size
     )
 
@@ -285,7 +285,7 @@ def main() -> None:
     parser.add_argument("--variant", default="clip-vis-r50")
     parser.add_argument("--size", default="192x320", help="height x width of the network")
     parser.add_argument("--frames", type=int, default=40)
-    parser.add_argument("--weights", choices=("random", "demo"), default="random")
+    parser.add_argument("--weights", choices=("random", "solved"), default="random")
     parser.add_argument("--keeps", action="store_true", help="leave out each entry in turn")
     parser.add_argument("--list", action="store_true", help="print the list alone")
     parser.add_argument("--threads", type=int, default=2)
@@ -309,7 +309,7 @@ def main() -> None:
     if args.keeps:
         table_of_keeps(case, frames)
     else:
-        table_of_outputs(case, frames, OBJECTS if args.weights == "demo" else queries)
+        table_of_outputs(case, frames, OBJECTS if args.weights == "solved" else queries)
 
 
 if __name__ == "__main__":

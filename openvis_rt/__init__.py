@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from openvis_rt.bench.benchmark import BenchmarkSettings, benchmark
     from openvis_rt.bundle.bundle import Bundle
     from openvis_rt.checkpoints.load import load_model
+    from openvis_rt.demo.demo import DemoReport, run_demo
     from openvis_rt.engines.build.engines import build_engines
     from openvis_rt.errors import (
         BackendError,
@@ -72,6 +73,7 @@ _HOME = {
     **dict.fromkeys(("read_split",), "evaluation.splits"),
     **dict.fromkeys(("vocabulary_for",), "evaluation.vocabularies"),
     **dict.fromkeys(("export_bundle",), "export.bundle"),
+    **dict.fromkeys(("DemoReport", "run_demo"), "demo.demo"),
     **dict.fromkeys(("build_engines",), "engines.build.engines"),
     **dict.fromkeys(("Pipeline",), "runtime.pipeline"),
     **dict.fromkeys(("Selection", "TrackingOptions"), "runtime.options"),
@@ -98,6 +100,7 @@ _HOME = {
     ),
 }
 """Of each public name the module that has it."""
+_EXPORTING = {"DemoReport", "add_reference", "export_bundle", "load_model", "run_demo"}
 
 __all__ = [
     "Annotations",
@@ -108,6 +111,7 @@ __all__ = [
     "Bundle",
     "BundleError",
     "CheckpointError",
+    "DemoReport",
     "DependencyError",
     "Drawer",
     "EngineError",
@@ -147,6 +151,7 @@ __all__ = [
     "predict_videos",
     "read_annotations",
     "read_split",
+    "run_demo",
     "run_video",
     "verify_bundle",
     "vocabulary_for",
@@ -164,7 +169,7 @@ def __getattr__(name: str) -> Any:
     except ModuleNotFoundError as exc:
         if exc.name is None or exc.name.split(".")[0] == __name__:
             raise
-        extra = "export" if name in ("export_bundle", "load_model") else "rtx"
+        extra = "export" if name in _EXPORTING else "rtx"
         raise DependencyError(exc.name, extra) from exc
     globals()[name] = value  # asked once
     return value

@@ -1,85 +1,114 @@
-"""``openvis demo``: the whole path, from a checkpoint that it makes to a tracked video."""
+"""``openvis demo``: the trained miniatures over a generated video, from weights to pictures."""
 
 from __future__ import annotations
 
-import sys
-from contextlib import redirect_stdout
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.markup import escape
+from rich.table import Table
 
-from openvis_rt.cli.export import export, require_export
-from openvis_rt.cli.run import run
-from openvis_rt.cli.ui import CONSOLE, print_json, progress_bar
-from openvis_rt.errors import OutputError
+from openvis_rt.cli.export import require_export
+from openvis_rt.cli.ui import CONSOLE, print_json, progress_bar, warn
+from openvis_rt.files import refuse_existing
 
-_MODEL = "clip-vis-r50"
-_FIT_EVERY = 4  # frames: the weights are solved on these, and run on all
+if TYPE_CHECKING:
+    from openvis_rt.demo.demo import DemoReport
+
+OutputOption = Annotated[
+    Path,
+    typer.Option("--output", "-o", metavar="FOLDER", help="Takes everything that is made."),
+]
+ClassesOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--class",
+        "-c",
+        metavar="PHRASE",
+        help="Look for this, such as 'striped star'; may be repeated. A video is chosen that shows "
+        "as many of the phrases as possible. Default: what a video shows, and some other phrases.",
+    ),
+]
+SeedOption = Annotated[
+    int, typer.Option(min=0, metavar="N", help="Another seed is another video, and other phrases.")
+]
+ListOption = Annotated[
+    bool,
+    typer.Option("--list", help="Print the attributes and shapes of the world, and do no more."),
+]
+OverwriteOption = Annotated[
+    bool, typer.Option("--overwrite", help="Replace the folder of an earlier demo.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="What was found, as JSON on stdout.")]
 
 
 def demo(
-    output: Annotated[
-        Path,
-        typer.Option("--output", "-o", metavar="FOLDER", help="Takes everything that is made."),
-    ] = Path("openvis-demo"),
-    seconds: Annotated[
-        float, typer.Option(min=0.5, metavar="X", help="Length of the generated video.")
-    ] = 4.0,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="What was made, as JSON on stdout.")
-    ] = False,
+    output: OutputOption = Path("openvis-demo"),
+    classes: ClassesOption = None,
+    seed: SeedOption = 0,
+    list_words: ListOption = False,
+    overwrite: OverwriteOption = False,
+    as_json: JsonOption = False,
 ) -> None:
-    """Check the installation: make, export and track an example.
+    """Export three trained miniatures and run them side by side.
 
-    The example is a generated video. No trained weights are shipped: the checkpoint has random
-    weights but for its last layers, which are solved for this one video. Everything else is the
-    path that a real checkpoint takes.
+    They segment, name and track the objects of a generated video, of a split that they were never
+    trained on. The folder then holds overlay.mp4, contact-sheet.png, a bundle of each system and
+    its results.
+
+    Example: `openvis demo -c "striped star" -c "red ring" -c "fish with eyes"`
     """
+    if list_words:
+        _list_words(as_json=as_json)
+        return
+    refuse_existing(output, overwrite=overwrite)  # before torch is loaded
     require_export()
-    from openvis_rt.checkpoints.load import save_checkpoint
-    from openvis_rt.runtime.video.generated import (
-        SAMPLE_CLASSES,
-        sample_frames,
-        sample_names,
-        write_sample_video,
-    )
-    from openvis_rt.training.demo_weights import fit_demo_model
+    from openvis_rt.demo.demo import run_demo
 
-    video, checkpoint = output / "video.mp4", output / "checkpoint.pth"
-    bundle, results = output / "bundle", output / "results"
-    if output.exists():
-        raise OutputError(f"{output} exists already; remove it or give another --output")
-    width, height, fps = 640, 360, 10
-    CONSOLE.print(f"[bold]1/4[/] generating {escape(str(video))}")
-    write_sample_video(video, width=width, height=height, fps=fps, seconds=seconds)
-    CONSOLE.print(
-        f"[bold]2/4[/] solving weights for it, as {escape(str(checkpoint))} in the official format"
-    )
     with progress_bar() as bar:
-        bar("solving", 0, None)
-        names = sample_names(4)
-        sample = list(sample_frames(width=width, height=height, fps=fps, seconds=seconds))
-        frames, masks = zip(*sample[::_FIT_EVERY], strict=True)
-        objects = [SAMPLE_CLASSES.index(name) for name in names]
-        model = fit_demo_model(
-            _MODEL, frames, masks, SAMPLE_CLASSES, objects, network_size=(180, 320)
+        report = run_demo(
+            output, classes or (), seed=seed, overwrite=overwrite, progress=bar, warn=warn
         )
-        save_checkpoint(model, checkpoint)
-    CONSOLE.print(
-        f"[bold]3/4[/] openvis export {_MODEL} --checkpoint {escape(str(checkpoint))} "
-        f"--size 180x320 -o {escape(str(bundle))}"
-    )
-    with redirect_stdout(sys.stderr):  # the tables of both steps are talk here
-        export(_MODEL, bundle, checkpoint=checkpoint, size="180x320")
-    words = " ".join(f"-c {name}" for name in SAMPLE_CLASSES)
-    command = f"openvis run {bundle} {video} {words} -o {results}"
-    CONSOLE.print(f"[bold]4/4[/] {escape(command)}")
-    run(bundle, str(video), results, classes=list(SAMPLE_CLASSES))
     if as_json:
-        print_json({"video": video, "checkpoint": checkpoint, "bundle": bundle, "results": results})
-    CONSOLE.print(
-        "These weights know this one video. With a checkpoint of your own:\n"
-        f"  openvis export {_MODEL} --checkpoint FILE -o bundle"
-    )
+        print_json(report.to_json())
+    _tell(report)
+
+
+def _tell(report: DemoReport) -> None:
+    """The table, what was not done, and where things are; on stderr."""
+    table = Table("system", "AP", "found", "named right", "other tracks", "frames/s")
+    table.columns[0].no_wrap = True
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for found in report.systems:
+        ap = "-" if found.ap is None else f"{100 * found.ap:.1f}"
+        table.add_row(
+            *(found.model, ap, f"{found.found} of {found.objects}", str(found.named)),
+            *(str(found.others), f"{found.frames_per_second:.1f}"),
+        )
+    CONSOLE.print(table)
+    files = report.to_json()["files"]
+    for text in (
+        f"{report.video} shows {', '.join(report.objects)}; looked for: "
+        f"{', '.join(report.phrases)}",
+        report.engines,
+        f"  side by side: {files['overlay']}",
+        f"  some frames: {files['contact_sheet']}",
+        f"  bundles: {report.output / 'bundles'}",
+        f"  results: {report.output / 'results'}",
+    ):
+        CONSOLE.print(text, markup=False)
+
+
+def _list_words(*, as_json: bool) -> None:
+    """What a phrase of the world is made of, on stdout."""
+    from openvis_rt.training.world_categories import ATTRIBUTES, CATEGORIES, SHAPES
+
+    phrases = {attribute.name: attribute.phrase for attribute in ATTRIBUTES}
+    if as_json:
+        known = [category.phrase for category in CATEGORIES]
+        print_json({"attributes": phrases, "shapes": SHAPES, "phrases": known})
+        return
+    typer.echo("attributes: " + ", ".join(p.format("...") for p in phrases.values()))
+    typer.echo("shapes:     " + ", ".join(SHAPES))
+    typer.echo(f"{len(CATEGORIES)} phrases such as 'red ring', 'striped star', 'fish with eyes'")

@@ -23,6 +23,7 @@ from openvis_rt.checkpoints.instformer import write_parts
 from openvis_rt.checkpoints.shipped import compact
 from openvis_rt.errors import InputError
 from openvis_rt.files import output_file
+from openvis_rt.training.clip import LONGEST
 from openvis_rt.training.command import run_command
 from openvis_rt.training.instformer import parts_of_runs
 from openvis_rt.training.run import trained_weights
@@ -82,10 +83,10 @@ def _pack_instformer(runs: Path, folder: Path) -> Path:
     parts, tokens = parts_of_runs(proposals, clip, trained, tracker), captions_tokens()
     small = replace(
         parts,
-        proposal=compact(parts.proposal, tokens),
-        clip=compact(parts.clip, tokens),
-        tokens=compact(parts.tokens, tokens),
-        tracker=compact(parts.tracker, tokens),
+        proposal=compact(parts.proposal, tokens, LONGEST),
+        clip=compact(parts.clip, tokens, LONGEST),
+        tokens=compact(parts.tokens, tokens, LONGEST),
+        tracker=compact(parts.tracker, tokens, LONGEST),
         sources={"trained": "python -m openvis_rt.training.instformer"},
     )
     path = folder / "instformer-mini.safetensors"
@@ -96,7 +97,7 @@ def _pack_instformer(runs: Path, folder: Path) -> Path:
 
 def _saved(state: Mapping[str, Tensor], path: Path) -> Path:
     with output_file(path) as partial:
-        save_file(compact(state, captions_tokens()), partial, {"format": "pt"})
+        save_file(compact(state, captions_tokens(), LONGEST), partial, {"format": "pt"})
     return path
 
 

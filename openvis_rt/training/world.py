@@ -55,7 +55,7 @@ _SHADED_SCENES = 0.5  # have shadows
 _ALIKE = 0.25  # of objects share the shape of another one in the video, or its whole category
 _CROSSING = 0.45  # of objects cross another one's way
 # edges of sprites in heights of a frame
-_SIZE = (0.48, 0.72)
+_SIZE = (0.52, 0.76)
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,7 +33,7 @@ class Attribute:
     """What is said of a shape.
 
     Attributes:
-        name: such as ``red`` or ``hole``.
+        name: such as ``red`` or ``eyes``.
         kind: what it decides of the picture.
         phrase: a template for the shape's name.
     """
@@ -66,8 +66,6 @@ def _attributes() -> Iterator[Attribute]:
     for texture in ("striped", "dotted", "checkered", "zigzag"):
         yield Attribute(texture, "texture", f"{texture} {{}}")
     yield Attribute("eyes", "part", "{} with eyes")
-    yield Attribute("hole", "part", "{} with a hole")
-    yield Attribute("legs", "part", "{} with legs")
 
 
 ATTRIBUTES = tuple(_attributes())
@@ -77,11 +75,7 @@ SHAPES = (
     *("flower", "house", "tree", "fish", "bolt"),
     *NOVEL_SHAPES,
 )
-_NO_ROOM = {  # shapes whose body is too thin for a part, or that have one already
-    "eyes": {"ring", "moon", "key", "bolt", "gear"},
-    "hole": {"disc", "ring", "moon", "key", "bolt", "gear"},  # a disc would be a ring
-    "legs": {"ring", "moon", "tree", "key", "bolt"},
-}
+_NO_ROOM = {"eyes": {"ring", "moon", "key", "bolt", "gear"}}  # too thin for a part
 
 
 def _categories() -> Iterator[WorldCategory]:

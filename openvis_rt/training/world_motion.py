@@ -81,7 +81,7 @@ def draw_path(
     """
     unit = rng.random
     middle = (frames - 1) * (0.3 + 0.4 * unit())
-    place = ((unit() - 0.5) * 0.8 * aspect, (unit() - 0.5) * 0.7)
+    place = ((unit() - 0.5) * 0.8 * aspect, (unit() - 0.5) * 0.5)
     if near is not None:
         x, y, _, _ = near.at(round(middle))
         place = x + size * (unit() - 0.5), y + size * (unit() - 0.5)

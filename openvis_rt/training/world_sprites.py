@@ -1,4 +1,4 @@
-"""Objects of the generated world: an outline, a texture that it cuts out, and light on it.
+"""Objects of the generated world: an outline, a texture that it cuts out, light, and a pale rim.
 
 Outlines are polygons in a frame of -1 .. 1, x to the right and y down. An object is drawn once as
 an RGBA picture, and every frame of its video takes it from there, turned and scaled.
@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageChops, ImageDraw
+from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
 from openvis_rt.training.world_categories import WorldCategory
 
@@ -34,6 +34,8 @@ _COLOURS: dict[str, Colour] = {
 }
 _UNNAMED: tuple[Colour, ...] = ((150, 150, 154), (206, 172, 130), (96, 162, 160))
 _CONTRAST = 90  # grey levels between the two colours of a texture
+_RIM: Colour = (250, 250, 246)  # of every object, as of a sticker: what texture it has ends there
+_RIM_WIDTH = 0.03  # by the picture's edge
 _JITTER = 14  # grey levels that a colour may be off
 _SMOOTH = 2  # outlines are drawn at so many times the edge, and reduced
 
@@ -51,35 +53,35 @@ def draw_sprite(category: WorldCategory, edge: int, rng: np.random.Generator) ->
         interpolation brings no fringe.
     """
     kind, name = category.attribute.kind, category.attribute.name
-    part = name if kind == "part" else ""
     if kind == "texture":
         picture = _TEXTURES[name](edge, _two_colours(rng), rng)
     else:
         named = _COLOURS[name] if kind == "colour" else _UNNAMED[rng.integers(len(_UNNAMED))]
         picture = Image.new("RGB", (edge, edge), _near(named, rng))
     picture = ImageChops.multiply(picture, _light(edge))
-    if part == "eyes":
+    if name == "eyes":
         _draw_eyes(picture, *_BODIES[category.shape])
-    picture.putalpha(_outline(category.shape, part, edge))
+    picture.paste(_RIM, mask=_rim(category.shape, edge))
+    picture.putalpha(_outline(category.shape, edge))
     return picture
 
 
 @functools.lru_cache(256)
-def _outline(shape: str, part: str, edge: int) -> Image.Image:
+def _outline(shape: str, edge: int) -> Image.Image:
     """Coverage of a shape, L [edge, edge]."""
     size = edge * _SMOOTH
     picture = Image.new("L", (size, size))
     pen = ImageDraw.Draw(picture)
-    polygons: Outline = _OUTLINES[shape]
-    (x, y), room = _BODIES[shape]
-    if part == "hole":
-        polygons = (*polygons, (0, _ellipse(x, y, 0.85 * room)))
-    elif part == "legs":  # the body moves up to make room
-        raised = tuple((a, tuple((0.8 * u, 0.72 * v - 0.26) for u, v in p)) for a, p in polygons)
-        polygons = (*raised, (1, _leg(-0.32)), (1, _leg(0.32)))
-    for added, points in polygons:
+    for added, points in _OUTLINES[shape]:
         pen.polygon([((u + 1) * size / 2, (v + 1) * size / 2) for u, v in points], 255 * added)
     return picture.reduce(_SMOOTH)
+
+
+@functools.lru_cache(256)
+def _rim(shape: str, edge: int) -> Image.Image:
+    """Where an object's rim is, and all outside it, L [edge, edge]."""
+    reach = 2 * round(_RIM_WIDTH * edge) + 1
+    return ImageChops.invert(_outline(shape, edge).filter(ImageFilter.MinFilter(reach)))
 
 
 @functools.lru_cache(64)
@@ -186,13 +188,6 @@ def _teeth(count: int, inner: float, outer: float) -> tuple[Point, ...]:
 
 def _box(left: float, top: float, right: float, bottom: float) -> tuple[Point, ...]:
     return (left, top), (right, top), (right, bottom), (left, bottom)
-
-
-def _leg(x: float) -> tuple[Point, ...]:
-    return (
-        *((x - 0.09, -0.1), (x + 0.09, -0.1), (x + 0.09, 0.82), (x + 0.26, 0.86)),
-        *((x + 0.26, 0.98), (x - 0.09, 0.98)),
-    )
 
 
 def _heart() -> tuple[Point, ...]:

@@ -1,7 +1,7 @@
-"""From a checkpoint file to a tracked video, with weights whose right answer is known.
+"""`openvis demo` as a user has it: three systems from shipped weights to files that agree.
 
-The demo's weights are solved for a generated video, so masks, names and ids of the result can be
-held against the truth, through export, ONNX Runtime, association and scoring.
+The whole path is held: export, ONNX Runtime, association, scoring, evaluation, and the same bundles
+through the other verbs; and on held-out videos that the shipped weights find what is there.
 """
 
 from __future__ import annotations
@@ -10,89 +10,107 @@ import json
 import subprocess
 import sys
 
-import numpy as np
 import pytest
 
-from openvis_rt.runtime.video.generated import sample_frames, sample_names
-from openvis_rt.runtime.video.results import decode_mask
+from openvis_rt.runtime.video.reading import open_video
+from openvis_rt.runtime.video.results import decode_mask, read_frame_log
+from openvis_rt.training.world import World, write_dataset
 
-SECONDS = 2.0  # 20 frames
+MODELS = ("clip-vis-mini", "instformer-mini", "ovformer-mini")
+FRAMES, HEIGHT, WIDTH = 24, 128, 224
+LEAST = {"clip-vis-mini": 0.38, "instformer-mini": 0.14, "ovformer-mini": 0.15}
+"""AP over the held-out videos below: 0.475, 0.208 and 0.229 were measured. One track more or less
+is 0.05, and another processor's rounding may move one."""
+
+
+def openvis(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """The command, which must end well."""
+    command = [sys.executable, "-m", "openvis_rt", *map(str, arguments)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=800, check=False)
+    assert ended.returncode == 0, ended.stderr
+    return ended
 
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory):
-    """What `openvis demo` leaves."""
+    """The folder of a demo, and its report."""
     folder = tmp_path_factory.mktemp("demo") / "demo"
-    command = [sys.executable, "-m", "openvis_rt", "demo", "-o", str(folder)]
-    result = subprocess.run(
-        [*command, "--seconds", str(SECONDS)],
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
-    assert result.returncode == 0, result.stderr
-    return folder
+    return folder, json.loads(openvis("demo", "-o", folder, "--json").stdout)
 
 
-def truth():
-    """Masks uint8 [T, O, H, W] of the demo's video."""
-    frames = sample_frames(width=640, height=360, fps=10, seconds=SECONDS)
-    return np.stack([masks for _, masks in frames])
-
-
-def test_every_object_is_found_named_and_kept_by_one_track(demo):
-    lines = (demo / "results" / "frames.jsonl").read_text().splitlines()
-    masks = truth()
-    assert len(lines) == len(masks)
-    track_of = {}
-    overlaps = []
-    for frame, line in zip(masks, lines, strict=True):
-        found = json.loads(line)["instances"]
-        for index, (name, true) in enumerate(zip(sample_names(4), frame, strict=True)):
-            if true.sum() < 400:  # mostly hidden or out of the picture
-                continue
-            ious = []
-            for instance in found:
-                mask = decode_mask(instance["segmentation"])
-                ious.append((mask & true).sum() / (mask | true).sum())
-            best = found[int(np.argmax(ious))]
-            overlaps.append(max(ious))
-            assert best["name"] == name
-            assert track_of.setdefault(index, best["id"]) == best["id"], "the track changed"
-    assert np.mean(overlaps) > 0.85  # 0.91 measured; masks are predicted at a stride of 8 pixels
-    assert len(set(track_of.values())) == 4
+def test_every_system_is_there_and_its_files_agree(demo):
+    folder, report = demo
+    assert [system["model"] for system in report["systems"]] == list(MODELS)
+    assert report["frames"] == FRAMES
+    assert set(report["objects"]) < set(report["phrases"])
+    for system in report["systems"]:
+        results = folder / "results" / system["model"]
+        logged = read_frame_log(results / "frames.jsonl")
+        assert len(logged) == FRAMES
+        assert {(r.height, r.width) for r in logged} == {(HEIGHT, WIDTH)}
+        shown = {(i.track_id, i.name) for r in logged for i in r.instances}
+        assert shown == {(track["id"], track["name"]) for track in system["tracks"]}
+        assert {name for _, name in shown} <= set(report["phrases"])
 
 
 def test_results_json_has_the_public_format(demo):
-    entries = json.loads((demo / "results" / "results.json").read_text())
-    assert 0 < len(entries) <= 50
-    for entry in entries:
-        assert list(entry) == ["video_id", "score", "category_id", "segmentations"]
-        assert entry["category_id"] in (1, 2, 3)
-        assert len(entry["segmentations"]) == 20
-        assert entry["segmentations"][0]["size"] == [360, 640]
-    best = sorted(entries, key=lambda e: -e["score"])[:4]
-    assert sorted(e["category_id"] for e in best) == [1, 1, 2, 3]  # two discs, a box, a triangle
-    assert best[3]["score"] > 0.8
+    folder, report = demo
+    for model in MODELS:
+        entries = json.loads((folder / "results" / model / "results.json").read_text())
+        assert 0 < len(entries) <= 50
+        for entry in entries:
+            assert list(entry) == ["video_id", "score", "category_id", "segmentations"]
+            assert 1 <= entry["category_id"] <= len(report["phrases"])
+            assert len(entry["segmentations"]) == FRAMES
+            assert decode_mask(entry["segmentations"][0]).shape == (HEIGHT, WIDTH)
 
 
-def test_streaming_finds_the_same_objects(demo, tmp_path):
-    out = tmp_path / "out"
-    command = [sys.executable, "-m", "openvis_rt", "run", str(demo / "bundle")]
-    command += [str(demo / "video.mp4"), "-c", "disc", "-c", "box", "-c", "triangle"]
-    result = subprocess.run(
-        [*command, "--mode", "stream", "-o", str(out), "--json"],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
+def test_the_pictures_can_be_read(demo):
+    folder, _ = demo
+    with open_video(str(folder / "overlay.mp4")) as video:
+        shapes = {frame.image.shape for frame in video}
+    assert shapes == {(44 + 3 * HEIGHT, 3 * 3 * WIDTH + 2 * 6, 3)}
+    assert (folder / "contact-sheet.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_eval_on_its_own_data_gives_the_same_figures(demo, tmp_path):
+    folder, report = demo
+    for system in report["systems"]:
+        out = tmp_path / system["model"]
+        bundle = folder / "bundles" / system["model"]
+        data = ("--annotations", folder / "annotations.json", "--videos", folder)
+        again = openvis("eval", bundle, *data, "-o", out, "--no-pictures", "--json")
+        overall = json.loads(again.stdout)["metrics"]["overall"]
+        assert overall["AP"] == pytest.approx(system["ap"], abs=1e-12)
+
+
+@pytest.fixture(scope="module")
+def held_out(tmp_path_factory):
+    """Eight videos of a split that nothing was trained on, annotated."""
+    folder = tmp_path_factory.mktemp("held-out") / "data"
+    world = World("validation")
+    write_dataset(folder, "validation", (world[index] for index in range(8)))
+    return folder
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_shipped_weights_find_what_held_out_videos_show(demo, held_out, tmp_path, model):
+    bundle, out = demo[0] / "bundles" / model, tmp_path / "out"
+    data = ("--annotations", held_out / "annotations.json", "--videos", held_out / "JPEGImages")
+    split = ("--split", held_out / "split.json")
+    ended = openvis("eval", bundle, *data, *split, "-o", out, "--no-pictures", "--json")
+    assert json.loads(ended.stdout)["metrics"]["overall"]["AP"] > LEAST[model]
+
+
+def test_streaming_shows_the_video_causally(demo, tmp_path):
+    folder, report = demo
+    words = [word for phrase in report["phrases"] for word in ("-c", phrase)]
+    bundle, out = folder / "bundles" / "clip-vis-mini", tmp_path / "out"
+    ended = openvis(
+        "run", bundle, folder / "video", *words, "--mode", "stream", "-o", out, "--json"
     )
-    assert result.returncode == 0, result.stderr
-    report = json.loads(result.stdout)
-    assert (report["frames"], report["tracks"], report["mode"]) == (20, 4, "stream")
-    assert sorted(p.name for p in out.iterdir()) == [
-        "categories.json",
-        "frames.jsonl",
-        "overlay.mp4",
-    ]
+    found = json.loads(ended.stdout)
+    assert (found["frames"], found["mode"]) == (FRAMES, "stream")
+    assert {path.name for path in out.iterdir()} == {
+        *("categories.json", "frames.jsonl", "overlay.mp4")
+    }

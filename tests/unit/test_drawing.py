@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from openvis_rt.runtime.video.drawing import Drawer, color_of, draw
+from openvis_rt.runtime.video.drawing import Drawer, Style, color_of, draw
 from openvis_rt.runtime.video.results import FrameResult, Instance, box_of, empty_rle, encode_masks
 
 HEIGHT, WIDTH = 240, 320
@@ -193,3 +193,29 @@ def test_a_gap_stands_between_the_number_and_the_score(height):
     wide = np.sort(gaps)[-2:]
     assert wide.min() >= 5  # box, #1, 0.95
     assert (np.sort(gaps)[:-2] < wide.min()).all()
+
+
+# how it looks
+
+
+def test_a_style_without_labels_draws_masks_alone():
+    result = frame(instance(1, np.s_[80:160, 100:200]))
+    picture = Drawer(Style(text=0)).draw(GREY, result)
+    changed = np.flatnonzero((picture != GREY).any((1, 2)))
+    assert (changed[0], changed[-1]) == (80, 159)
+
+
+def test_a_style_says_how_thick_and_how_dense_a_mask_is():
+    result = frame(instance(1, np.s_[80:160, 100:200]))
+    picture = Drawer(Style(text=0, contour=5, fill=0)).draw(GREY, result)
+    assert (picture[85:155, 105:195] == 100).all()
+    border = np.abs(picture[80:160, 100:105].astype(int) - color_of(1))
+    assert border.max() < 16
+
+
+def test_a_drawer_takes_the_colours_of_tracks_from_its_caller():
+    picture = Drawer(color={1: (10, 20, 200)}.__getitem__).draw(
+        GREY, frame(instance(1, np.s_[80:160, 100:200]))
+    )
+    assert (picture == (10, 20, 200)).all(-1).any()  # of the label
+    assert not (picture == color_of(1)).all(-1).any()

@@ -37,9 +37,13 @@ ARROWS = {  # a folder, and what it may import besides itself and the ground flo
         *("engines.gpu", "verify.torch_backend"),
     },
     "training": {"checkpoints", "models", "systems", "runtime"},
+    "demo": {
+        *("systems", "bundle", "checkpoints", "export", "engines", "runtime", "verify"),
+        *("evaluation", "training"),
+    },
     "cli": {
         *("systems", "bundle", "models", "checkpoints", "compare", "export", "engines", "runtime"),
-        *("verify", "evaluation", "bench", "training"),
+        *("verify", "evaluation", "bench", "training", "demo"),
     },
 }
 WITH_TORCH = ("models", "checkpoints", "export", "training", "engines.build", "engines.rewrites")
@@ -274,6 +278,7 @@ print(json.dumps(sorted(sys.modules)))
         ("openvis_rt.engines.build.engines", {"onnxruntime"}),
         ("openvis_rt.evaluation.metrics", {"onnxruntime", "matplotlib", "av", "trackeval"}),
         ("openvis_rt.training.world", {"onnxruntime"}),  # is drawn without torch
+        ("openvis_rt.demo.scene", {"onnxruntime"}),
         ("openvis_rt.evaluation.pictures", {"onnxruntime", "matplotlib"}),
     ],
 )

@@ -405,7 +405,8 @@ def test_extreme_predictions_have_finite_losses_and_gradients(batch):
 
 
 def test_what_the_losses_ask_for_is_the_masks_of_a_video():
-    video = World("train", (48, 64), 2, seed=3)[6]
+    videos = map(World("train", (48, 64), 2, seed=3).__getitem__, range(100))
+    video = next(video for video in videos if len(video.categories) == 3)
     target, _ = window_targets(torch.from_numpy(video.masks), torch.from_numpy(video.categories))
     assert len(target.classes) >= 3
     masks = (0.1 * drawn(1, QUERIES, 2, 24, 32).float()).requires_grad_()

@@ -17,6 +17,7 @@ HOMES = {  # a module below openvis_rt, and the public names that it has
     "bench.benchmark": {"BenchmarkSettings", "benchmark"},
     "bundle.bundle": {"Bundle"},
     "checkpoints.load": {"load_model"},
+    "demo.demo": {"DemoReport", "run_demo"},
     "engines.build.engines": {"build_engines"},
     "errors": {
         *("BackendError", "BundleError", "CheckpointError", "DependencyError", "EngineError"),
@@ -48,7 +49,7 @@ HOMES = {  # a module below openvis_rt, and the public names that it has
     "vocabulary": {"Vocabulary"},
     "_version": {"__version__"},
 }
-NEEDS_TORCH = {"add_reference", "export_bundle", "load_model"}
+NEEDS_TORCH = {"DemoReport", "add_reference", "export_bundle", "load_model", "run_demo"}
 NEEDS_ONNX = {*NEEDS_TORCH, "build_engines"}
 NAMES = {name: home for home, names in HOMES.items() for name in names}
 PAGE = Path(__file__).parents[2] / "docs" / "python.md"
@@ -120,7 +121,11 @@ except openvis_rt.DependencyError as exc:
 
 @pytest.mark.parametrize(
     ("library", "name", "extra"),
-    [("torch", "export_bundle", "export"), ("torch", "load_model", "export")],
+    [
+        ("torch", "export_bundle", "export"),
+        ("torch", "load_model", "export"),
+        ("onnx", "run_demo", "export"),
+    ],
 )
 def test_a_missing_library_names_the_extra_that_brings_it(library, name, extra):
     command = [sys.executable, "-c", WITHOUT, library, name]

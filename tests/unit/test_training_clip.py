@@ -13,17 +13,20 @@ from openvis_rt.errors import InputError  # noqa: E402
 from openvis_rt.models.clip import EOT, ClipResNet, encode_text  # noqa: E402
 from openvis_rt.systems.system import CLIP_MEAN, CLIP_STD  # noqa: E402
 from openvis_rt.training import clip as recipe  # noqa: E402
+from openvis_rt.training import windows as windows_of_world  # noqa: E402
 from openvis_rt.training.clip import (  # noqa: E402
     LONGEST,
-    Windows,
     captions,
     contrast,
-    draw_windows,
     new_clip,
     pooled,
-    stored_windows,
     train_clip,
     zero_shot_accuracy,
+)
+from openvis_rt.training.windows import (  # noqa: E402
+    Windows,
+    draw_windows,
+    stored_windows,
 )
 from openvis_rt.training.world import WorldVideo  # noqa: E402
 from openvis_rt.training.world_categories import BASE, CATEGORIES, NOVEL  # noqa: E402
@@ -131,7 +134,7 @@ def test_windows_are_drawn_once_and_belong_to_their_seed_and_size(tmp_path, monk
     others = stored_windows(tmp_path, 6, 64, 1), stored_windows(tmp_path, 6, 48, 0)
     assert others[1].images.shape == (6, 48, 48, 3)
     assert not np.array_equal(first.images, others[0].images)
-    monkeypatch.setattr(recipe, "draw_windows", None)  # not needed any more
+    monkeypatch.setattr(windows_of_world, "draw_windows", None)  # not needed any more
     again = stored_windows(tmp_path, 6, 64, 0)
     np.testing.assert_array_equal(first.images, again.images)
     np.testing.assert_array_equal(first.categories, again.categories)
@@ -141,7 +144,7 @@ def test_windows_that_were_not_finished_leave_nothing(tmp_path, monkeypatch):
     def fail(*_: object) -> None:
         raise RuntimeError("the power went out")
 
-    monkeypatch.setattr(recipe, "draw_windows", fail)
+    monkeypatch.setattr(windows_of_world, "draw_windows", fail)
     with pytest.raises(RuntimeError):
         stored_windows(tmp_path, 6, 64, 0)
     assert list(tmp_path.iterdir()) == []

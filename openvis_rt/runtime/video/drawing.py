@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import colorsys
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,14 +18,14 @@ from scipy import ndimage
 
 from openvis_rt.runtime.video.results import FrameResult, Instance, decode_mask
 
-__all__ = ["Drawer", "color_of", "draw"]
+__all__ = ["RGB", "Drawer", "Style", "color_of", "draw", "font_for"]
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom in pixels; right and bottom excluded
 Mask = npt.NDArray[np.uint8]
 Point = tuple[float, float]  # x, y in pixels
+RGB = tuple[int, int, int]  # 0..255
 
-_FILL = 110  # opacity of a mask's inside, of 255
-_CONTOUR = 240
+_CONTOUR = 240  # its opacity, of 255
 _GOLDEN = 0.618033988749895  # the fractions of its multiples keep the widest gaps
 _NAME_LENGTH = 40  # characters; longer names are cut
 _NEWEST = 0.4  # weight of the newest frame in a label's place
@@ -44,7 +45,7 @@ _FALLBACK_FONTS = (
 )
 
 
-def color_of(track_id: int) -> tuple[int, int, int]:
+def color_of(track_id: int) -> RGB:
     """The colour of a track as RGB, 0..255; the same in every run, and far from its neighbours'."""
     saturation, value = ((0.78, 1.0), (0.60, 0.95), (0.90, 0.85))[track_id // 8 % 3]
     red, green, blue = colorsys.hsv_to_rgb(0.58 + track_id * _GOLDEN, saturation, value)
@@ -54,6 +55,28 @@ def color_of(track_id: int) -> tuple[int, int, int]:
 def draw(image: npt.NDArray[np.uint8], result: FrameResult) -> npt.NDArray[np.uint8]:
     """Draw one frame by itself; see :meth:`Drawer.draw`, which is for the frames of a video."""
     return Drawer().draw(image, result)
+
+
+@dataclass(frozen=True, slots=True)
+class Style:
+    """How masks and labels look.
+
+    Attributes:
+        text: height of the labels' letters in pixels, 0 for no labels; None goes by the frame's
+            height.
+        contour: thickness of a mask's border in pixels; None goes by the frame's height.
+        fill: opacity of a mask's inside, 0 to 240.
+    """
+
+    text: int | None = None
+    contour: int | None = None
+    fill: int = 110
+
+    def at(self, height: int) -> Style:
+        """The same for a frame of a height in pixels, with nothing left open."""
+        text = max(11, round(height / 42)) if self.text is None else self.text
+        contour = max(1, round(height / 400)) if self.contour is None else self.contour
+        return Style(text, contour, self.fill)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +97,14 @@ class Drawer:
 
     It remembers where each track's label was in the last frame. A track that is not in a frame is
     forgotten, so when it comes back its label begins at its new place.
+
+    Args:
+        style: how masks and labels look.
+        color: of a track, by its id.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, style: Style | None = None, color: Callable[[int], RGB] = color_of) -> None:
+        self._style, self._color = style or Style(), color
         self._anchors: dict[int, _Anchor] = {}
 
     def draw(self, image: npt.NDArray[np.uint8], result: FrameResult) -> npt.NDArray[np.uint8]:
@@ -97,19 +125,19 @@ class Drawer:
         canvas = Image.fromarray(image)  # a copy: Pillow keeps four bytes of an RGB pixel
         seen = [instance for instance in result.instances if instance.box[2] and instance.box[3]]
         seen.sort(key=lambda instance: -instance.box[2] * instance.box[3])  # small ones on top
-        thickness = max(1, round(height / 400))
+        style = self._style.at(height)
         anchors: dict[int, _Anchor] = {}
         for instance in seen:
             mask = _mask_of(instance)
-            _draw_mask(canvas, instance, mask, thickness)
+            color = self._color(instance.track_id)
+            _draw_mask(canvas, color, instance.box[:2], mask, style)
             last = self._anchors.get(instance.track_id)
             anchors[instance.track_id] = _anchor(mask, instance.box[:2], last)
         self._anchors = anchors
-        size = max(11, round(height / 42))
         taken: list[Box] = []
-        for instance in sorted(seen, key=lambda instance: instance.track_id):
-            foot = anchors[instance.track_id].foot
-            taken.append(_draw_label(canvas, instance, foot, size, taken))
+        for instance in sorted(seen, key=lambda instance: instance.track_id) if style.text else ():
+            foot, color = anchors[instance.track_id].foot, self._color(instance.track_id)
+            taken.append(_draw_label(canvas, instance, color, foot, style.text or 0, taken))
         return np.array(canvas)
 
 
@@ -119,10 +147,12 @@ def _mask_of(instance: Instance) -> Mask:
     return decode_mask(instance.segmentation)[top : top + height, left : left + width]
 
 
-def _draw_mask(canvas: Image.Image, instance: Instance, mask: Mask, thickness: int) -> None:
-    inside = _eroded(mask, thickness)
-    opacity = mask * np.uint8(_CONTOUR) - inside * np.uint8(_CONTOUR - _FILL)
-    canvas.paste(color_of(instance.track_id), instance.box[:2], Image.fromarray(opacity))
+def _draw_mask(
+    canvas: Image.Image, color: RGB, corner: tuple[int, int], mask: Mask, style: Style
+) -> None:
+    inside = _eroded(mask, style.contour or 0)
+    opacity = mask * np.uint8(_CONTOUR) - inside * np.uint8(_CONTOUR - style.fill)
+    canvas.paste(color, corner, Image.fromarray(opacity))
 
 
 def _eroded(mask: Mask, steps: int) -> Mask:
@@ -209,19 +239,23 @@ def _largest_part(mask: Mask, corner: tuple[int, int], before: tuple[int, int] |
 
 
 def _draw_label(
-    canvas: Image.Image, instance: Instance, foot: Point, size: int, taken: list[Box]
+    canvas: Image.Image,
+    instance: Instance,
+    color: RGB,
+    foot: Point,
+    size: int,
+    taken: list[Box],
 ) -> Box:
     """Draw the tag of an instance where it hides no other tag, if shifting helps; its place."""
     name = " ".join(instance.name.split())
     if len(name) > _NAME_LENGTH:
         name = name[: _NAME_LENGTH - 1] + "…"
     words = [word for word in (name, f"#{instance.track_id}", f"{instance.score:.2f}") if word]
-    font = _font_for("".join(words), size)
+    font = font_for("".join(words), size)
     pad, gap = max(2, size // 4), max(5, size // 2)  # pixels; the font's own space is 2 or 3
     widths = [round(font.getlength(word)) for word in words]
     extent = (sum(widths) + gap * (len(words) - 1) + 2 * pad, round(size * 1.25) + pad)
     place = _label_place(canvas.size, foot, extent, taken)
-    color = color_of(instance.track_id)
     pen = ImageDraw.Draw(canvas)
     pen.rounded_rectangle((place[0], place[1], place[2] - 1, place[3] - 1), pad, fill=color)
     luminance = 0.299 * color[0] + 0.587 * color[1] + 0.114 * color[2]
@@ -258,7 +292,7 @@ def _overlaps(place: Box, taken: list[Box]) -> bool:
 
 
 @functools.lru_cache(maxsize=4096)
-def _font_for(text: str, size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+def font_for(text: str, size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     """Pillow's own font, or the first of the system that has more of the text's letters."""
     own = ImageFont.load_default(size)
     if text.isascii() or not isinstance(own, ImageFont.FreeTypeFont):

@@ -1,4 +1,4 @@
-"""A generated video of moving objects with known masks, for the demo and for tests."""
+"""A generated video of moving objects with known masks, to measure and to test with."""
 
 from __future__ import annotations
 

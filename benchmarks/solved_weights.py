@@ -1,6 +1,6 @@
-"""Weights for the demo: random, but for last layers that are solved to find the generated objects.
+"""Full-size weights without training: random, but for last layers solved to find known objects.
 
-No trained weights can be shipped, and random ones find nothing worth looking at. Random
+Random weights find nothing, so what FP16 does to masks and tracks cannot be seen with them. Random
 convolutions still tell textures apart, so the last layers are solved in closed form on some frames
 of the generated video, whose true masks are known; all others stay as the seed drew them.
 
@@ -9,8 +9,7 @@ of the generated video, whose true masks are known; all others stay as the seed 
     objectness, IoU  ``object_embed`` and ``iou_head``: yes for those queries, no for the rest
     classes          CLIP's pooling projection: pooled features lie along text embeddings
 
-The result has the official checkpoints' keys and knows this one video: a check of the toolchain
-that people can look at, no model.
+The result knows this one video.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ from openvis_rt.models.clip import ClipResNet
 from openvis_rt.models.clip_vis import ClipVis
 from openvis_rt.vocabulary import VILD_PROMPTS, prompts_for
 
-__all__ = ["fit_demo_model"]
+__all__ = ["solved_model"]
 
 Image8 = npt.NDArray[np.uint8]
 
@@ -44,7 +43,7 @@ _SHARPNESS = 10.0  # mask logits for one unit of the regression
 _RIDGE = 1e-6
 
 
-def fit_demo_model(
+def solved_model(
     name: str,
     frames: Sequence[Image8],
     masks: Sequence[Image8],
@@ -73,7 +72,7 @@ def fit_demo_model(
     """
     model = load_model(name, seed).model
     if not isinstance(model, ClipVis) or not isinstance(model.backbone, ClipResNet):
-        raise InputError(f"demo weights are solved for attention pooling, which {name} has not")
+        raise InputError(f"weights are solved for attention pooling, which {name} has not")
     tokenize = open_clip.get_tokenizer(model.variant.clip)
     tokens = torch.stack([tokenize(prompts_for(p, VILD_PROMPTS)) for p in phrases])
     resized = np.stack([_resize(frame, network_size) for frame in frames])
