@@ -9,7 +9,7 @@ is asked about, tracks are matched to the previous frame by the queries, as in t
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ from openvis_rt.systems.system import Tracker
 from openvis_rt.training.segmentation import frozen_state
 
 CROPS = "N crops"
-WITHOUT_CONTRAST = "proposals without L_SC"
+BY_CONTRAST = ("proposals with L_SC", "proposals without L_SC")
 
 
 @dataclass(frozen=True)
@@ -102,8 +102,8 @@ CLAIMS = (
         "The loss L_SC makes the proposals better, all classes taken for one.",
         "OpenVIS, table 4, lines 2 and 3",
         "instformer-mini",
-        "logit guidance",
-        {WITHOUT_CONTRAST: "15.8 : 13.2 (UVO)"},
+        BY_CONTRAST[0],
+        {BY_CONTRAST[1]: "15.8 : 13.2 (UVO)"},
         ONE_CLASS,
     ),
     Claim(
@@ -183,16 +183,17 @@ class Settings:
     shared: tuple[Shared, ...] = ()
 
 
-def settings_of(model: Network, bundle: Bundle, without_contrast: Path | None = None) -> Settings:
+def settings_of(model: Network, bundle: Bundle, by_contrast: Sequence[Path] = ()) -> Settings:
     """The settings of a miniature that some claim is about.
 
     Args:
         model: the miniature with its weights.
         bundle: of the same weights.
-        without_contrast: InstFormer's proposals trained without L_SC; see :func:`proposals_from`.
+        by_contrast: InstFormer's proposals trained with L_SC, and just so without; or none. See
+            :func:`proposals_from`.
     """
     if isinstance(model, InstFormer):
-        return instformer_settings(model, bundle, without_contrast)
+        return instformer_settings(model, bundle, by_contrast)
     if isinstance(model, ClipVis):
         return clip_vis_settings(model, bundle)
     windows = {f"windows of {n}": TrackingOptions(window_length=n) for n in (3, 1)}
@@ -241,7 +242,7 @@ def changed(model: Network, outputs: Mapping[str, Any]) -> Network:
     return other
 
 
-def instformer_settings(model: InstFormer, bundle: Bundle, without: Path | None) -> Settings:
+def instformer_settings(model: InstFormer, bundle: Bundle, by_contrast: Sequence[Path]) -> Settings:
     """InstFormer: other guidance, tokens, trackers, weights, and a crop for each instance."""
     queries = Tracker("momentum", parameters={"alpha": 1.0})
     by_queries = tracked(bundle, queries)
@@ -259,8 +260,8 @@ def instformer_settings(model: InstFormer, bundle: Bundle, without: Path | None)
     models["class token as register"].instance_clip.set_tokens(
         None, model.instance_clip.instance_token
     )
-    if without is not None:
-        models[WITHOUT_CONTRAST] = guided(model, proposals_from(without))
+    for name, path in zip(BY_CONTRAST, by_contrast, strict=False):
+        models[name] = guided(model, proposals_from(path))
     crops = crops_of(plain)
     of_crops = exported(crops, bundle.path.with_name(f"{bundle.path.name}-crops"), {})
     return Settings(

@@ -1,17 +1,17 @@
 """How good the trained miniatures are on every backend, and the papers' claims in miniature.
 
-    python benchmarks/miniatures.py accuracy FOLDER [MODEL ...] [--videos 60] [--split validation]
+    python benchmarks/miniatures.py accuracy FOLDER [MODEL ...] [--videos 120] [--split validation]
         [--seed 0] [--threads 1]
     python benchmarks/miniatures.py claims FOLDER [MODEL ...] [--videos 60] [--split test]
-        [--seeds 0 1 2] [--without-contrast FILE] [--threads 1]
+        [--seeds 0 1 2] [--contrast WITH WITHOUT] [--threads 1]
 
 The models have the weights that come with the package, at 128x224 with all 229 categories of the
 generated world as the vocabulary; AP is that of `openvis eval`. `accuracy` runs PyTorch, ONNX
 Runtime in FP32, and ONNX Runtime on the FP16 emulation of the FP16 graphs, and ends with exit code
 4 if AP, over all, base or novel categories, is more than 0.5 points from PyTorch's. `claims` runs
 PyTorch with one thing changed at a time (benchmarks/miniature_claims.py), over the videos of
-several worlds, and says of each claim whether its sign reproduces. FILE is InstFormer's proposals
-trained with `--contrast 0`: a checkpoint, or the run's `last.pt`.
+several worlds, and says of each claim whether its sign reproduces. WITH and WITHOUT are
+InstFormer's proposals trained alike but for `--contrast 0`: checkpoints, or the runs' `last.pt`.
 
 FOLDER takes the videos, the bundles and results.jsonl, a line for each (model, setting, split,
 seed, videos, weights). What is there is not run again, so a run that was broken off goes on; a
@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from miniature_claims import CLAIMS, CROPS, WITHOUT_CONTRAST, Setting, settings_of
+from miniature_claims import BY_CONTRAST, CLAIMS, CROPS, Setting, settings_of
 from miniature_runs import (
     DataSet,
     Figures,
@@ -91,25 +91,25 @@ def parse() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parts = parser.add_subparsers(dest="part", required=True)
-    for part, split in (("accuracy", "validation"), ("claims", "test")):
+    for part, split, videos in (("accuracy", "validation", 120), ("claims", "test", 60)):
         command = parts.add_parser(part)
         command.add_argument("folder", type=Path)
         command.add_argument("models", nargs="*", metavar="MODEL", help=", ".join(MODELS))
-        command.add_argument("--videos", type=int, default=60)
+        command.add_argument("--videos", type=int, default=videos)
         command.add_argument("--split", choices=("train", "validation", "test"), default=split)
         command.add_argument("--threads", type=int, default=1)
         if part == "accuracy":
             command.add_argument("--seed", type=int, default=0, help="of the world")
         else:
             command.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-            command.add_argument("--without-contrast", type=Path, metavar="FILE")
+            command.add_argument("--contrast", type=Path, nargs=2, metavar=("WITH", "WITHOUT"))
     options = parser.parse_args()
     options.models = options.models or list(MODELS)
     if unknown := set(options.models).difference(MODELS):
         parser.error(f"no such miniature: {', '.join(sorted(unknown))}; there are {MODELS}")
-    without = getattr(options, "without_contrast", None)
-    if without is not None and not without.is_file():
-        parser.error(f"there is no file {without} of proposals trained without L_SC")
+    for file in getattr(options, "contrast", None) or ():
+        if not file.is_file():
+            parser.error(f"there is no file {file} of trained proposals")
     if options.videos < 1:
         parser.error(f"one video at least is needed; got --videos {options.videos}")
     return options
@@ -155,8 +155,8 @@ class Miniature:
     def key(self, options: argparse.Namespace, setting: str, seed: int) -> Line:
         """Of a result."""
         weights = self.weights
-        if setting == WITHOUT_CONTRAST:
-            weights += f"+{sha256_of(options.without_contrast)[:12]}"
+        if setting in BY_CONTRAST:
+            weights += f"+{sha256_of(options.contrast[BY_CONTRAST.index(setting)])[:12]}"
         return {
             "part": options.part,
             "model": self.name,
@@ -221,8 +221,9 @@ def claims(options: argparse.Namespace, results: Results, progress: Progress) ->
         mini = miniature(name)
         wanted = [claim for claim in CLAIMS if claim.model == name]
         names = list(dict.fromkeys(s for claim in wanted for s in (claim.best, *claim.others)))
-        if options.without_contrast is None and WITHOUT_CONTRAST in names:
-            names.remove(WITHOUT_CONTRAST)
+        if options.contrast is None:
+            names = [name for name in names if name not in BY_CONTRAST]
+            wanted = [claim for claim in wanted if claim.best not in BY_CONTRAST]
         for seed in options.seeds:
             run_settings(mini, names, seed, options, results, progress)
         known = {
@@ -258,7 +259,7 @@ def run_settings(
     if not missing and not untimed:
         return
     data, bundle = videos_of(options, seed, progress), mini.bundle(options.folder)
-    all_of = settings_of(mini.model, bundle, options.without_contrast)
+    all_of = settings_of(mini.model, bundle, options.contrast or ())
     if missing:
         with ExitStack() as stack:
             pipelines = {

@@ -1,12 +1,12 @@
 """Weights that come with the package: what is in ``checkpoints/shipped``, the miniatures' place.
 
-They are checkpoints like others, FP16 safetensors, but for CLIP's table of 49,408 tokens, of which
-a small file holds only the rows that training met:
+They are checkpoints like others, FP16 safetensors, but for what training never met of CLIP's text:
+of the table of 49,408 tokens and of its 77 positions a small file holds the rows that it did meet:
 
     token_embedding.rows [n, w], token_embedding.kept [n]    for    token_embedding.weight
+    positional_embedding.first [m, w]                        for    positional_embedding
 
-A token that training never met stands for nothing: its row is 0. Such a file is read wherever a
-checkpoint is.
+The other rows are 0. Such a file is read wherever a checkpoint is.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ __all__ = ["compact", "expanded", "shipped_checkpoint", "shipped_clip"]
 FOLDER = Path(__file__).parent / "shipped"
 _TOKENS = 49408
 _TABLE, _ROWS, _KEPT = "token_embedding.weight", "token_embedding.rows", "token_embedding.kept"
+_CONTEXT = 77  # positions of CLIP's text
+_POSITIONS, _FIRST = "positional_embedding", "positional_embedding.first"
 _CLIP_OF = "instformer-mini"  # whose file has the CLIP that other miniatures take beside theirs
 
 
@@ -50,12 +52,13 @@ def shipped_clip(variant: Variant) -> Path | None:
     return shipped_checkpoint(VARIANTS[_CLIP_OF]) if variant.takes_clip else None
 
 
-def compact(tensors: Mapping[str, Tensor], tokens: Tensor) -> dict[str, Tensor]:
-    """FP16, with the rows of some tokens alone.
+def compact(tensors: Mapping[str, Tensor], tokens: Tensor, longest: int) -> dict[str, Tensor]:
+    """FP16, with the rows of some tokens and of the first positions alone.
 
     Args:
         tensors: a checkpoint's; float.
         tokens: to keep, int64 [n].
+        longest: positions of a text to keep, at most 77.
     """
     small: dict[str, Tensor] = {}
     for key, value in tensors.items():
@@ -63,6 +66,9 @@ def compact(tensors: Mapping[str, Tensor], tokens: Tensor) -> dict[str, Tensor]:
             stem = key.removesuffix(_TABLE)
             small[stem + _ROWS] = value[tokens].half().contiguous()
             small[stem + _KEPT] = tokens.int().contiguous()
+        elif key.endswith(_POSITIONS) and len(value) == _CONTEXT:
+            stem = key.removesuffix(_POSITIONS)
+            small[stem + _FIRST] = value[:longest].half().contiguous()
         else:
             small[key] = value.half().contiguous() if value.is_floating_point() else value
     return small
@@ -72,9 +78,12 @@ def expanded(tensors: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
     """The inverse of :func:`compact`, in the file's types; other files' tensors as they are.
 
     Raises:
-        CheckpointError: rows without their tokens, tokens that CLIP has not, or one token twice.
+        CheckpointError: rows without their tokens, tokens that CLIP has not, one token twice, or
+            more positions than CLIP has.
     """
     found = dict(tensors)
+    for key in [key for key in tensors if key.endswith(_FIRST)]:
+        found[key.removesuffix(_FIRST) + _POSITIONS] = _all_positions(found.pop(key), key, path)
     for key in [key for key in tensors if key.endswith(_ROWS)]:
         stem = key.removesuffix(_ROWS)
         rows, kept = found.pop(key), found.pop(stem + _KEPT, None)
@@ -94,6 +103,17 @@ def expanded(tensors: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
         table = rows.new_zeros(_TOKENS, rows.shape[1])
         found[stem + _TABLE] = table.index_copy(0, kept.long(), rows)
     return found
+
+
+def _all_positions(first: Tensor, key: str, path: Path) -> Tensor:
+    if first.ndim != 2 or not 0 < len(first) <= _CONTEXT:
+        raise CheckpointError(
+            f"{path}: {key} {list(first.shape)} is no table of 1 to {_CONTEXT} positions. The "
+            "file was not written by openvis_rt.training.miniatures, or is damaged"
+        )
+    table = first.new_zeros(_CONTEXT, first.shape[1])
+    table[: len(first)] = first
+    return table
 
 
 def _told(kept: Tensor | None) -> str:

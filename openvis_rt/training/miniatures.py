@@ -23,6 +23,7 @@ from openvis_rt.checkpoints.instformer import write_parts
 from openvis_rt.checkpoints.shipped import compact
 from openvis_rt.errors import InputError
 from openvis_rt.files import output_file
+from openvis_rt.training.clip import LONGEST
 from openvis_rt.training.command import run_command
 from openvis_rt.training.instformer import parts_of_runs
 from openvis_rt.training.run import trained_weights
@@ -79,13 +80,13 @@ def _pack_ovformer(runs: Path, folder: Path) -> Path:
 def _pack_instformer(runs: Path, folder: Path) -> Path:
     proposals, clip, trained = (runs / name for name in ("proposals", "clip-vit", "tokens"))
     tracker = runs / "tracker" if (runs / "tracker").is_dir() else None
-    parts, tokens = parts_of_runs(proposals, clip, trained, tracker), captions_tokens()
+    parts = parts_of_runs(proposals, clip, trained, tracker)
     small = replace(
         parts,
-        proposal=compact(parts.proposal, tokens),
-        clip=compact(parts.clip, tokens),
-        tokens=compact(parts.tokens, tokens),
-        tracker=compact(parts.tracker, tokens),
+        proposal=_small(parts.proposal),
+        clip=_small(parts.clip),
+        tokens=_small(parts.tokens),
+        tracker=_small(parts.tracker),
         sources={"trained": "python -m openvis_rt.training.instformer"},
     )
     path = folder / "instformer-mini.safetensors"
@@ -96,8 +97,13 @@ def _pack_instformer(runs: Path, folder: Path) -> Path:
 
 def _saved(state: Mapping[str, Tensor], path: Path) -> Path:
     with output_file(path) as partial:
-        save_file(compact(state, captions_tokens()), partial, {"format": "pt"})
+        save_file(_small(state), partial, {"format": "pt"})
     return path
+
+
+def _small(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Without what no caption of the world reaches."""
+    return compact(state, captions_tokens(), LONGEST)
 
 
 def main(

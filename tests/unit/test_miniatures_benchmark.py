@@ -6,7 +6,7 @@ import miniature_claims
 import numpy as np
 import pytest
 import torch
-from miniature_claims import CLAIMS, CROPS, WITHOUT_CONTRAST, Claim, changed, guided, settings_of
+from miniature_claims import BY_CONTRAST, CLAIMS, CROPS, Claim, changed, guided, settings_of
 from miniature_runs import (
     GROUPS,
     MEASURES,
@@ -94,7 +94,7 @@ def test_every_setting_that_a_claim_names_is_made(name, tmp_path, monkeypatch):
     model = load_model(name, 0).model
     made = settings_of(model, bundle_of(name, tmp_path)).settings
     named = {s for c in CLAIMS if c.model == name for s in (c.best, *c.others)}
-    assert named - {WITHOUT_CONTRAST} == made.keys()
+    assert named - set(BY_CONTRAST) == made.keys()
 
 
 def test_what_is_asked_of_the_classifier_is_tracked_by_queries(instformer, tmp_path, monkeypatch):

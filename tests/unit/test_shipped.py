@@ -21,6 +21,7 @@ from openvis_rt.checkpoints.shipped import (  # noqa: E402
     shipped_clip,
 )
 from openvis_rt.errors import CheckpointError, InputError  # noqa: E402
+from openvis_rt.files import sha256_of  # noqa: E402
 from openvis_rt.systems import VARIANTS  # noqa: E402
 from openvis_rt.training.miniatures import captions_tokens, pack  # noqa: E402
 from openvis_rt.training.world_categories import CATEGORIES  # noqa: E402
@@ -38,22 +39,29 @@ def drawn(*shape: int, seed: int = 0):
 
 
 def test_what_was_compact_is_whole_again_but_for_rows_that_were_not_kept(tmp_path):
-    table, matrix = drawn(TOKENS, 4), drawn(3, 5, seed=1)
+    table, matrix, positions = drawn(TOKENS, 4), drawn(3, 5, seed=1), drawn(77, 4, seed=2)
     tokens = torch.tensor([0, 7, 320, TOKENS - 1])
     whole = {
         "clip.token_embedding.weight": table,
+        "clip.positional_embedding": positions,
+        "clip.visual.positional_embedding": matrix,
         "clip.visual.proj": matrix.T,  # not contiguous, which a file cannot hold
         "clip.visual.bn.num_batches_tracked": torch.tensor(9),
     }
-    small = compact(whole, tokens)
+    small = compact(whole, tokens, 9)
     save_file(small, tmp_path / "small.safetensors")
-    assert (tmp_path / "small.safetensors").stat().st_size < 1000
+    assert (tmp_path / "small.safetensors").stat().st_size < 1300
     again = expanded(load_file(tmp_path / "small.safetensors"), tmp_path / "small.safetensors")
     assert again.keys() == whole.keys()
     assert again["clip.token_embedding.weight"].shape == table.shape
     assert torch.equal(again["clip.token_embedding.weight"][tokens], table[tokens].half())
     others = torch.ones(TOKENS, dtype=torch.bool).index_fill(0, tokens, value=False)
     assert not again["clip.token_embedding.weight"][others].any()
+    found = again["clip.positional_embedding"]
+    assert torch.equal(found[:9], positions[:9].half())
+    assert found.shape == (77, 4)
+    assert not found[9:].any()
+    assert torch.equal(again["clip.visual.positional_embedding"], matrix.half())
     assert torch.equal(again["clip.visual.proj"], matrix.T.half())
     assert torch.equal(again["clip.visual.bn.num_batches_tracked"], torch.tensor(9))
 
@@ -63,6 +71,12 @@ def test_other_files_stay_as_they_are(tmp_path):
     found = expanded(state, tmp_path)
     assert found.keys() == state.keys()
     assert all(found[key] is state[key] for key in state)
+
+
+@pytest.mark.parametrize("shape", [(78, 4), (0, 4), (9,)])
+def test_positions_that_clip_has_not_are_refused(tmp_path, shape):
+    with pytest.raises(CheckpointError, match="is no table of 1 to 77 positions"):
+        expanded({"clip.positional_embedding.first": drawn(*shape)}, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -191,3 +205,17 @@ def test_a_folder_without_runs_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"ovformer holds no run: there is no .*last\.pt"):
         pack(tmp_path, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+# what is shipped
+
+
+def test_every_miniature_is_shipped_with_a_card_and_all_are_small():
+    files = sorted(shipped.FOLDER.glob("*.safetensors"))
+    assert [file.stem for file in files] == sorted(MINIATURES)
+    for file in files:
+        card = file.with_suffix(".md").read_text(encoding="utf-8")
+        assert f"`{sha256_of(file)}`" in card
+        for told in ("Licence", "Data and recipe", "seconds", "AP50"):
+            assert told in card
+    assert sum(file.stat().st_size for file in files) <= 12 * 2**20
