@@ -40,6 +40,7 @@ from openvis_rt.runtime.backends.onnxruntime import OnnxRuntime, OnnxRuntimeSess
 from openvis_rt.runtime.options import TrackingOptions
 from openvis_rt.runtime.pipeline import Pipeline
 from openvis_rt.runtime.video.reading import Frame
+from openvis_rt.runtime.video.results import FrameResult, VideoResult
 from openvis_rt.training.world import Split, World, write_dataset
 from openvis_rt.training.world_files import ANNOTATIONS, IMAGES, SPLIT
 
@@ -98,7 +99,7 @@ def shipped(name: str) -> tuple[Loaded, str]:
 
 
 class Fp16Emulation(OnnxRuntime):
-    """ONNX Runtime with FP16 graphs as their FP16 emulations, on the CPU."""
+    """ONNX Runtime with graphs of FP16, and of INT8 and FP16, as their FP16 emulations."""
 
     def open(
         self,
@@ -110,7 +111,8 @@ class Fp16Emulation(OnnxRuntime):
         fetched: Sequence[str] | None = None,
     ) -> OnnxRuntimeSession:
         """See :class:`~openvis_rt.runtime.backends.base.Backend`."""
-        if bundle.graph(graph, precision).precision != "fp16":  # `masks` is FP32 in each precision
+        half = bundle.graph(graph, precision).precision in ("fp16", "int8")
+        if not half:  # `masks` is FP32 in each precision
             return super().open(bundle, graph, precision)
         emulated = fp16_emulation(onnx.load(bundle.graph_path(graph, precision)))
         with tempfile.NamedTemporaryFile(suffix=".onnx") as file:
@@ -192,6 +194,7 @@ def measured(
     data: DataSet,
     progress: Progress,
     after: Callable[[], None] = lambda: None,
+    watch: Callable[[str, list[FrameResult]], None] = lambda *_: None,
 ) -> dict[str, Figures]:
     """The figures of each pipeline over the same videos.
 
@@ -200,6 +203,7 @@ def measured(
         data: what they look at.
         progress: told before each video.
         after: called after each video.
+        watch: told what each of them found in the frames of each video.
     """
     of_class, of_track = (
         vocabulary_for(data.annotations, class_agnostic=agnostic)[1] for agnostic in (False, True)
@@ -211,7 +215,8 @@ def measured(
         with annotated_frames(video, data.videos) as source:
             frames = list(source)
         for name, pipeline in pipelines.items():
-            result = played(pipeline, frames)
+            seen, result = played(pipeline, frames)
+            watch(name, seen)
             found[name].by_class += of_class.entries(result, video.id)
             found[name].by_track += of_track.entries(result, video.id)
         after()
@@ -219,11 +224,9 @@ def measured(
     return {name: _figures(entries, data) for name, entries in found.items()}
 
 
-def played(pipeline: Pipeline, frames: Sequence[Frame]) -> Any:
-    """The result of a video."""
-    for _ in pipeline.stream(frames):
-        pass
-    return pipeline.finish()
+def played(pipeline: Pipeline, frames: Sequence[Frame]) -> tuple[list[FrameResult], VideoResult]:
+    """What is found in each frame of a video, and in the whole."""
+    return list(pipeline.stream(frames)), pipeline.finish()
 
 
 def _figures(entries: _Entries, data: DataSet) -> Figures:
