@@ -83,15 +83,7 @@ def expanded(tensors: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
     """
     found = dict(tensors)
     for key in [key for key in tensors if key.endswith(_FIRST)]:
-        first = found.pop(key)
-        if first.ndim != 2 or not 0 < len(first) <= _CONTEXT:
-            raise CheckpointError(
-                f"{path}: {key} {list(first.shape)} is no table of 1 to {_CONTEXT} positions. The "
-                "file was not written by openvis_rt.training.miniatures, or is damaged"
-            )
-        table = first.new_zeros(_CONTEXT, first.shape[1])
-        table[: len(first)] = first
-        found[key.removesuffix(_FIRST) + _POSITIONS] = table
+        found[key.removesuffix(_FIRST) + _POSITIONS] = _all_positions(found.pop(key), key, path)
     for key in [key for key in tensors if key.endswith(_ROWS)]:
         stem = key.removesuffix(_ROWS)
         rows, kept = found.pop(key), found.pop(stem + _KEPT, None)
@@ -111,6 +103,17 @@ def expanded(tensors: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
         table = rows.new_zeros(_TOKENS, rows.shape[1])
         found[stem + _TABLE] = table.index_copy(0, kept.long(), rows)
     return found
+
+
+def _all_positions(first: Tensor, key: str, path: Path) -> Tensor:
+    if first.ndim != 2 or not 0 < len(first) <= _CONTEXT:
+        raise CheckpointError(
+            f"{path}: {key} {list(first.shape)} is no table of 1 to {_CONTEXT} positions. The "
+            "file was not written by openvis_rt.training.miniatures, or is damaged"
+        )
+    table = first.new_zeros(_CONTEXT, first.shape[1])
+    table[: len(first)] = first
+    return table
 
 
 def _told(kept: Tensor | None) -> str:

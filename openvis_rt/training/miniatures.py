@@ -80,13 +80,13 @@ def _pack_ovformer(runs: Path, folder: Path) -> Path:
 def _pack_instformer(runs: Path, folder: Path) -> Path:
     proposals, clip, trained = (runs / name for name in ("proposals", "clip-vit", "tokens"))
     tracker = runs / "tracker" if (runs / "tracker").is_dir() else None
-    parts, tokens = parts_of_runs(proposals, clip, trained, tracker), captions_tokens()
+    parts = parts_of_runs(proposals, clip, trained, tracker)
     small = replace(
         parts,
-        proposal=compact(parts.proposal, tokens, LONGEST),
-        clip=compact(parts.clip, tokens, LONGEST),
-        tokens=compact(parts.tokens, tokens, LONGEST),
-        tracker=compact(parts.tracker, tokens, LONGEST),
+        proposal=_small(parts.proposal),
+        clip=_small(parts.clip),
+        tokens=_small(parts.tokens),
+        tracker=_small(parts.tracker),
         sources={"trained": "python -m openvis_rt.training.instformer"},
     )
     path = folder / "instformer-mini.safetensors"
@@ -97,8 +97,13 @@ def _pack_instformer(runs: Path, folder: Path) -> Path:
 
 def _saved(state: Mapping[str, Tensor], path: Path) -> Path:
     with output_file(path) as partial:
-        save_file(compact(state, captions_tokens(), LONGEST), partial, {"format": "pt"})
+        save_file(_small(state), partial, {"format": "pt"})
     return path
+
+
+def _small(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Without what no caption of the world reaches."""
+    return compact(state, captions_tokens(), LONGEST)
 
 
 def main(

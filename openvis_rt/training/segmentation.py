@@ -147,12 +147,7 @@ def matched_losses(
 ) -> tuple[Losses, list[Matches]]:
     """The class-agnostic losses of one prediction: 2 L_obj + 5 L_mask + 5 L_dice.
 
-    Args:
-        logits: of masks, float32 [B, N, T, h, w].
-        objects: logits of an object and of none, float32 [B, N, 2].
-        targets: B.
-        generator: draws the points.
-        class_scores: in 0 .. 1, float32 [B, N, K], to match by classes as well.
+    Arguments as for :func:`match_objects`.
     """
     matches = match_objects(logits, objects, targets, generator, class_scores)
     masks, dice = mask_losses(logits, targets, matches, points=POINTS, generator=generator)

@@ -26,11 +26,7 @@ from openvis_rt.training.clip import (  # noqa: E402
     train_clip,
     zero_shot_accuracy,
 )
-from openvis_rt.training.windows import (  # noqa: E402
-    Windows,
-    draw_windows,
-    stored_windows,
-)
+from openvis_rt.training.windows import Windows, draw_windows, stored_windows  # noqa: E402
 from openvis_rt.training.world import WorldVideo  # noqa: E402
 from openvis_rt.training.world_categories import BASE, CATEGORIES, NOVEL  # noqa: E402
 from openvis_rt.vocabulary import VILD_PROMPTS  # noqa: E402
