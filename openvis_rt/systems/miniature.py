@@ -30,7 +30,6 @@ MINI_CLIP_VIT: Mapping[str, Any] = {
         "width": 128,
         "head_width": 32,
         "patch_size": 16,
-        "patch_dropout": 0.3,  # of training alone
     },
     "text_cfg": _TEXT,
 }

@@ -5,9 +5,14 @@
 CLIP's symmetric contrast (Radford et al., 2021, figure 3) of unit image and text embeddings I and
 T, with one change: captions of one batch that say the same are all right answers, since a small
 world repeats itself. As the real CLIP has seen everything, base and novel categories are shown.
-The pool of the ResNet often sees a part of its cells alone, and the transformer a part of its
-patches, so that both can name what is under a mask.
-With a teacher, whose image embeddings are J, 10 times the mean of 1 - cos(I, J) is added.
+The pool of the ResNet often sees a part of its cells alone, so that it can name what is under a
+mask. With a teacher, a ResNet whose image embeddings are J, and j for a cell alone (MaskCLIP, Zhou
+et al., 2022: value and output projections of the pool), the transformer also learns by
+
+    L_teacher = 10 mean(1 - cos(I, J)),     L_cells = 10 mean(1 - cos(i, j))
+
+where i is the mean embedding of the patches of a cell; a token that attends to some patches alone
+then finds there what CLIP says of them.
 
     python -m openvis_rt.training.clip vit FOLDER
 """
@@ -44,9 +49,12 @@ __all__ = [
     "CLIPS",
     "LONGEST",
     "captions",
+    "cells_of",
     "class_embeddings",
     "contrast",
     "new_clip",
+    "of_cells",
+    "of_patches",
     "pooled",
     "train_clip",
     "zero_shot_accuracy",
@@ -55,7 +63,7 @@ __all__ = [
 Encoder = Literal["resnet", "vit"]
 CLIPS: dict[Encoder, Any] = {"resnet": MINI_CLIP_RESNET, "vit": MINI_CLIP_VIT}
 LONGEST = 28  # tokens of a caption; CLIP reads up to 77
-_TEACHING = 10.0  # weight of the teacher's loss, 1 - cosine
+_TEACHING = 10.0  # weight of the teacher's losses, 1 - cosine
 _MARGIN = 16  # pixels by which stored windows are larger than what CLIP sees, to shift it
 
 
@@ -152,22 +160,26 @@ def train_clip(
         rate: learning rate.
         seed: of weights and windows.
         teacher: folder of the run of a ``resnet``, whose text tower is taken over as it is, and
-            whose image embeddings are learnt beside the captions: a transformer needs many more
-            pictures than a convolution to get as far by captions alone. None is without.
+            whose embeddings of pictures and of their cells are learnt beside the captions: a
+            transformer needs many more pictures than a convolution to get as far by captions
+            alone. None is without; for a ``vit`` only.
 
     Raises:
-        InputError: there are fewer windows than an iteration takes, or the teacher is no run of a
-            resnet.
+        InputError: there are fewer windows than an iteration takes, the teacher is no run of a
+            resnet, or a resnet is given one.
 
     Returns:
         open_clip's model, in evaluation mode.
     """
     if count < batch:
         raise InputError(f"an iteration of {batch} windows needs as many; found {count}")
+    if teacher is not None and name != "vit":
+        raise InputError(f"a {name} learns by captions alone, and takes no --teacher")
     side = CLIPS[name]["vision_cfg"]["image_size"]
     windows = stored_windows(folder.parent / "windows", count, side + _MARGIN, seed)
     clip = new_clip(name, seed).train().to(memory_format=torch.channels_last)  # convolutions: 1.6 x
     guide = None if teacher is None else _taught_by(teacher, clip)
+    clip.visual.output_tokens = name == "vit"  # while it is trained
     normalise = Normalise(CLIP_MEAN, CLIP_STD)
     tokenize = open_clip.get_tokenizer("ViT-B-32")
 
@@ -181,39 +193,64 @@ def train_clip(
         tokens = tokenize(captions(categories, rng))[:, :LONGEST]
         with torch.autocast("cpu", torch.bfloat16):
             pictures = normalise(images).contiguous(memory_format=torch.channels_last)
-            seen = clip.visual(pictures) if kept is None else pooled(clip.visual, pictures, kept)
+            if kept is None:
+                seen, cells = of_patches(clip.visual, pictures)
+            else:
+                seen = pooled(clip.visual, cells_of(clip.visual, pictures), kept)
             said = encode_text(clip, tokens)
-            with torch.no_grad():
-                shown = None if guide is None else seen_by(guide, pictures)
         unit_seen, unit_said = (F.normalize(x.float(), dim=-1) for x in (seen, said))
-        scale = clip.logit_scale.exp().clamp(max=100)
-        losses = {"contrast": contrast(scale * unit_seen @ unit_said.T, torch.from_numpy(same))}
-        if shown is not None:
-            apart = 1 - (unit_seen * F.normalize(shown.float(), dim=-1)).sum(-1)
-            losses["teacher"] = _TEACHING * apart.mean()
+        logits = clip.logit_scale.exp().clamp(max=100) * unit_seen @ unit_said.T
+        losses = {"contrast": contrast(logits, torch.from_numpy(same))}
+        if guide is not None:
+            with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+                shown = cells_of(guide.visual, pictures)
+                whole = pooled(guide.visual, shown, torch.ones(shown.shape[:2], dtype=torch.bool))
+                alone = of_cells(guide.visual, shown)
+            losses["teacher"] = _TEACHING * (1 - _cosines(seen, whole)).mean()
+            losses["cells"] = _TEACHING * (1 - _cosines(cells, alone)).mean()
         return losses
 
     run = Run(folder, clip, rate=rate)
     with sdpa_kernel(SDPBackend.MATH):  # its flash kernel takes five times as long backward here
         run.train(step, iterations)
+    clip.visual.output_tokens = False
     return clip.eval()
 
 
-def pooled(visual: Any, pictures: Tensor, kept: Tensor) -> Tensor:
-    """CLIP's ResNet with its attention pool over some cells alone, as CLIP-VIS pools under a mask.
+def _cosines(one: Tensor, other: Tensor) -> Tensor:
+    """Of the last axes, float32."""
+    return (F.normalize(one.float(), dim=-1) * F.normalize(other.float(), dim=-1)).sum(-1)
+
+
+def cells_of(visual: Any, pictures: Tensor) -> Tensor:
+    """The last feature of CLIP's ResNet, as its attention pool takes it.
 
     Args:
         visual: open_clip's ``ModifiedResNet``.
         pictures: normalised, float32 [B, 3, S, S], S as it was made for.
-        kept: cells of the last feature that are seen, at least one of each picture, bool [B, P].
 
     Returns:
-        [B, D]: for all cells as :meth:`~openvis_rt.models.clip.ClipResNet.pool` gives it.
+        [B, P, Cf], P = (S / 32)^2.
     """
     dense = visual.stem(pictures)
     for index in range(1, 5):
         dense = getattr(visual, f"layer{index}")(dense)
-    head, cells = visual.attnpool, dense.flatten(2).transpose(1, 2)  # [B, P, Cf]
+    cells: Tensor = dense.flatten(2).transpose(1, 2)
+    return cells
+
+
+def pooled(visual: Any, cells: Tensor, kept: Tensor) -> Tensor:
+    """CLIP's attention pool over some cells alone, as CLIP-VIS pools under a mask.
+
+    Args:
+        visual: open_clip's ``ModifiedResNet``.
+        cells: of :func:`cells_of`, [B, P, Cf].
+        kept: cells that are seen, at least one of each picture, bool [B, P].
+
+    Returns:
+        [B, D]: for all cells as :meth:`~openvis_rt.models.clip.ClipResNet.pool` gives it.
+    """
+    head = visual.attnpool
     query = cells.mean(1, keepdim=True) + head.positional_embedding[:1]
     cells = cells + head.positional_embedding[1:]
     q, k, v = (
@@ -225,6 +262,30 @@ def pooled(visual: Any, pictures: Tensor, kept: Tensor) -> Tensor:
     return out
 
 
+def of_cells(visual: Any, cells: Tensor) -> Tensor:
+    """What the pool says of each cell alone, [B, P, D], from [B, P, Cf] of :func:`cells_of`."""
+    head = visual.attnpool
+    out: Tensor = head.c_proj(head.v_proj(cells + head.positional_embedding[1:]))
+    return out
+
+
+def of_patches(visual: Any, pictures: Tensor) -> tuple[Tensor, Tensor]:
+    """Embeddings of CLIP's transformer: of the whole, and of its patches by a ResNet's cells.
+
+    Args:
+        visual: open_clip's ``VisionTransformer`` with ``output_tokens``.
+        pictures: normalised, float32 [B, 3, S, S], S as it was made for.
+
+    Returns:
+        [B, D] and [B, (S / 32)^2, D], the mean of the patches of a cell of 32 pixels.
+    """
+    seen, patches = visual(pictures)
+    side = pictures.shape[-1] // visual.patch_size[0]
+    grid = (patches @ visual.proj).transpose(1, 2).unflatten(2, (side, side))
+    cells = F.avg_pool2d(grid, 32 // visual.patch_size[0]).flatten(2).transpose(1, 2)
+    return seen, cells
+
+
 def seen_by(clip: Any, pictures: Tensor) -> Tensor:
     """Image embeddings [B, D] of normalised pictures, pooled over all cells as :func:`pooled` does.
 
@@ -233,8 +294,8 @@ def seen_by(clip: Any, pictures: Tensor) -> Tensor:
     if not hasattr(clip.visual, "attnpool"):
         seen: Tensor = clip.visual(pictures)
         return seen
-    side = clip.visual.image_size // 32
-    return pooled(clip.visual, pictures, torch.ones(len(pictures), side**2, dtype=torch.bool))
+    cells = cells_of(clip.visual, pictures)
+    return pooled(clip.visual, cells, torch.ones(cells.shape[:2], dtype=torch.bool))
 
 
 def _some_cells(side: int, batch: int, rng: np.random.Generator) -> Tensor:

@@ -17,8 +17,11 @@ from openvis_rt.training import windows as windows_of_world  # noqa: E402
 from openvis_rt.training.clip import (  # noqa: E402
     LONGEST,
     captions,
+    cells_of,
     contrast,
     new_clip,
+    of_cells,
+    of_patches,
     pooled,
     train_clip,
     zero_shot_accuracy,
@@ -65,14 +68,57 @@ def test_some_cells_are_pooled_as_clip_vis_pools_them_under_a_mask():
     kept[1] = True
     backbone = ClipResNet(clip)
     with torch.inference_mode():
-        found = pooled(clip.visual, pictures, kept)
+        cells = cells_of(clip.visual, pictures)
+        found = pooled(clip.visual, cells, kept)
         dense = backbone(pictures)["res5"]
         for number, mask in enumerate(kept):
             grid = mask.reshape(1, side // 32, side // 32)
             wanted = backbone.pool(dense[number : number + 1], grid)
             torch.testing.assert_close(found[number : number + 1], wanted, atol=1e-5, rtol=1e-4)
-        everything = pooled(clip.visual, pictures, torch.ones_like(kept))
+        everything = pooled(clip.visual, cells, torch.ones_like(kept))
     assert (everything - found).abs().amax(1).gt(1e-4).tolist() == [True, False, True]
+
+
+def test_what_is_said_of_a_cell_is_the_pool_over_it_alone():
+    visual = new_clip("resnet").eval().visual
+    pictures = torch.randn(2, 3, 128, 128, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        cells = cells_of(visual, pictures)
+        said = of_cells(visual, cells)
+        for number in (0, 5, 15):
+            only = torch.zeros(2, 16, dtype=torch.bool)
+            only[:, number] = True
+            torch.testing.assert_close(said[:, number], pooled(visual, cells, only))
+
+
+def test_patches_are_taken_together_by_the_cells_that_they_lie_in():
+    visual = new_clip("vit").eval().visual
+    pictures = torch.randn(2, 3, 128, 128, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        whole = visual(pictures)
+        visual.output_tokens = True
+        _, patches = visual(pictures)
+        seen, cells = of_patches(visual, pictures)
+    assert torch.equal(seen, whole)
+    patches = (patches @ visual.proj).reshape(2, 8, 8, -1)
+    assert cells.shape == (2, 16, 128)
+    for row, column in ((0, 0), (1, 3), (3, 2)):
+        of_cell = patches[:, 2 * row : 2 * row + 2, 2 * column : 2 * column + 2].mean((1, 2))
+        torch.testing.assert_close(cells[:, 4 * row + column], of_cell)
+
+
+def test_a_teacher_is_for_the_transformer(tmp_path):
+    with pytest.raises(InputError, match="a resnet learns by captions alone"):
+        train_clip(
+            "resnet",
+            tmp_path / "run",
+            iterations=1,
+            batch=2,
+            count=4,
+            rate=1e-3,
+            seed=0,
+            teacher=tmp_path,
+        )
 
 
 # windows
