@@ -42,13 +42,16 @@ def cpu_rewritten(model: onnx.ModelProto) -> onnx.ModelProto:
     nodes = [made for index in range(len(result.graph.node)) for made in rewriter.nodes(index)]
     outputs = {value.name for value in result.graph.output}
     kept = _needed(nodes, outputs)
-    result.graph.ClearField("node")
-    result.graph.node.extend(kept)
-    result.graph.initializer.extend(rewriter.constants)
-    made_here = {name for node in kept for name in node.output}
-    types = [value for value in result.graph.value_info if value.name in made_here]
-    result.graph.ClearField("value_info")
-    result.graph.value_info.extend(types)
+    read = {name for node in kept for name in node.input} | outputs
+    made = {name for node in kept for name in node.output}
+    constants = [*result.graph.initializer, *rewriter.constants]
+    for field, items in (
+        ("node", kept),
+        ("initializer", [tensor for tensor in constants if tensor.name in read]),
+        ("value_info", [value for value in result.graph.value_info if value.name in made]),
+    ):
+        result.graph.ClearField(field)
+        getattr(result.graph, field).extend(items)
     return onnx.shape_inference.infer_shapes(result)
 
 

@@ -135,6 +135,8 @@ def test_masks_are_made_of_features_that_are_resized_once(tmp_path):
         assert product.op_type == "MatMul"
         assert shapes[product.output[0]] == [1, 4, 30]  # cells of the mask, not of the features
     assert "cells" not in made
+    read = {name for node in rewritten.graph.node for name in node.input}
+    assert {tensor.name for tensor in rewritten.graph.initializer} < read
 
 
 def test_logits_that_somebody_else_needs_stay_as_they_are(tmp_path):
