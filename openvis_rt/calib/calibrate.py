@@ -151,7 +151,7 @@ def calibrate(
     for name, tensors in unquantised(calibration).items():
         warn(
             f"{len(tensors)} tensors of {name}, such as {tensors[0]!r}, are 0 everywhere on these "
-            "frames; the products that read them are not quantised"
+            "frames; the products beside them are not quantised"
         )
     made = _made(bundle, calibration, precisions, progress)
     measured = measure(bundle, made, chosen.held_out, threads=threads, progress=progress)
