@@ -14,7 +14,7 @@ from openvis_rt.calib.sensitivity_record import BlockCost, Sensitivity
 
 __all__ = ["svg_from_sensitivity"]
 
-_WIDTH, _MARGIN, _TOP, _ROW = 900, 24, 104, 34
+_WIDTH, _MARGIN, _TOP, _ROW = 900, 24, 122, 38
 _COST, _SAVED, _PANEL = 320, 620, 170  # left edges of the two panels, and the longest bar in them
 _STYLE = """
 text{font:12px system-ui,'DejaVu Sans',sans-serif;fill:#1f2328}
@@ -32,9 +32,9 @@ def svg_from_sensitivity(found: Sensitivity) -> str:
     title = f"{found.variant}: what each block costs in INT8, and what it saves"
     pieces = [
         _text(_MARGIN, 34, title, "title"),
-        _text(_MARGIN, 54, _subtitle(found), "soft"),
-        _text(_COST, 80, "noise of the mask logits, alone", "head"),
-        _text(_COST, 95, "over the signal, in thousandths", "soft"),
+        *(_text(_MARGIN, 54 + 16 * i, line, "soft") for i, line in enumerate(_subtitle(found))),
+        _text(_COST, 98, "cost: noise of the masks, alone", "head"),
+        _text(_COST, 113, "thousandths of the signal's power", "soft"),
         *_legend(),
         *_rows(found.blocks),
     ]
@@ -46,28 +46,32 @@ def svg_from_sensitivity(found: Sensitivity) -> str:
     return "\n".join([head, *pieces, "</svg>"]) + "\n"
 
 
-def _subtitle(found: Sensitivity) -> str:
-    """How it was measured, and what was picked."""
+def _subtitle(found: Sensitivity) -> tuple[str, str]:
+    """How it was measured, and what was picked: a line each."""
     chosen = [block for block in found.blocks if block.chosen]
-    text = f"ranges by {found.method}, {found.windows} windows held out; cheapest first. "
+    how = f"Ranges by {found.method}; {found.windows} windows held out; cheapest first."
     if found.bound is None:
-        return text + "All are INT8."
+        return how, "All blocks are INT8."
     share = sum(block.share for block in chosen)
     words = {
         "min_sqnr": f"mask logits at {found.bound.value:g} dB or more",
         "max_ap_drop": f"at most {found.bound.value:g} points of AP lost",
     }[found.bound.measure]
     return (
-        f"{text}INT8 for {words}: {len(chosen)} of {len(found.blocks)} blocks, {share:.0%} of the "
-        "multiply-adds; the others are pale."
+        how,
+        f"For {words}, {len(chosen)} of {len(found.blocks)} blocks are INT8, with {share:.0%} of "
+        "the multiply-adds; the others are pale.",
     )
 
 
 def _legend() -> Iterator[str]:
-    yield _text(_SAVED, 80, "share of all multiply-adds, and of the blocks' weights", "head")
-    for x, kind, words in ((_SAVED, "work", "multiply-adds"), (_SAVED + 112, "size", "weights")):
-        yield f'<rect class="{kind}" x="{x}" y="86" width="10" height="10" rx="2"/>'
-        yield _text(x + 15, 95, words, "soft")
+    yield _text(_SAVED, 98, "saved: share of", "head")
+    for x, kind, words in (
+        (_SAVED, "work", "all multiply-adds"),
+        (_SAVED + 128, "size", "the blocks' weights"),
+    ):
+        yield f'<rect class="{kind}" x="{x}" y="104" width="10" height="10" rx="2"/>'
+        yield _text(x + 15, 113, words, "soft")
 
 
 def _rows(blocks: Sequence[BlockCost]) -> Iterator[str]:
@@ -79,20 +83,20 @@ def _rows(blocks: Sequence[BlockCost]) -> Iterator[str]:
         y = _TOP + _ROW * number
         pale = "" if block.chosen else " left"
         name = block.block if one_graph else block.label
-        yield _text(_COST - 10, y + 15, _shortened(name), f"name{pale}", anchor="end")
-        yield _bar("cost" + pale, _COST, y + 3, block.noise / noisiest, 16, _cost_words(block))
+        yield _text(_COST - 10, y + 18, _shortened(name), f"name{pale}", anchor="end")
+        yield _bar("cost" + pale, _COST, y + 5, block.noise / noisiest, 16, _cost_words(block))
         end = _COST + _PANEL * block.noise / noisiest + 6
-        yield _text(end, y + 15, _cost_words(block), "soft")
+        yield _text(end, y + 18, _cost_words(block), "soft")
         for kind, value, down in (
-            ("work", block.share, 2),
-            ("size", block.weight_bytes / weights, 12),
+            ("work", block.share, 1),
+            ("size", block.weight_bytes / weights, 15),
         ):
-            yield _bar(kind + pale, _SAVED, y + down, value / largest, 8, f"{value:.1%}")
+            yield _bar(kind + pale, _SAVED, y + down, value / largest, 10, f"{value:.1%}")
             end = _SAVED + _PANEL * value / largest + 6
-            yield _text(end, y + down + 8, f"{value:.1%}", "soft")
+            yield _text(end, y + down + 9, f"{value:.1%}", "soft")
         yield (
-            f'<line class="axis" x1="{_MARGIN}" x2="{_WIDTH - _MARGIN}" y1="{y + 27}" '
-            f'y2="{y + 27}"/>'
+            f'<line class="axis" x1="{_MARGIN}" x2="{_WIDTH - _MARGIN}" y1="{y + 31}" '
+            f'y2="{y + 31}"/>'
         )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from openvis_rt.bundle.bundle import Bundle
@@ -23,6 +23,7 @@ __all__ = [
     "EvaluatedOn",
     "Probe",
     "Sensitivity",
+    "report_paths",
     "saved_report",
 ]
 
@@ -157,14 +158,15 @@ class Sensitivity:
         return json.dumps(json_from_record(self), indent=1) + "\n"
 
 
-def saved_report(bundle: Bundle) -> dict[str, str]:
+def report_paths(bundle: Bundle) -> dict[str, Path]:
     """The report that a bundle holds, and its picture, by their names; empty if it holds none."""
-    found = {}
-    for name in (REPORT, PICTURE):
-        file = _latest(bundle.manifest.files, name)
-        if file is not None:
-            found[name] = bundle.file_path(file).read_text(encoding="utf-8")
-    return found
+    files = {name: _latest(bundle.manifest.files, name) for name in (REPORT, PICTURE)}
+    return {name: bundle.file_path(file) for name, file in files.items() if file is not None}
+
+
+def saved_report(bundle: Bundle) -> dict[str, str]:
+    """The texts of :func:`report_paths`."""
+    return {name: path.read_text(encoding="utf-8") for name, path in report_paths(bundle).items()}
 
 
 def _latest(files: Iterable[str], name: str) -> str | None:

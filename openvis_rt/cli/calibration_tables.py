@@ -22,18 +22,24 @@ __all__ = ["tell_calibration"]
 
 def tell_calibration(result: CalibrationResult, *, as_json: bool) -> None:
     """Print the result, as JSON or for people."""
+    from openvis_rt.calib.sensitivity_record import report_paths
+
     record, found = result.calibration, result.sensitivity
+    report = report_paths(result.bundle)
     files = {p: _files(result.bundle, p) for p in result.precisions}
     if as_json:
         told: dict[str, Any] = {"bundle": result.bundle.path, "files": files}
         told["calibration"] = json_from_record(record)
         told["sensitivity"] = None if found is None else json_from_record(found)
+        told["report"] = report
         print_json(told)
         return
     console = Console(highlight=False)
     if found is not None:
         console.print(_blocks_table(found))
         CONSOLE.print(_mix_words(found), markup=False)
+        for path in report.values():
+            CONSOLE.print(f"  {path}", markup=False)
     if record.measured:
         console.print(_outputs_table(record))
     for precision, graphs in files.items():
@@ -70,6 +76,7 @@ def _blocks_table(found: Sensitivity) -> Table:
         "Each block alone in INT8, cheapest first: share of the multiply-adds, weights in FP32, "
         f"SQNR and IoU of its masks on {found.windows} windows that were held out"
     )
+    table.columns[0].overflow, table.columns[0].min_width = "fold", 28
     for column in table.columns[1:]:
         column.justify = "right"
     one_graph = len({block.graph for block in found.blocks}) == 1
