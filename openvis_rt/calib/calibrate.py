@@ -249,7 +249,7 @@ def _warn_of_zeros(calibration: Calibration, warn: Warn) -> None:
     for name, tensors in unquantised(calibration).items():
         warn(
             f"{len(tensors)} tensors of {name}, such as {tensors[0]!r}, are 0 everywhere on these "
-            "frames; the products that read them are not quantised"
+            "frames; the products beside them are not quantised"
         )
 
 

@@ -58,7 +58,7 @@ class Saved:
                 file,
                 done=np.int64(done),
                 counts=np.stack([h.counts for h in every]),
-                limits=np.array([(h.top, h.largest) for h in every]),
+                limits=np.array([(h.top, h.lowest, h.highest) for h in every]),
             )
 
     def read(self, histograms: Histograms) -> int:
@@ -69,10 +69,11 @@ class Saved:
                 done, counts, limits = int(saved["done"]), saved["counts"], saved["limits"]
         except (OSError, ValueError, KeyError, BadZipFile):
             return 0  # nothing was saved, or what is there is nothing of ours
-        if counts.shape != (len(every), BINS) or limits.shape != (len(every), 2):
+        if counts.shape != (len(every), BINS) or limits.shape != (len(every), 3):
             return 0
-        for histogram, bins, (top, largest) in zip(every, counts, limits, strict=True):
-            histogram.counts, histogram.top, histogram.largest = bins, float(top), float(largest)
+        for histogram, bins, (top, lowest, highest) in zip(every, counts, limits, strict=True):
+            histogram.counts, histogram.top = bins, float(top)
+            histogram.lowest, histogram.highest = float(lowest), float(highest)
         return done
 
     def clear(self) -> None:

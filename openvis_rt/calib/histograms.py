@@ -1,8 +1,9 @@
 """How large the numbers of a tensor get, and the range that INT8 covers of them.
 
-INT8 is symmetric here: a range r stands for -r .. r in 255 steps of r / 127, and what is outside is
-clipped. Every method below chooses r from a histogram of magnitudes, so they can be compared, and
-chosen anew, without the frames.
+A range r stands for -r .. r in steps of r / 127, and what is outside is clipped. Where uint8 with a
+zero point stores a tensor, the part of -r .. r in which it has numbers is covered. Every method
+below chooses r from a histogram of magnitudes, so they can be compared, and chosen anew, without
+the frames.
 """
 
 from __future__ import annotations
@@ -32,12 +33,17 @@ class Histogram:
     Attributes:
         counts: numbers in each of :data:`BINS` equal bins from 0 to ``top``, float64 [BINS].
         top: end of the last bin; it doubles when a number does not fit, and bins become one in two.
-        largest: magnitude.
+        lowest, highest: of all numbers and 0.
     """
 
     def __init__(self) -> None:
         self.counts: Floats = np.zeros(BINS)
-        self.top, self.largest = 0.0, 0.0
+        self.top, self.lowest, self.highest = 0.0, 0.0, 0.0
+
+    @property
+    def largest(self) -> float:
+        """Magnitude of all numbers."""
+        return max(-self.lowest, self.highest)
 
     def add(self, values: npt.NDArray[np.generic]) -> None:
         """Count a tensor's numbers.
@@ -45,13 +51,14 @@ class Histogram:
         Raises:
             InputError: one is infinite or no number.
         """
-        magnitudes = np.abs(np.asarray(values, np.float32)).ravel()
-        if not magnitudes.size:
+        numbers = np.asarray(values, np.float32).ravel()
+        if not numbers.size:
             return
-        largest = float(magnitudes.max())
-        if not np.isfinite(largest):
+        low, high = float(numbers.min()), float(numbers.max())
+        if not (np.isfinite(low) and np.isfinite(high)):
             raise InputError("infinite numbers, or values that are no numbers")
-        self.largest = max(self.largest, largest)
+        self.lowest, self.highest = min(self.lowest, low), max(self.highest, high)
+        largest, magnitudes = max(-low, high), np.abs(numbers)
         if not self.top:
             self.top = largest
         while self.top < largest:

@@ -1,7 +1,7 @@
 """The INT8 graphs of a bundle, made of its FP32 graphs and recorded ranges.
 
-int8         INT8 and FP16, strongly typed: for TensorRT 10, TensorRT 11 and TensorRT-RTX
-int8-fp32    the same INT8 numbers, and FP32: for ONNX Runtime, which has no FP16 on a CPU
+int8         INT8 and FP16, strongly typed: for TensorRT, also RTX (:mod:`.qdq`)
+int8-fp32    the same products in uint8 and INT8, and FP32: for CPUs (:mod:`.qdq_cpu`)
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import onnx
 from openvis_rt.bundle.bundle import Bundle, GraphFile
 from openvis_rt.calib.placement import place
 from openvis_rt.calib.qdq import activations_of, quantised, refuse_quantised
+from openvis_rt.calib.qdq_cpu import cpu_activations_of, cpu_quantised
 from openvis_rt.calib.ranges import Calibration, GraphRanges
 from openvis_rt.errors import InputError
 from openvis_rt.export.fp16.convert import fp16_from_fp32
@@ -79,9 +80,10 @@ def placed_products(model: onnx.ModelProto, graph: str) -> tuple[str, ...]:
 
 
 def seen_tensors(model: onnx.ModelProto, products: Sequence[str]) -> tuple[str, ...]:
-    """The activations whose ranges are needed for these products."""
+    """The activations whose ranges are needed for these products, in either precision."""
     view = GraphView(model.graph)
-    return activations_of(view, [view.producer[name] for name in products])
+    places = [view.producer[name] for name in products]
+    return tuple(dict.fromkeys([*activations_of(view, places), *cpu_activations_of(view, places)]))
 
 
 def int8_graphs(
@@ -102,18 +104,23 @@ def int8_graphs(
     """
     for name, ranges in calibration.graphs.items():
         model = fp32_graph(bundle, name)
-        products, limits = _of_method(GraphView(model.graph), ranges, calibration.method)
-        wide = quantised(model, products, limits)
+        view, method = GraphView(model.graph), calibration.method
         spec = bundle.graph(name, "fp32").spec
-        facts = {"int8": {"method": calibration.method, "products": len(products)}}
         if INT8_FP32 in precisions:
+            known = {n: t.limits(method) for n, t in ranges.tensors.items() if t.largest}
+            wide = cpu_quantised(model, _recorded(view, ranges), known)
             file = GraphFile(f"{name}.{INT8_FP32}.onnx", INT8_FP32, spec)
+            facts: dict[str, object] = {"int8": {"method": method}}
             yield INT8_FP32, Int8Graph(name, _described(wide, model, file, facts), file)
         if INT8 in precisions:
-            half = fp16_from_fp32(wide, spec)
+            products, reach = _of_method(view, ranges, method)
+            half = fp16_from_fp32(quantised(model, products, reach), spec)
             file = GraphFile(f"{name}.{INT8}.onnx", INT8, half.spec)
-            kept = {**facts, "kept_in_fp32": half.kept}
-            yield INT8, Int8Graph(name, _described(half.model, model, file, kept), file)
+            facts = {
+                "int8": {"method": method, "products": len(products)},
+                "kept_in_fp32": half.kept,
+            }
+            yield INT8, Int8Graph(name, _described(half.model, model, file, facts), file)
 
 
 def unquantised(calibration: Calibration) -> dict[str, list[str]]:
@@ -136,6 +143,18 @@ def versions() -> dict[str, str]:
     return found
 
 
+def _recorded(view: GraphView, ranges: GraphRanges) -> list[int]:
+    """Places of the products that a record names.
+
+    Raises:
+        InputError: the graph has not all of them.
+    """
+    chosen = [view.producer[name] for name in ranges.products if name in view.producer]
+    if len(chosen) != len(ranges.products):
+        raise InputError("the calibration names products that the graph has not. Calibrate anew.")
+    return chosen
+
+
 def _of_method(
     view: GraphView, ranges: GraphRanges, method: str
 ) -> tuple[list[int], dict[str, float]]:
@@ -144,9 +163,7 @@ def _of_method(
     Raises:
         InputError: there are none, or the record has no range of a tensor.
     """
-    chosen = [view.producer[name] for name in ranges.products if name in view.producer]
-    if len(chosen) != len(ranges.products):
-        raise InputError("the calibration names products that the graph has not. Calibrate anew.")
+    chosen = _recorded(view, ranges)
     limits = {n: t.by_method[method] for n, t in ranges.tensors.items() if t.largest}
     chosen = [i for i in chosen if view.nodes[i].input[0] in limits]
     while lacking := set(activations_of(view, chosen)) - limits.keys():  # a shortcut's output

@@ -26,7 +26,14 @@ from openvis_rt.calib.placement import products_of
 from openvis_rt.errors import InputError
 from openvis_rt.export.fp16.keeps import GraphView
 
-__all__ = ["OPSET", "activations_of", "fp16_scales", "quantised", "refuse_quantised"]
+__all__ = [
+    "OPSET",
+    "activations_of",
+    "channel_axis",
+    "fp16_scales",
+    "quantised",
+    "refuse_quantised",
+]
 
 OPSET = 19
 """The first whose QuantizeLinear and DequantizeLinear take FP16; 20 renames GridSample's modes."""
@@ -164,7 +171,7 @@ class _Writer:
         node = onnx.NodeProto()
         node.CopyFrom(self._view.nodes[index])
         if index in self._chosen:
-            axis = _channel_axis(node, len(self._view.constants[node.input[1]].dims))
+            axis = channel_axis(node, len(self._view.constants[node.input[1]].dims))
             node.input[0] = self._activation(node.input[0])
             node.input[1] = self._weight(node.input[1], axis)
         elif node.op_type == "Add" and not self._convolved.isdisjoint(node.input):
@@ -245,7 +252,7 @@ class _Writer:
         self._values.append(value)
 
 
-def _channel_axis(node: onnx.NodeProto, rank: int) -> int:
+def channel_axis(node: onnx.NodeProto, rank: int) -> int:
     """The axis of a product's weight that its output channels are on."""
     if node.op_type == "Conv":
         return 0

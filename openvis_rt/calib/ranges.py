@@ -32,7 +32,7 @@ __all__ = [
 
 FOLDER = "calibration"
 RECORD = f"{FOLDER}/ranges.json"
-_SCHEMA = 1
+_SCHEMA = 2
 
 
 @dataclass(frozen=True)
@@ -40,13 +40,24 @@ class TensorRange:
     """How far INT8 reaches for one tensor.
 
     Attributes:
-        largest: magnitude that was seen; 0 of a tensor that was never anything else.
+        lowest, highest: of the numbers that were seen and 0.
         by_method: the range by each of :data:`~openvis_rt.calib.histograms.METHODS`, above 0; empty
             where ``largest`` is 0.
     """
 
-    largest: float
+    lowest: float
+    highest: float
     by_method: dict[str, float]
+
+    @property
+    def largest(self) -> float:
+        """Magnitude that was seen; 0 of a tensor that was never anything else."""
+        return max(-self.lowest, self.highest)
+
+    def limits(self, method: str) -> tuple[float, float]:
+        """Of the numbers that uint8 with a zero point covers: those that were seen in the range."""
+        reach = self.by_method[method]
+        return max(self.lowest, -reach), min(self.highest, reach)
 
 
 @dataclass(frozen=True)
@@ -56,7 +67,7 @@ class GraphRanges:
     Attributes:
         sha256: of its FP32 file.
         products: that become INT8, by the names of their outputs, which a file has once.
-        tensors: the activations that these products and the additions behind them read.
+        tensors: the activations that have pairs for TensorRT or on a CPU.
     """
 
     sha256: str
@@ -141,7 +152,7 @@ def ranges_from(histograms: Mapping[str, Histogram]) -> dict[str, TensorRange]:
     for name, histogram in histograms.items():
         methods = METHODS if histogram.largest else ()
         by_method: dict[str, float] = {m: range_of(histogram, m) for m in methods}
-        found[name] = TensorRange(histogram.largest, by_method)
+        found[name] = TensorRange(histogram.lowest, histogram.highest, by_method)
     return found
 
 

@@ -321,7 +321,11 @@ def test_the_record_says_what_was_done_and_is_read_again_as_it_was(calibrated, f
     assert (record.frames, record.held_out, record.method) == (16, 4, "mse")
     graph = record.graphs["propose"]
     assert graph.products == PRODUCTS
-    assert set(graph.tensors) == {"picture", "x", "x1", "x2", "rows", "shortcut"}
+    assert set(graph.tensors) == {
+        *("picture", "x", "x1", "x2", "rows", "shortcut"),
+        *("second", "features"),  # made by integer kernels on a CPU
+    }
+    assert graph.tensors["x"].lowest == 0.0 > graph.tensors["shortcut"].lowest
     assert graph.tensors["x"].by_method["max"] == graph.tensors["x"].largest
     told = {(m.output, m.measure) for m in record.measured["int8"]}
     assert told == {
@@ -402,13 +406,18 @@ def test_activations_that_are_no_numbers_stop_the_run_and_are_named(tmp_path, fo
 
 
 def test_products_of_nothing_but_zeros_are_left_and_said(tmp_path, folder):
-    bundle, told = write_int8_bundle(tmp_path / "dead", half=False, dead=True), []
+    bundle, told = write_int8_bundle(tmp_path / "dead", dead=True), []
     made = calibrate(bundle, [str(folder)], frames=FRAMES, threads=1, check=False, warn=told.append)
-    assert any("1 tensors of propose, such as 'x1', are 0 everywhere" in text for text in told)
-    graph = onnx.load(made.bundle.graph_path("propose", "int8-fp32")).graph
-    read = {node.output[0]: node.input[0] for node in graph.node}
-    assert read["second"] == "x1"
-    assert read["first"] == "x.dequantised"
+    assert any("2 tensors of propose, such as 'x1', are 0 everywhere" in text for text in told)
+    weights = {}
+    for precision in ("int8", "int8-fp32"):
+        graph = onnx.load(made.bundle.graph_path("propose", precision)).graph
+        weights[precision] = {n.output[0]: n.input[1] for n in graph.node if n.op_type == "Conv"}
+    assert weights["int8"]["first"] == "w1.dequantised"
+    assert not weights["int8"]["second"].endswith(".dequantised")
+    left = weights["int8-fp32"]  # there the output of a product has to have a range as well
+    assert (left["first"], left["second"]) == ("w1", "w2")
+    assert left["shortcut.exact"] == "shortcut.weight"
 
 
 def test_a_graph_that_is_int8_already_is_refused(calibrated, tmp_path, folder):
@@ -416,7 +425,7 @@ def test_a_graph_that_is_int8_already_is_refused(calibrated, tmp_path, folder):
     twice = onnx.load(calibrated.bundle.graph_path("propose", "int8-fp32"))
     onnx.save(twice, bundle.graph_path("propose"))
     write_manifest(bundle.path, bundle.manifest)
-    with pytest.raises(InputError, match=r"propose\.onnx: the graph has 18 QuantizeLinear"):
+    with pytest.raises(InputError, match=r"propose\.onnx: the graph has 24 QuantizeLinear"):
         calibrate(Bundle.open(bundle.path), [str(folder)], frames=FRAMES)
 
 
@@ -454,8 +463,8 @@ def test_a_damaged_record_is_refused(calibrated, tmp_path):
         read_calibration(bundle)
     with pytest.raises(InputError, match="no recorded calibration"):
         read_calibration(write_int8_bundle(tmp_path / "none", half=False))
-    with pytest.raises((RecordError, InputError), match="schema 2 is not known"):
-        replace(calibrated.calibration, schema=2)
+    with pytest.raises((RecordError, InputError), match="schema 1 is not known"):
+        replace(calibrated.calibration, schema=1)
     assert isinstance(calibrated.calibration, Calibration)
 
 

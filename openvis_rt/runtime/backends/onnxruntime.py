@@ -69,7 +69,7 @@ class OnnxRuntime:
         if precision == INT8 and self._device == "cpu":
             self._warn(
                 f"{INT8} holds FP16, which ONNX Runtime has few kernels for on a CPU; "
-                f"{INT8_FP32} has the same INT8 numbers and is faster here"
+                f"{INT8_FP32} has the same products in INT8 and is made for a CPU"
             )
 
     def open(
