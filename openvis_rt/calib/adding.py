@@ -13,7 +13,7 @@ from openvis_rt.bundle.growing import Change
 from openvis_rt.calib.int8_graphs import Int8Graph
 from openvis_rt.calib.ranges import FOLDER, RECORD, Calibration, calibration_file
 from openvis_rt.files import output_directory
-from openvis_rt.systems.graphs import INT8
+from openvis_rt.systems.graphs import INT8, QUANTISED
 
 __all__ = ["add_int8"]
 
@@ -27,7 +27,7 @@ def add_int8(
     *,
     overwrite: bool,
 ) -> Bundle:
-    """Add INT8 graphs and their calibration, in place of those that are there.
+    """Add INT8 graphs and their calibration, in place of all that are there.
 
     Args:
         bundle: to add to.
@@ -86,6 +86,8 @@ def _change(
             own[graph.graph] = replace(graph.file, file=name)
         base = held.graphs["fp16" if precision == INT8 else "fp32"]
         change.set_precision(precision, {**base, **own})
+    kept = {n: g for n, g in change.manifest.graphs.items() if n in made or n not in QUANTISED}
+    change.manifest = replace(change.manifest, graphs=kept)  # without those of a record that goes
     if calibration_file(held.files) is not None:
         change.drop(FOLDER)
     calibration.write(change.new_file(change.unused_name(RECORD)))

@@ -46,6 +46,7 @@ from openvis_rt.calib.tap import TappedGraph
 from openvis_rt.calib.windows import CalibrationFrames, windows_for
 from openvis_rt.errors import InputError
 from openvis_rt.records import json_from_record
+from openvis_rt.systems.graphs import QUANTISED
 
 __all__ = ["DEFAULT_METHOD", "CalibrationResult", "calibrate", "rebuild_int8"]
 
@@ -80,6 +81,7 @@ def calibrate(
     frames: CalibrationFrames | None = None,
     method: Method = DEFAULT_METHOD,
     graphs: Sequence[str] = ("propose",),
+    precisions: Sequence[str] = (),
     blocks: BlockChoice | None = None,
     overwrite: bool = False,
     check: bool = True,
@@ -99,6 +101,7 @@ def calibrate(
         frames: which frames are taken.
         method: how ranges are chosen; the others are recorded as well.
         graphs: that are quantised. Others serve the INT8 precisions as they are.
+        precisions: ``int8`` for TensorRT, ``int8-fp32`` for CPUs; none for both.
         blocks: measure what each block of these graphs costs, and quantise those that the choice
             asks for; the bundle gets the report. None to quantise all and measure no block alone.
         overwrite: replace INT8 graphs that are there, or the bundle at ``output``.
@@ -119,7 +122,7 @@ def calibrate(
         DependencyError: ONNX Runtime is not installed.
     """
     frames = frames or CalibrationFrames()
-    precisions = precisions_for(bundle, warn)
+    precisions = precisions_for(bundle, warn, precisions)
     refuse_unknown(bundle, graphs)
     refuse_existing(bundle, output, overwrite=overwrite)
     data = None if blocks is None else _data_set(bundle, blocks, graphs, sources, warn)
@@ -168,6 +171,8 @@ def rebuild_int8(
 ) -> CalibrationResult:
     """Make the INT8 graphs of a bundle again from its recorded ranges, without any frame.
 
+    It gets the INT8 precisions that it has; one that has only the record gets all that it can have.
+
     Args:
         bundle: with a calibration.
         output, overwrite, progress, warn: as for :func:`calibrate`.
@@ -180,7 +185,8 @@ def rebuild_int8(
         OutputError: as for :func:`calibrate`.
     """
     calibration = read_calibration(bundle)
-    precisions = precisions_for(bundle, warn)
+    held = [precision for precision in QUANTISED if precision in bundle.manifest.graphs]
+    precisions = precisions_for(bundle, warn, held)
     refuse_existing(bundle, output, overwrite=overwrite)
     texts = saved_report(bundle)
     if method is not None and method != calibration.method:

@@ -22,7 +22,6 @@ from openvis_rt.calib.sensitivity_record import (
     Sensitivity,
 )
 from openvis_rt.errors import InputError, ParityError
-from openvis_rt.systems.graphs import INT8_FP32
 
 __all__ = ["BlockChoice", "chosen_mix", "longest_within"]
 
@@ -152,7 +151,7 @@ def _evaluated(study: Study) -> EvaluatedOn:
     """The data set, and AP of FP32 on it."""
     data = study.data
     assert data is not None
-    ap = study.ap([], INT8_FP32, "FP32")
+    ap = study.ap([], study.beside_fp32, "FP32")
     if not ap:
         raise InputError(
             f"FP32 itself has an AP of 0 on {data.path}, so nothing can be told from what INT8 "

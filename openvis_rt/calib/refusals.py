@@ -9,15 +9,37 @@ from openvis_rt.bundle.bundle import Bundle
 from openvis_rt.calib.measuring import beyond_gates
 from openvis_rt.calib.ranges import Calibration, Measured
 from openvis_rt.errors import InputError, OutputError, ParityError
-from openvis_rt.systems.graphs import INT8, INT8_FP32
+from openvis_rt.systems.graphs import INT8, INT8_FP32, QUANTISED
 
 __all__ = ["precisions_for", "refuse_existing", "refuse_far", "refuse_unknown"]
 
 
-def precisions_for(bundle: Bundle, warn: Callable[[str], None]) -> tuple[str, ...]:
-    """The INT8 precisions that the bundle can have."""
+def precisions_for(
+    bundle: Bundle, warn: Callable[[str], None], wanted: Sequence[str] = ()
+) -> tuple[str, ...]:
+    """The INT8 precisions that are made.
+
+    Args:
+        bundle: has FP16 graphs, or gets no ``int8``.
+        warn: told that it gets none.
+        wanted: of the two; none for all that the bundle can have.
+
+    Raises:
+        InputError: there is no such precision, or the bundle cannot have it.
+    """
+    if unknown := [name for name in wanted if name not in QUANTISED]:
+        raise InputError(
+            f"a calibration makes {' and '.join(QUANTISED)}; there is no {unknown[0]!r} among them"
+        )
     if "fp16" in bundle.manifest.graphs:
-        return INT8_FP32, INT8
+        return tuple(name for name in (INT8_FP32, INT8) if not wanted or name in wanted)
+    if INT8 in wanted:
+        raise InputError(
+            f"{INT8} has FP16 beside INT8, and {bundle.path} has no FP16 graphs: export with "
+            f"--precision fp32,fp16, or ask for {INT8_FP32}"
+        )
+    if wanted:
+        return (INT8_FP32,)
     warn(
         f"{bundle.path} has no FP16 graphs, so it gets {INT8_FP32} only, for ONNX Runtime on a "
         f"CPU. TensorRT wants {INT8}: export with --precision fp32,fp16"

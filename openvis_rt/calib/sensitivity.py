@@ -1,7 +1,8 @@
 """What each block of the quantised graphs costs and saves; blocks are ranked by it.
 
-The cost of a block is measured with this block alone in INT8 and all else in FP32: the noise that
-it leaves in the outputs. Noises of independent roundings add, so blocks are ranked by
+The cost of a block is measured with this block alone in INT8, as TensorRT gets it, and all else in
+FP32: the noise that it leaves in the outputs. Noises of independent roundings add, so blocks are
+ranked by
 
     10^(-SQNR / 10) / share of the multiply-adds            the cheapest first
 
@@ -17,15 +18,17 @@ from dataclasses import dataclass
 from openvis_rt.bundle.bundle import Bundle
 from openvis_rt.calib.accuracy import DataSet
 from openvis_rt.calib.blocks import Block, read_anything, with_blocks
-from openvis_rt.calib.int8_graphs import Int8Graph, int8_graphs
+from openvis_rt.calib.int8_graphs import Int8Graph, int8_beside_fp32, int8_graphs
 from openvis_rt.calib.measuring import SQNR, Reference
 from openvis_rt.calib.ranges import Calibration, Measured
 from openvis_rt.calib.saved_results import SavedResults
 from openvis_rt.calib.sensitivity_record import BlockCost
 from openvis_rt.records import json_from_record, record_from_json
-from openvis_rt.systems.graphs import INT8_FP32
+from openvis_rt.systems.graphs import INT8, INT8_FP32
 
 __all__ = ["Study", "noise_of", "ranked", "sqnr_of"]
+
+_ALONE = "alone"
 
 Progress = Callable[[str, int, int | None], None]
 Warn = Callable[[str], None]
@@ -56,9 +59,24 @@ class Study:
     progress: Progress
     warn: Warn
 
+    @property
+    def beside_fp32(self) -> str:
+        """In what blocks alone are measured: INT8 with all else in FP32.
+
+        It has the products of ``int8``, or of ``int8-fp32`` where only that is made.
+        """
+        return _ALONE if INT8 in self.precisions else INT8_FP32
+
     def graphs(self, blocks: Sequence[Block], precision: str) -> list[Int8Graph]:
-        """The graphs with these blocks in INT8; none for no block."""
+        """The graphs with these blocks in INT8; none for no block.
+
+        Args:
+            blocks: that are INT8.
+            precision: one that the bundle gets, or :attr:`beside_fp32`.
+        """
         calibration = with_blocks(self.calibration, blocks)
+        if precision == _ALONE:
+            return list(int8_beside_fp32(self.bundle, calibration))
         return [graph for _, graph in int8_graphs(self.bundle, calibration, [precision])]
 
     def measured(self, blocks: Sequence[Block], precision: str, what: str) -> tuple[Measured, ...]:
@@ -107,8 +125,8 @@ def ranked(
     found = []
     for number, block in enumerate(blocks, 1):
         what = f"{block.name} alone, block {number} of {len(blocks)}"
-        measured = study.measured([block], INT8_FP32, what)
-        ap = study.ap([block], INT8_FP32, what) if with_ap else None
+        measured = study.measured([block], study.beside_fp32, what)
+        ap = study.ap([block], study.beside_fp32, what) if with_ap else None
         cost = BlockCost(
             block.graph,
             block.name,

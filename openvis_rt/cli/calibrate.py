@@ -92,6 +92,15 @@ GraphOption = Annotated[
         help="Which graph is quantised; may be repeated. Default: propose.",
     ),
 ]
+PrecisionOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME",
+        rich_help_panel=_HOW,
+        help="int8 for TensorRT, or int8-fp32 for CPUs: make only this one, and hold bounds in it "
+        "alone. Default: both.",
+    ),
+]
 RebuildOption = Annotated[
     bool,
     typer.Option(
@@ -165,6 +174,7 @@ def calibrate(
     allow_few: AllowFewOption = False,
     method: MethodOption = None,
     graph: GraphOption = None,
+    precision: PrecisionOption = None,
     rebuild: RebuildOption = False,
     check: CheckOption = True,
     sensitivity: SensitivityOption = False,
@@ -192,6 +202,10 @@ def calibrate(
         )
     if rebuild and graph:
         raise InputError("--rebuild makes the graphs that were calibrated; leave --graph out")
+    if rebuild and precision:
+        raise InputError(
+            "--rebuild makes the precisions that the bundle has; leave --precision out"
+        )
     about_blocks = {
         "--sensitivity": sensitivity or None,
         "--min-sqnr": min_sqnr,
@@ -232,6 +246,7 @@ def calibrate(
                 frames=CalibrationFrames(frames, stride, seed, allow_few),
                 method=chosen or DEFAULT_METHOD,
                 graphs=graph or ("propose",),
+                precisions=precision or (),
                 blocks=blocks,
                 overwrite=overwrite,
                 check=check,

@@ -32,7 +32,7 @@ from openvis_rt.bundle.bundle import Bundle
 from openvis_rt.calib.accuracy import DataSet
 from openvis_rt.calib.blocks import blocks_of
 from openvis_rt.calib.calibrate import calibrate, rebuild_int8
-from openvis_rt.calib.int8_graphs import placed_products
+from openvis_rt.calib.int8_graphs import int8_beside_fp32, placed_products
 from openvis_rt.calib.mix import BlockChoice, longest_within
 from openvis_rt.calib.mixed_backend import MixedBackend
 from openvis_rt.calib.ranges import read_calibration
@@ -118,6 +118,19 @@ def test_a_block_that_is_made_sensitive_ranks_last(mixed):
         assert block.of_masks.median <= 1.0
 
 
+def test_a_block_alone_is_what_tensorrt_has_and_the_rest_is_fp32(mixed):
+    bundle, record = mixed.bundle, mixed.calibration
+    [made] = int8_beside_fp32(bundle, record)
+    half = onnx.load(bundle.graph_path("propose", "int8"))
+    pairs = [
+        {n.input[0] for n in model.graph.node if n.op_type == "QuantizeLinear"}
+        for model in (made.model, half)
+    ]
+    assert pairs[0] == pairs[1]
+    assert onnx.TensorProto.FLOAT16 not in {t.data_type for t in made.model.graph.initializer}
+    onnx.checker.check_model(made.model, full_check=True)
+
+
 def test_the_same_block_is_not_sensitive_without_that_channel(tmp_path, folder):
     found = made(write_int8_bundle(tmp_path / "b"), folder).sensitivity
     worst = max(block.noise for block in found.blocks)
@@ -182,6 +195,33 @@ def test_the_mix_is_made_again_from_the_record(mixed, tmp_path):
     other = rebuild_int8(again, output=tmp_path / "other", method="max")
     assert other.calibration.graphs == mixed.calibration.graphs
     assert saved_report(other.bundle) == {}  # it was measured by another method
+
+
+def test_one_precision_alone_is_made_and_held_to_the_bound(mixed, bundle, folder):
+    options = {"frames": FRAMES, "threads": 1, "blocks": BlockChoice(min_sqnr=25.0)}
+    told = calibrate(bundle, [str(folder)], **options).bundle
+    one = calibrate(told, [str(folder)], precisions=["int8"], overwrite=True, **options)
+    assert one.precisions == tuple(one.calibration.measured) == ("int8",)
+    assert list(Bundle.open(bundle.path).manifest.graphs) == ["fp32", "fp16", "int8"]
+    assert not list(bundle.path.glob("*int8-fp32*"))
+    probes = {probe.blocks: probe.sqnr for probe in one.sensitivity.probes}
+    assert probes[3] == sqnr_of(one.calibration.measured["int8"], "mask_logits")
+    assert one.sensitivity.blocks == mixed.sensitivity.blocks  # ranked alike
+    again = rebuild_int8(one.bundle, overwrite=True)
+    assert again.precisions == ("int8",)
+    cpu = calibrate(
+        again.bundle, [str(folder)], precisions=["int8-fp32"], overwrite=True, **options
+    )
+    assert list(cpu.bundle.manifest.graphs) == ["fp32", "fp16", "int8-fp32"]
+    Bundle.open(cpu.bundle.path)
+
+
+def test_precisions_that_cannot_be_made_are_refused(tmp_path, folder):
+    wide = write_int8_bundle(tmp_path / "wide", half=False)
+    with pytest.raises(InputError, match="has no FP16 graphs: export with --precision fp32,fp16"):
+        calibrate(wide, [str(folder)], frames=FRAMES, precisions=["int8"])
+    with pytest.raises(InputError, match="there is no 'fp16' among them"):
+        calibrate(wide, [str(folder)], frames=FRAMES, precisions=["fp16"])
 
 
 def test_a_bound_that_all_blocks_hold_takes_all_in_one_measurement(bundle, folder):
@@ -323,6 +363,7 @@ def test_the_command_tells_what_it_measured(openvis, bundle, folder, tmp_path):
     [
         (("--rebuild", "--sensitivity"), "--rebuild has no frames to measure blocks on"),
         (("--rebuild", "--min-sqnr", 30), "leave --min-sqnr out"),
+        (("--rebuild", "--precision", "int8"), "leave --precision out"),
         (("video.mp4", "--min-sqnr", 30, "--max-ap-drop", 1), "give one of both"),
         (("video.mp4", "--max-ap-drop", 1), "give --evaluate FILE"),
         (("video.mp4", "--evaluate", "a.json"), "--evaluate is for --max-ap-drop"),
