@@ -56,7 +56,6 @@ import torch
 from torch import Tensor, nn
 from variants import size
 
-from openvis_rt.bench.onnx_operations import multiply_adds
 from openvis_rt.bundle.bundle import (
     Bundle,
     GraphFile,
@@ -68,6 +67,7 @@ from openvis_rt.engines.build.engines import build_engines
 from openvis_rt.export.bundle import export_bundle, tool_versions
 from openvis_rt.export.fp16.convert import fp16_from_fp32
 from openvis_rt.export.graph_module import GraphModule
+from openvis_rt.export.multiply_adds import multiply_adds
 from openvis_rt.export.onnx_export import onnx_from_module
 from openvis_rt.models.instformer import InstFormer, build
 from openvis_rt.models.minvis_clip import MinVisClip

@@ -26,7 +26,7 @@ What is counted, in the ONNX graphs of the first precision:
 
     parameters      numbers in initializers, so with constants that depend on the size (position
                     tables, the masks of Swin's windows); of PyTorch's model they are in the JSON.
-    multiply-adds   of every product (openvis_rt/bench/onnx_operations.py), of one call with T = the
+    multiply-adds   of every product (openvis_rt/export/multiply_adds.py), of one call with T = the
                     frames of a window, 40 class rows and 14 prompts; "a frame" is that of
                     `propose`, `embed` and `classify` over T. Sampling in deformable attention is
                     not among them.
@@ -264,7 +264,7 @@ def counts(bundle: Any, precision: str) -> dict[str, Figures]:
 
     import onnx
 
-    from openvis_rt.bench.onnx_operations import multiply_adds
+    from openvis_rt.export.multiply_adds import multiply_adds
     from openvis_rt.systems.graphs import masks_per_run
 
     length = bundle.manifest.window_length

@@ -15,12 +15,9 @@ from openvis_rt._version import __version__
 if TYPE_CHECKING:
     from openvis_rt.bench.benchmark import BenchmarkSettings, benchmark
     from openvis_rt.bundle.bundle import Bundle
-    from openvis_rt.calib.calibrate import (
-        CalibrationFrames,
-        CalibrationResult,
-        calibrate,
-        rebuild_int8,
-    )
+    from openvis_rt.calib.calibrate import CalibrationResult, calibrate, rebuild_int8
+    from openvis_rt.calib.mix import BlockChoice
+    from openvis_rt.calib.windows import CalibrationFrames
     from openvis_rt.checkpoints.load import load_model
     from openvis_rt.demo.demo import DemoReport, run_demo
     from openvis_rt.engines.build.engines import build_engines
@@ -69,9 +66,9 @@ if TYPE_CHECKING:
 _HOME = {
     **dict.fromkeys(("BenchmarkSettings", "benchmark"), "bench.benchmark"),
     **dict.fromkeys(("Bundle",), "bundle.bundle"),
-    **dict.fromkeys(
-        ("CalibrationFrames", "CalibrationResult", "calibrate", "rebuild_int8"), "calib.calibrate"
-    ),
+    **dict.fromkeys(("CalibrationResult", "calibrate", "rebuild_int8"), "calib.calibrate"),
+    **dict.fromkeys(("BlockChoice",), "calib.mix"),
+    **dict.fromkeys(("CalibrationFrames",), "calib.windows"),
     **dict.fromkeys(("load_model",), "checkpoints.load"),
     **dict.fromkeys(("read_annotations",), "evaluation.annotation_files"),
     **dict.fromkeys(("Annotations",), "evaluation.annotations"),
@@ -117,6 +114,7 @@ __all__ = [
     "BackendError",
     "BackendOptions",
     "BenchmarkSettings",
+    "BlockChoice",
     "Bundle",
     "BundleError",
     "CalibrationFrames",
@@ -182,7 +180,7 @@ def __getattr__(name: str) -> Any:
     except ModuleNotFoundError as exc:
         if exc.name is None or exc.name.split(".")[0] == __name__:
             raise
-        calibrating = _HOME[name] == "calib.calibrate"
+        calibrating = _HOME[name].startswith("calib.")
         extra = "export" if name in _EXPORTING else "calib" if calibrating else "rtx"
         raise DependencyError(exc.name, extra) from exc
     globals()[name] = value  # asked once

@@ -1,20 +1,23 @@
-"""Calibrate a bundle: frames to activation ranges to INT8 graphs, measured and added to it."""
+"""Calibrate a bundle: frames to activation ranges to INT8 graphs, measured and added to it.
+
+    sources -> windows -> collecting -> ranges -> blocks, sensitivity, mix -> INT8 graphs -> adding
+
+Each step is a file of this folder, and this one puts them in order.
+"""
 
 from __future__ import annotations
 
-import contextlib
-import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
+import onnx
 
-from openvis_rt.bundle.bundle import MANIFEST, Bundle
-from openvis_rt.bundle.growing import Change
-from openvis_rt.calib.collecting import Histograms, Saved, collect
-from openvis_rt.calib.frames import ChosenFrames, choose_frames
+from openvis_rt.bundle.bundle import Bundle
+from openvis_rt.calib.accuracy import DataSet
+from openvis_rt.calib.adding import add_int8
+from openvis_rt.calib.blocks import blocks_of, with_blocks
+from openvis_rt.calib.collecting import Saved, collect
 from openvis_rt.calib.histograms import Method
 from openvis_rt.calib.int8_graphs import (
     Int8Graph,
@@ -25,38 +28,30 @@ from openvis_rt.calib.int8_graphs import (
     unquantised,
     versions,
 )
-from openvis_rt.calib.measuring import beyond_gates, measure
-from openvis_rt.calib.ranges import (
-    FOLDER,
-    RECORD,
-    Calibration,
-    GraphRanges,
-    Measured,
-    calibration_file,
-    ranges_from,
-    read_calibration,
+from openvis_rt.calib.measuring import Reference, measure
+from openvis_rt.calib.mix import BlockChoice, chosen_mix
+from openvis_rt.calib.ranges import Calibration, read_calibration
+from openvis_rt.calib.recording import facts_of, record_from
+from openvis_rt.calib.refusals import (
+    precisions_for,
+    refuse_existing,
+    refuse_far,
+    refuse_unknown,
 )
+from openvis_rt.calib.saved_results import SavedResults
+from openvis_rt.calib.sensitivity import Study
+from openvis_rt.calib.sensitivity_chart import svg_from_sensitivity
+from openvis_rt.calib.sensitivity_record import PICTURE, REPORT, Sensitivity, saved_report
 from openvis_rt.calib.tap import TappedGraph
-from openvis_rt.errors import InputError, OutputError, ParityError
-from openvis_rt.files import output_directory
-from openvis_rt.runtime.preprocessing import letterbox_for, place_frame
-from openvis_rt.systems.graphs import INT8, INT8_FP32
+from openvis_rt.calib.windows import CalibrationFrames, windows_for
+from openvis_rt.errors import InputError
+from openvis_rt.records import json_from_record
+from openvis_rt.systems.graphs import QUANTISED
 
-__all__ = [
-    "DEFAULT_FRAMES",
-    "DEFAULT_METHOD",
-    "CalibrationFrames",
-    "CalibrationResult",
-    "calibrate",
-    "rebuild_int8",
-]
+__all__ = ["DEFAULT_METHOD", "CalibrationResult", "calibrate", "rebuild_int8"]
 
-DEFAULT_FRAMES = 128
 DEFAULT_METHOD: Method = "mse"
-_HELD_OUT = 8  # one window in so many is measured on, but at least
-_LEAST_HELD_OUT = 4
 
-Image8 = npt.NDArray[np.uint8]
 Progress = Callable[[str, int, int | None], None]
 Warn = Callable[[str], None]
 
@@ -69,21 +64,13 @@ class CalibrationResult:
         bundle: with the INT8 graphs.
         calibration: its record.
         precisions: that were added.
+        sensitivity: what each block costs, if that was asked for.
     """
 
     bundle: Bundle
     calibration: Calibration
     precisions: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class CalibrationFrames:
-    """Which frames are taken: arguments of :func:`~openvis_rt.calib.frames.choose_frames`."""
-
-    count: int = DEFAULT_FRAMES
-    stride: int = 5
-    seed: int = 0
-    allow_few: bool = False
+    sensitivity: Sensitivity | None = None
 
 
 def calibrate(
@@ -94,6 +81,8 @@ def calibrate(
     frames: CalibrationFrames | None = None,
     method: Method = DEFAULT_METHOD,
     graphs: Sequence[str] = ("propose",),
+    precisions: Sequence[str] = (),
+    blocks: BlockChoice | None = None,
     overwrite: bool = False,
     check: bool = True,
     threads: int | None = None,
@@ -112,6 +101,9 @@ def calibrate(
         frames: which frames are taken.
         method: how ranges are chosen; the others are recorded as well.
         graphs: that are quantised. Others serve the INT8 precisions as they are.
+        precisions: ``int8`` for TensorRT, ``int8-fp32`` for CPUs; none for both.
+        blocks: measure what each block of these graphs costs, and quantise those that the choice
+            asks for; the bundle gets the report. None to quantise all and measure no block alone.
         overwrite: replace INT8 graphs that are there, or the bundle at ``output``.
         check: refuse graphs that are farther from FP32 than
             :data:`~openvis_rt.compare.differences.GATES` allows.
@@ -120,47 +112,52 @@ def calibrate(
         warn: told what does not stop the work.
 
     Raises:
-        InputError: a graph, method or frame that cannot be taken; an activation that is infinite or
-            NaN.
+        InputError: a graph, method, frame or data set that cannot be taken; an activation that is
+            infinite or NaN.
         VideoError: a source cannot be read to its end.
         BundleError: the bundle has no FP32 graphs.
         OutputError: INT8 graphs, or ``output``, are there already, or cannot be written.
-        ParityError: the INT8 graphs are too far from FP32; nothing was added.
+        ParityError: the INT8 graphs are too far from FP32, or no block holds the bound; nothing
+            was added.
         DependencyError: ONNX Runtime is not installed.
     """
     frames = frames or CalibrationFrames()
-    precisions = _precisions(bundle, warn)
-    _check(bundle, graphs)
-    _refuse_existing(bundle, output, overwrite=overwrite)
+    precisions = precisions_for(bundle, warn, precisions)
+    refuse_unknown(bundle, graphs)
+    refuse_existing(bundle, output, overwrite=overwrite)
+    data = None if blocks is None else _data_set(bundle, blocks, graphs, sources, warn)
     models = {name: fp32_graph(bundle, name) for name in graphs}
     products = {name: placed_products(model, name) for name, model in models.items()}
-    chosen = _chosen(bundle, sources, frames, shrink="embed" not in graphs, progress=progress)
+    every_block = blocks_of(models, products, bundle.manifest.window_length) if blocks else []
+    chosen = windows_for(bundle, sources, frames, shrink="embed" not in graphs, progress=progress)
     for text in chosen.warnings:
         warn(text)
-    tapped = {
-        name: TappedGraph(
-            model, bundle.graph(name, "fp32").spec, seen_tensors(model, products[name])
-        )
-        for name, model in models.items()
-    }
-    saved = Saved(output or bundle.path, _facts(bundle, tapped, chosen, frames))
+    tapped = _tapped(bundle, models, products)
+    facts = facts_of(bundle, tapped, chosen, frames)
+    saved = Saved(output or bundle.path, facts)
     histograms = collect(
         bundle, tapped, chosen.windows, chosen.places, saved, threads=threads, progress=progress
     )
-    calibration = _record(bundle, method, products, histograms, chosen, frames)
-    for name, tensors in unquantised(calibration).items():
-        warn(
-            f"{len(tensors)} tensors of {name}, such as {tensors[0]!r}, are 0 everywhere on these "
-            "frames; the products beside them are not quantised"
+    calibration = record_from(histograms, bundle, method, products, chosen, frames)
+    _warn_of_zeros(calibration, warn)
+    reference = Reference(
+        bundle, tuple(graphs), chosen.held_out, threads=threads, progress=progress
+    )
+    found, results = None, _saved_results(output or bundle.path, facts, calibration)
+    if blocks is not None:
+        study = Study(
+            *(bundle, calibration, precisions, reference, data, results, threads, progress, warn)
         )
+        mix, found = chosen_mix(study, every_block, blocks)
+        calibration = with_blocks(calibration, mix)
     made = _made(bundle, calibration, precisions, progress)
-    measured = measure(bundle, made, chosen.held_out, threads=threads, progress=progress)
-    calibration = replace(calibration, measured=measured)
+    calibration = replace(calibration, measured=measure(reference, made))
     if check:
-        _refuse_far(calibration)
-    result = _added(bundle, output, calibration, made, overwrite=overwrite)
+        refuse_far(calibration)
+    added = add_int8(bundle, output, calibration, made, _report(found), overwrite=overwrite)
     saved.clear()
-    return result
+    results.clear()
+    return CalibrationResult(added, calibration, tuple(made), found)
 
 
 def rebuild_int8(
@@ -174,131 +171,74 @@ def rebuild_int8(
 ) -> CalibrationResult:
     """Make the INT8 graphs of a bundle again from its recorded ranges, without any frame.
 
+    It gets the INT8 precisions that it has; one that has only the record gets all that it can have.
+
     Args:
         bundle: with a calibration.
         output, overwrite, progress, warn: as for :func:`calibrate`.
-        method: another one than before; None for the recorded one. What was measured is kept only
-            with the same method, since it cannot be measured without frames.
+        method: another one than before; None for the recorded one. The same blocks become INT8.
+            What was measured is kept only with the same method, since it cannot be measured
+            without frames.
 
     Raises:
         InputError: the bundle has no calibration, or one of other graphs.
         OutputError: as for :func:`calibrate`.
     """
     calibration = read_calibration(bundle)
-    precisions = _precisions(bundle, warn)
-    _refuse_existing(bundle, output, overwrite=overwrite)
+    held = [precision for precision in QUANTISED if precision in bundle.manifest.graphs]
+    precisions = precisions_for(bundle, warn, held)
+    refuse_existing(bundle, output, overwrite=overwrite)
+    texts = saved_report(bundle)
     if method is not None and method != calibration.method:
         calibration = replace(calibration, method=method, measured={}, tools=versions())
+        texts = {}
         warn(
             f"INT8 graphs by {method} were not measured, which needs frames; `openvis eval` and "
             "`openvis verify` say how good they are"
         )
     made = _made(bundle, calibration, precisions, progress)
-    return _added(bundle, output, calibration, made, overwrite=overwrite)
+    added = add_int8(bundle, output, calibration, made, texts, overwrite=overwrite)
+    return CalibrationResult(added, calibration, tuple(made))
 
 
-def _precisions(bundle: Bundle, warn: Warn) -> tuple[str, ...]:
-    """Those that the bundle can have."""
-    if "fp16" in bundle.manifest.graphs:
-        return INT8_FP32, INT8
-    warn(
-        f"{bundle.path} has no FP16 graphs, so it gets {INT8_FP32} only, for ONNX Runtime on a "
-        f"CPU. TensorRT wants {INT8}: export with --precision fp32,fp16"
-    )
-    return (INT8_FP32,)
-
-
-def _check(bundle: Bundle, graphs: Sequence[str]) -> None:
-    if unknown := [name for name in graphs if name not in bundle.graphs]:
-        raise InputError(
-            f"{bundle.path} has no graph {unknown[0]!r} to quantise; it has "
-            f"{', '.join(bundle.graphs)}"
-        )
-    if not graphs:
-        raise InputError("name at least one graph to quantise, such as propose")
-
-
-def _refuse_existing(bundle: Bundle, output: Path | None, *, overwrite: bool) -> None:
-    """Before hours of work, not after them."""
-    place = bundle.path if output is None else output
-    held = [p for p in (INT8, INT8_FP32) if p in bundle.manifest.graphs] if output is None else []
-    if output is not None and output.exists() and output.samefile(bundle.path):
-        raise InputError(f"{output} is the bundle itself; to add to it, give --into and no output")
-    exists = bool(held) or (output is not None and output.exists())
-    if exists and not overwrite:
-        what = f"has {' and '.join(held)} graphs already" if held else "exists already"
-        raise OutputError(f"{place} {what}. Give another place, or --overwrite to replace them.")
-
-
-def _chosen(
+def _data_set(
     bundle: Bundle,
+    blocks: BlockChoice,
+    graphs: Sequence[str],
     sources: Sequence[str],
-    frames: CalibrationFrames,
-    *,
-    shrink: bool,
-    progress: Progress,
-) -> ChosenFrames:
-    rule, length = bundle.manifest.preprocess, bundle.manifest.window_length
-    windows = -(-frames.count // length)
+    warn: Warn,
+) -> DataSet | None:
+    """The data set that mixes are evaluated on, if there is one.
 
-    def shrunk(image: Image8) -> Image8:
-        """The frame as large as the network sees it, as the runtime makes it."""
-        letterbox = letterbox_for(image.shape[0], image.shape[1], rule)
-        out = np.empty((*letterbox.picture, 3), np.uint8)
-        place_frame(image, letterbox, out, rule.pixel_mean)
-        return out
-
-    return choose_frames(
-        sources,
-        frames.count,
-        held_out=max(_LEAST_HELD_OUT, windows // _HELD_OUT),
-        stride=frames.stride,
-        window_length=length,
-        seed=frames.seed,
-        allow_few=frames.allow_few,
-        keep=shrunk if shrink else lambda image: image,
-        progress=progress,
-    )
+    Raises:
+        InputError: it cannot be evaluated on, or the graphs give nothing that a bound is of.
+    """
+    outputs = {t.name for name in graphs for t in bundle.graph(name, "fp32").spec.outputs}
+    if blocks.min_sqnr is not None and "mask_logits" not in outputs:
+        raise InputError(
+            f"--min-sqnr is about mask logits, which {', '.join(graphs)} of {bundle.path} does not "
+            "give. Quantise propose (--graph propose), or leave --min-sqnr out."
+        )
+    if blocks.evaluate is None:
+        return None
+    data = DataSet(blocks.evaluate)
+    if data.is_among(sources):
+        warn(
+            f"AP is measured on {blocks.evaluate}, which is calibrated on as well, so it may be "
+            "better there than elsewhere. Give other videos to --evaluate."
+        )
+    return data
 
 
-def _facts(
-    bundle: Bundle, tapped: dict[str, TappedGraph], chosen: ChosenFrames, frames: CalibrationFrames
-) -> object:
-    """Everything that the histograms depend on."""
+def _tapped(
+    bundle: Bundle, models: Mapping[str, onnx.ModelProto], products: Mapping[str, Sequence[str]]
+) -> dict[str, TappedGraph]:
     return {
-        "graphs": {name: bundle.graph_sha256(name) for name in bundle.graphs},
-        "seen": {name: graph.seen for name, graph in tapped.items()},
-        "sources": [(s.sha256, s.chosen) for s in chosen.sources],
-        "frames": [frames.count, frames.stride, frames.seed, bundle.manifest.window_length],
-        "tools": versions(),
+        name: TappedGraph(
+            model, bundle.graph(name, "fp32").spec, seen_tensors(model, products[name])
+        )
+        for name, model in models.items()
     }
-
-
-def _record(
-    bundle: Bundle,
-    method: Method,
-    products: dict[str, tuple[str, ...]],
-    histograms: Histograms,
-    chosen: ChosenFrames,
-    frames: CalibrationFrames,
-) -> Calibration:
-    return Calibration(
-        variant=bundle.manifest.variant,
-        checkpoint=bundle.manifest.checkpoint,
-        method=method,
-        graphs={
-            name: GraphRanges(bundle.graph_sha256(name), products[name], ranges_from(tensors))
-            for name, tensors in histograms.items()
-        },
-        sources=chosen.sources,
-        frames=len(chosen.windows),
-        held_out=len(chosen.held_out),
-        window_length=bundle.manifest.window_length,
-        stride=frames.stride,
-        seed=frames.seed,
-        measured={},
-        tools=versions(),
-    )
 
 
 def _made(
@@ -311,72 +251,22 @@ def _made(
     return made
 
 
-def _refuse_far(calibration: Calibration) -> None:
-    far = beyond_gates(calibration.measured)
-    if not far:
-        return
-    precision, one, gate = far[0]
-    raise ParityError(
-        f"{precision} is too far from FP32 on {calibration.held_out} frames that were not "
-        f"calibrated on: {one.output} of {one.graph} has {one.measure} {_number(one)}, the gate is "
-        f"{gate:g} ({len(far)} such outputs). Nothing was added. Calibrate on more frames, and on "
-        "such as the model will see; or try another --method."
-    )
+def _warn_of_zeros(calibration: Calibration, warn: Warn) -> None:
+    for name, tensors in unquantised(calibration).items():
+        warn(
+            f"{len(tensors)} tensors of {name}, such as {tensors[0]!r}, are 0 everywhere on these "
+            "frames; the products beside them are not quantised"
+        )
 
 
-def _number(one: Measured) -> str:
-    return "infinite" if one.median is None else f"{one.median:.3g}"
+def _saved_results(beside: Path, facts: object, calibration: Calibration) -> SavedResults:
+    """For what is measured of blocks and mixes: it depends on the ranges as well."""
+    ranges = {name: json_from_record(graph) for name, graph in calibration.graphs.items()}
+    return SavedResults(beside, [facts, calibration.method, ranges])
 
 
-def _added(
-    bundle: Bundle,
-    output: Path | None,
-    calibration: Calibration,
-    made: dict[str, list[Int8Graph]],
-    *,
-    overwrite: bool,
-) -> CalibrationResult:
-    """Write everything into the bundle, or into a copy of it, as a whole."""
-    place = bundle.path if output is None else output
-    with _target(bundle, output, overwrite=overwrite) as target, target.adding() as change:
-        _change(change, calibration, made)
-    opened = Bundle.open(place, verify=False)
-    return CalibrationResult(opened, calibration, tuple(made))
-
-
-@contextlib.contextmanager
-def _target(bundle: Bundle, output: Path | None, *, overwrite: bool) -> Iterator[Bundle]:
-    """The bundle itself, or a copy of its listed files, which gets its name at the end."""
-    if output is None:
-        yield bundle
-        return
-
-    def ours(folder: Path) -> bool:
-        return (folder / MANIFEST).is_file()
-
-    with output_directory(output, overwrite=overwrite, ours=ours) as folder:
-        copy = folder / "copy"  # the folder itself is locked, and so is a bundle that grows
-        for name in (MANIFEST, *bundle.manifest.files):
-            (copy / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(bundle.path / name, copy / name)
-        yield Bundle.open(copy, verify=False)
-        for path in copy.iterdir():
-            path.rename(folder / path.name)
-        copy.rmdir()
-
-
-def _change(change: Change, calibration: Calibration, made: dict[str, list[Int8Graph]]) -> None:
-    import onnx
-
-    held = change.manifest
-    for precision, graphs in made.items():
-        own = {}
-        for graph in graphs:
-            name = change.unused_name(graph.file.file)
-            onnx.save(graph.model, str(change.new_file(name)))
-            own[graph.graph] = replace(graph.file, file=name)
-        base = held.graphs["fp16" if precision == INT8 else "fp32"]
-        change.set_precision(precision, {**base, **own})
-    if calibration_file(held.files) is not None:
-        change.drop(FOLDER)
-    calibration.write(change.new_file(change.unused_name(RECORD)))
+def _report(found: Sensitivity | None) -> dict[str, str]:
+    """The files below ``calibration/`` that say what the blocks cost."""
+    if found is None:
+        return {}
+    return {REPORT: found.to_json(), PICTURE: svg_from_sensitivity(found)}

@@ -28,6 +28,7 @@ from openvis_rt.systems.graphs import INT8, INT8_FP32
 __all__ = [
     "Int8Graph",
     "fp32_graph",
+    "int8_beside_fp32",
     "int8_graphs",
     "placed_products",
     "seen_tensors",
@@ -122,6 +123,20 @@ def int8_graphs(
                 "kept_in_fp32": half.kept,
             }
             yield INT8, Int8Graph(name, _described(half.model, model, file, facts), file)
+
+
+def int8_beside_fp32(bundle: Bundle, calibration: Calibration) -> Iterator[Int8Graph]:
+    """The products of ``int8`` with all else in FP32, to measure what these products alone cost.
+
+    Raises:
+        InputError: as for :func:`int8_graphs`.
+    """
+    for name, ranges in calibration.graphs.items():
+        model = fp32_graph(bundle, name)
+        products, reach = _of_method(GraphView(model.graph), ranges, calibration.method)
+        wide = quantised(model, products, reach)
+        file = GraphFile(f"{name}.onnx", INT8_FP32, bundle.graph(name, "fp32").spec)
+        yield Int8Graph(name, wide, file)
 
 
 def unquantised(calibration: Calibration) -> dict[str, list[str]]:

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import onnx
 
 from openvis_rt.bundle.bundle import Bundle
-from openvis_rt.calib.int8_graphs import Int8Graph, fp32_graph
+from openvis_rt.calib.int8_graphs import Int8Graph
 from openvis_rt.calib.ranges import Measured
 from openvis_rt.calib.tap import TapBackend, TappedGraph, run_windows
 from openvis_rt.compare.differences import GATES, differing_share, grid_pixels, mask_ious, sqnr
@@ -23,7 +23,7 @@ from openvis_rt.export.fp16.emulation import fp16_emulation
 from openvis_rt.runtime.backends.base import Array
 from openvis_rt.systems.graphs import INT8
 
-__all__ = ["beyond_gates", "measure"]
+__all__ = ["SQNR", "Reference", "beyond_gates", "measure", "model_on_a_cpu"]
 
 BITS, IOU, SQNR = "bits that differ", "median IoU", "SQNR dB"
 Image8 = npt.NDArray[np.uint8]
@@ -31,56 +31,96 @@ Outputs = list[dict[str, Array]]
 Progress = Callable[[str, int, int | None], None]
 
 
-def measure(
-    bundle: Bundle,
-    made: Mapping[str, Sequence[Int8Graph]],
-    windows: Sequence[Sequence[Image8]],
-    *,
-    threads: int | None = None,
-    progress: Progress = lambda *_: None,
-) -> dict[str, tuple[Measured, ...]]:
-    """Compare INT8 graphs with the FP32 graphs of a bundle.
+class Reference:
+    """What the FP32 graphs of a bundle make of some windows, which INT8 graphs are compared with.
 
     Args:
         bundle: holds the FP32 graphs, and of the other graphs the FP16 files for ``int8``.
-        made: by precision the graphs, the same ones in each.
+        names: of the graphs whose outputs are compared.
         windows: uint8 [H, W, 3] frames.
         threads: that compute one graph; None for the library's choice.
         progress: told of windows done and in all.
-
-    Returns:
-        by precision what was measured of each output.
     """
-    names = [graph.graph for graph in next(iter(made.values()))]
-    specs = {name: bundle.graph(name, "fp32").spec for name in names}
 
-    def outputs(graphs: Mapping[str, TappedGraph], precision: str, what: str) -> dict[str, Outputs]:
+    def __init__(
+        self,
+        bundle: Bundle,
+        names: Sequence[str],
+        windows: Sequence[Sequence[Image8]],
+        *,
+        threads: int | None = None,
+        progress: Progress = lambda *_: None,
+    ) -> None:
+        self._bundle, self._windows, self._threads = bundle, windows, threads
+        self._progress = progress
+        self._specs = {name: bundle.graph(name, "fp32").spec for name in names}
+        self._seen = {n: tuple(t.name for t in spec.outputs) for n, spec in self._specs.items()}
+        self._wanted = self._outputs((), "fp32", "FP32")
+
+    def measured(
+        self, graphs: Sequence[Int8Graph], precision: str, what: str
+    ) -> tuple[Measured, ...]:
+        """How close the outputs are when some graphs are INT8 and the others are not.
+
+        Args:
+            graphs: that are INT8.
+            precision: ``int8``, with FP16 beside it, or ``int8-fp32``.
+            what: is measured, for people.
+        """
+        found = self._outputs(graphs, precision, what)
+        return tuple(
+            measured
+            for name, outputs in self._seen.items()
+            for output in outputs
+            for measured in _compared(
+                name, output, found[name], self._wanted[name], grid_pixels(self._specs[name])
+            )
+        )
+
+    def _outputs(
+        self, graphs: Sequence[Int8Graph], precision: str, what: str
+    ) -> dict[str, Outputs]:
         found: dict[str, Outputs] = defaultdict(list)
-        backend = TapBackend(graphs, lambda name, value: found[name].append(dict(value)), threads)
+        others = "fp16" if precision == INT8 else "fp32"
+        tapped = {n: self._tapped(n, graphs, others) for n in self._specs}
+        backend = TapBackend(
+            tapped, lambda name, value: found[name].append(dict(value)), self._threads
+        )
         try:
-            for done in run_windows(bundle, backend, windows, precision):
-                progress(f"measuring {what}", done + 1, len(windows))
+            for done in run_windows(self._bundle, backend, self._windows, others):
+                self._progress(f"measuring {what}", done + 1, len(self._windows))
         finally:
             backend.close()
         return found
 
-    seen = {name: tuple(t.name for t in specs[name].outputs) for name in names}
-    wide = {n: TappedGraph(fp32_graph(bundle, n), specs[n], seen[n]) for n in names}
-    wanted = outputs(wide, "fp32", "FP32")
-    result = {}
-    for precision, graphs in made.items():
-        tapped = {g.graph: TappedGraph(_on_a_cpu(g), g.file.spec, seen[g.graph]) for g in graphs}
-        others = "fp16" if precision == INT8 else "fp32"
-        found = outputs(tapped, others, precision)
-        result[precision] = tuple(
-            measured
-            for name in names
-            for output in seen[name]
-            for measured in _compared(
-                name, output, found[name], wanted[name], grid_pixels(specs[name])
-            )
-        )
-    return result
+    def _tapped(self, name: str, graphs: Sequence[Int8Graph], others: str) -> TappedGraph:
+        for graph in graphs:
+            if graph.graph == name:
+                return TappedGraph(model_on_a_cpu(graph), graph.file.spec, self._seen[name])
+        file = self._bundle.graph(name, others)
+        model = onnx.load(str(self._bundle.graph_path(name, others)))
+        if file.precision == "fp16":
+            model = fp16_emulation(model)
+        return TappedGraph(model, file.spec, self._seen[name])
+
+
+def measure(
+    reference: Reference, made: Mapping[str, Sequence[Int8Graph]], what: str = ""
+) -> dict[str, tuple[Measured, ...]]:
+    """Compare INT8 graphs, by precision, with the FP32 graphs of their bundle.
+
+    Args:
+        reference: the FP32 graphs' outputs.
+        made: by precision the graphs, the same ones in each.
+        what: they are, for people, in front of the precision.
+
+    Returns:
+        by precision what was measured of each output.
+    """
+    return {
+        precision: reference.measured(graphs, precision, f"{what} {precision}".strip())
+        for precision, graphs in made.items()
+    }
 
 
 def beyond_gates(measured: Mapping[str, Sequence[Measured]]) -> list[tuple[str, Measured, float]]:
@@ -100,7 +140,8 @@ def beyond_gates(measured: Mapping[str, Sequence[Measured]]) -> list[tuple[str, 
     return found
 
 
-def _on_a_cpu(graph: Int8Graph) -> onnx.ModelProto:
+def model_on_a_cpu(graph: Int8Graph) -> onnx.ModelProto:
+    """The graph as a CPU computes it: with FP16 as its FP16 emulation."""
     return fp16_emulation(graph.model) if graph.file.precision == INT8 else graph.model
 
 

@@ -22,7 +22,7 @@ from openvis_rt.evaluation.annotations import Video
 from openvis_rt.evaluation.sources import annotated_frames
 from openvis_rt.runtime.video.reading import IMAGE_SUFFIXES, Frame, is_live, open_video
 
-__all__ = ["FrameSource", "sources_from"]
+__all__ = ["FrameSource", "frames_folder", "sources_from"]
 
 _VIDEO_SUFFIXES = frozenset({".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpg", ".ts", ".webm"})
 _IMAGES = "JPEGImages"  # where YTVIS and its followers keep the frames
@@ -88,14 +88,14 @@ def _has_images(folder: Path) -> bool:
 def _annotated(path: Path) -> list[FrameSource]:
     """The videos of an annotation file."""
     videos = read_annotations(path).videos
-    folder = _frames_folder(path, videos[0])
+    folder = frames_folder(path, videos[0])
     return [
         FrameSource(f"{path}: {video.name}", False, partial(annotated_frames, video, folder))
         for video in videos
     ]
 
 
-def _frames_folder(path: Path, video: Video) -> Path:
+def frames_folder(path: Path, video: Video) -> Path:
     """The folder that the frames' names begin at, found by the first video.
 
     Raises:

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from openvis_rt.bundle.bundle import Bundle
-from openvis_rt.cli.ui import CONSOLE, print_json, progress_bar, warn
+from openvis_rt.cli.calibration_tables import tell_calibration
+from openvis_rt.cli.ui import progress_bar, warn
 from openvis_rt.errors import DependencyError, InputError
-from openvis_rt.records import json_from_record
-
-if TYPE_CHECKING:
-    from openvis_rt.calib.calibrate import CalibrationResult
 
 # groups of --help
 _WHERE, _FRAMES, _HOW = "Where the result goes", "Which frames", "How it is quantised"
+_BLOCKS = "Which blocks are quantised"
 
 BundleArgument = Annotated[
     Path, typer.Argument(help="A bundle with FP32 and, for TensorRT, FP16 graphs.")
@@ -96,6 +92,15 @@ GraphOption = Annotated[
         help="Which graph is quantised; may be repeated. Default: propose.",
     ),
 ]
+PrecisionOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME",
+        rich_help_panel=_HOW,
+        help="int8 for TensorRT, or int8-fp32 for CPUs: make only this one, and hold bounds in it "
+        "alone. Default: both.",
+    ),
+]
 RebuildOption = Annotated[
     bool,
     typer.Option(
@@ -109,6 +114,44 @@ CheckOption = Annotated[
     typer.Option(
         rich_help_panel=_HOW,
         help="Refuse INT8 graphs that are too far from FP32 on frames that were held out.",
+    ),
+]
+SensitivityOption = Annotated[
+    bool,
+    typer.Option(
+        "--sensitivity",
+        rich_help_panel=_BLOCKS,
+        help="Measure what each block alone costs, and what it saves; the bundle gets "
+        "calibration/sensitivity.json and a picture. With --evaluate also AP of each block.",
+    ),
+]
+MinSqnrOption = Annotated[
+    float | None,
+    typer.Option(
+        "--min-sqnr",
+        metavar="DB",
+        rich_help_panel=_BLOCKS,
+        help="Quantise the cheapest blocks only, as many as leave mask logits this "
+        "signal-to-noise ratio on frames that were held out; the rest stays FP16.",
+    ),
+]
+MaxApDropOption = Annotated[
+    float | None,
+    typer.Option(
+        "--max-ap-drop",
+        metavar="POINTS",
+        rich_help_panel=_BLOCKS,
+        help="Quantise the cheapest blocks only, as many as lose at most so many points of AP "
+        "on --evaluate.",
+    ),
+]
+EvaluateOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        rich_help_panel=_BLOCKS,
+        help="Annotations of YTVIS, OVIS, LV-VIS, BURST or UVO beside their frames, at best of "
+        "videos that are not calibrated on.",
     ),
 ]
 ThreadsOption = Annotated[
@@ -131,8 +174,13 @@ def calibrate(
     allow_few: AllowFewOption = False,
     method: MethodOption = None,
     graph: GraphOption = None,
+    precision: PrecisionOption = None,
     rebuild: RebuildOption = False,
     check: CheckOption = True,
+    sensitivity: SensitivityOption = False,
+    min_sqnr: MinSqnrOption = None,
+    max_ap_drop: MaxApDropOption = None,
+    evaluate: EvaluateOption = None,
     threads: ThreadsOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -140,7 +188,7 @@ def calibrate(
 
     Backbone and pixel decoder become INT8, the rest stays: `--precision int8` is for TensorRT,
     `--precision int8-fp32` for ONNX Runtime on a CPU. What is interrupted goes on where it was.
-    Exit code 4, and nothing is added, if INT8 is too far from FP32.
+    Exit code 4, and nothing is added, if INT8 is too far from FP32, or no block holds a bound.
 
     Example: `openvis calibrate bundle street.mp4 valid/instances.json --into`, then
     `openvis build bundle --precision int8`
@@ -154,16 +202,34 @@ def calibrate(
         )
     if rebuild and graph:
         raise InputError("--rebuild makes the graphs that were calibrated; leave --graph out")
-    try:
-        from openvis_rt.calib.calibrate import (
-            DEFAULT_METHOD,
-            CalibrationFrames,
-            rebuild_int8,
+    if rebuild and precision:
+        raise InputError(
+            "--rebuild makes the precisions that the bundle has; leave --precision out"
         )
+    about_blocks = {
+        "--sensitivity": sensitivity or None,
+        "--min-sqnr": min_sqnr,
+        "--max-ap-drop": max_ap_drop,
+        "--evaluate": evaluate,
+    }
+    given = [name for name, value in about_blocks.items() if value is not None]
+    if rebuild and given:
+        raise InputError(
+            f"--rebuild has no frames to measure blocks on; leave {given[0]} out. It makes the "
+            "blocks INT8 again that were picked before"
+        )
+    try:
+        from openvis_rt.calib.calibrate import DEFAULT_METHOD, rebuild_int8
         from openvis_rt.calib.calibrate import calibrate as calibrated
         from openvis_rt.calib.histograms import method_named
+        from openvis_rt.calib.mix import BlockChoice
+        from openvis_rt.calib.windows import CalibrationFrames
     except ModuleNotFoundError as exc:
         raise DependencyError(exc.name or "onnx", "calib") from exc
+    blocks = None
+    if given:
+        each = sensitivity and evaluate is not None
+        blocks = BlockChoice(min_sqnr, max_ap_drop, evaluate, each)
     with progress_bar() as bar:
         bar("checking the bundle", 0, None)
         opened = Bundle.open(bundle)
@@ -180,50 +246,12 @@ def calibrate(
                 frames=CalibrationFrames(frames, stride, seed, allow_few),
                 method=chosen or DEFAULT_METHOD,
                 graphs=graph or ("propose",),
+                precisions=precision or (),
+                blocks=blocks,
                 overwrite=overwrite,
                 check=check,
                 threads=threads,
                 progress=bar,
                 warn=warn,
             )
-    _tell(result, as_json=as_json)
-
-
-def _tell(result: CalibrationResult, *, as_json: bool) -> None:
-    record = result.calibration
-    files = {p: _files(result.bundle, p) for p in result.precisions}
-    if as_json:
-        record_json: dict[str, Any] = json_from_record(record)
-        print_json({"bundle": result.bundle.path, "files": files, "calibration": record_json})
-        return
-    if record.measured:
-        table = Table("output", "measured", *record.measured, title_justify="left")
-        table.title = (
-            f"INT8 beside FP32 on {record.held_out} "
-            f"{'frames' if record.window_length == 1 else 'windows'} that were held out "
-            "(median, worst)"
-        )
-        for same in zip(*record.measured.values(), strict=True):
-            cells = [f"{_number(one.median)}  {_number(one.worst)}" for one in same]
-            table.add_row(f"{same[0].graph} {same[0].output}", same[0].measure, *cells)
-        Console(highlight=False).print(table)
-    for precision, graphs in files.items():
-        sizes = ", ".join(f"{file} {size / 1e6:.1f} MB" for file, size in graphs.items())
-        CONSOLE.print(f"{precision}: {sizes}", markup=False)
-    products = sum(len(graph.products) for graph in record.graphs.values())
-    CONSOLE.print(
-        f"{products} products in INT8, ranges by {record.method} from {record.frames} windows of "
-        f"{len(record.sources)} sources; added to {result.bundle.path}",
-        markup=False,
-    )
-
-
-def _files(bundle: Bundle, precision: str) -> dict[str, int]:
-    """The files that this precision alone has, and their bytes."""
-    graphs = bundle.manifest.graphs[precision].values()
-    own = [graph.file for graph in graphs if graph.precision == precision]
-    return {file: bundle.manifest.files[file].bytes for file in own}
-
-
-def _number(value: float | None) -> str:
-    return "same" if value is None else f"{value:.3g}"
+    tell_calibration(result, as_json=as_json)

@@ -10,9 +10,10 @@ onnx = pytest.importorskip("onnx", reason="operations are counted by onnx")
 from graph_bundle import info, model_of  # noqa: E402
 from onnx import TensorProto, helper  # noqa: E402
 
-from openvis_rt.bench.onnx_operations import flops_of_bundle, multiply_adds  # noqa: E402
+from openvis_rt.bench.onnx_operations import flops_of_bundle  # noqa: E402
 from openvis_rt.bundle.bundle import Bundle  # noqa: E402
 from openvis_rt.errors import BundleError  # noqa: E402
+from openvis_rt.export.multiply_adds import multiply_adds  # noqa: E402
 
 FLOAT = TensorProto.FLOAT
 ones = np.ones

@@ -18,12 +18,13 @@ from PIL import Image
 
 from openvis_rt.bundle.bundle import Bundle, write_manifest
 from openvis_rt.calib import calibrate as calibrate_module
-from openvis_rt.calib.calibrate import CalibrationFrames, calibrate, rebuild_int8
+from openvis_rt.calib.calibrate import calibrate, rebuild_int8
 from openvis_rt.calib.histograms import BINS, METHODS, Histogram, range_of
 from openvis_rt.calib.placement import block_of, place, products_of
 from openvis_rt.calib.qdq import activations_of, fp16_scales, quantised
 from openvis_rt.calib.ranges import Calibration, calibration_file, read_calibration
 from openvis_rt.calib.tap import TapBackend, TappedGraph, run_windows
+from openvis_rt.calib.windows import CalibrationFrames
 from openvis_rt.compare.differences import sqnr
 from openvis_rt.errors import BundleError, InputError, OutputError, ParityError, RecordError
 from openvis_rt.export.fp16.keeps import GraphView
@@ -492,7 +493,8 @@ def test_int8_that_is_too_far_is_refused_and_nothing_is_added(bundle, folder, mo
 KILLED = """
 import os, signal, sys
 from openvis_rt.bundle.bundle import Bundle
-from openvis_rt.calib.calibrate import CalibrationFrames, calibrate
+from openvis_rt.calib.calibrate import calibrate
+from openvis_rt.calib.windows import CalibrationFrames
 
 def progress(what, done, total):
     if what == "calibrating" and done == 11:

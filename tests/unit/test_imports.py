@@ -34,7 +34,7 @@ ARROWS = {  # a folder, and what it may import besides itself and the ground flo
     "evaluation": {"runtime", "bundle"},
     "calib": {
         *("runtime", "compare", "bundle", "systems"),
-        *("evaluation.annotation_files", "evaluation.annotations", "evaluation.sources"),
+        *("evaluation", "export.multiply_adds"),
         *("export.fp16.convert", "export.fp16.emulation", "export.fp16.keeps"),
     },
     "bench": {

@@ -17,9 +17,9 @@ HOMES = {  # a module below openvis_rt, and the public names that it has
     "bench.benchmark": {"BenchmarkSettings", "benchmark"},
     "bundle.bundle": {"Bundle"},
     "checkpoints.load": {"load_model"},
-    "calib.calibrate": {
-        *("CalibrationFrames", "CalibrationResult", "calibrate", "rebuild_int8"),
-    },
+    "calib.calibrate": {"CalibrationResult", "calibrate", "rebuild_int8"},
+    "calib.mix": {"BlockChoice"},
+    "calib.windows": {"CalibrationFrames"},
     "demo.demo": {"DemoReport", "run_demo"},
     "engines.build.engines": {"build_engines"},
     "errors": {
@@ -53,7 +53,10 @@ HOMES = {  # a module below openvis_rt, and the public names that it has
     "_version": {"__version__"},
 }
 NEEDS_TORCH = {"DemoReport", "add_reference", "export_bundle", "load_model", "run_demo"}
-NEEDS_ONNX = {*NEEDS_TORCH, *HOMES["calib.calibrate"], "build_engines"}
+NEEDS_ONNX = {
+    *(*NEEDS_TORCH, "build_engines"),
+    *(name for home, names in HOMES.items() if home.startswith("calib.") for name in names),
+}
 NAMES = {name: home for home, names in HOMES.items() for name in names}
 PAGE = Path(__file__).parents[2] / "docs" / "python.md"
 
@@ -129,6 +132,7 @@ except openvis_rt.DependencyError as exc:
         ("torch", "load_model", "export"),
         ("onnx", "run_demo", "export"),
         ("onnx", "calibrate", "calib"),
+        ("onnx", "BlockChoice", "calib"),
     ],
 )
 def test_a_missing_library_names_the_extra_that_brings_it(library, name, extra):

@@ -1,0 +1,55 @@
+"""ONNX Runtime with some graphs of a bundle replaced, so that a mix runs before it is added."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import onnx
+
+from openvis_rt.bundle.bundle import Bundle
+from openvis_rt.calib.int8_graphs import Int8Graph
+from openvis_rt.calib.measuring import model_on_a_cpu
+from openvis_rt.export.fp16.emulation import fp16_emulation
+from openvis_rt.runtime.backends.onnxruntime import OnnxRuntime, OnnxRuntimeSession
+
+__all__ = ["MixedBackend"]
+
+
+class MixedBackend(OnnxRuntime):
+    """The backend, on the CPU.
+
+    FP16 graphs are computed as their FP16 emulations; `text` is the bundle's own file, since its
+    embeddings are kept with the bundle.
+
+    Args:
+        graphs: that take the place of the bundle's, INT8 ones.
+        threads: that compute one graph; None for the library's choice.
+    """
+
+    def __init__(self, graphs: Sequence[Int8Graph], threads: int | None = None) -> None:
+        super().__init__("cpu", threads=threads)
+        self._replaced = {graph.graph: graph for graph in graphs}
+
+    def open(
+        self,
+        bundle: Bundle,
+        graph: str,
+        precision: str = "fp32",
+        *,
+        slots: int = 1,
+        fetched: Sequence[str] | None = None,
+    ) -> OnnxRuntimeSession:
+        """Open a graph that is replaced, or the bundle's own."""
+        if (ours := self._replaced.get(graph)) is not None:
+            model, spec = model_on_a_cpu(ours), ours.file.spec
+        elif graph == "text" or bundle.graph(graph, precision).precision != "fp16":
+            return super().open(bundle, graph, precision, slots=slots, fetched=fetched)
+        else:
+            model = fp16_emulation(onnx.load(str(bundle.graph_path(graph, precision))))
+            spec = bundle.graph(graph, precision).spec
+        with tempfile.TemporaryDirectory(prefix="openvis-calibrate-") as folder:
+            path = Path(folder) / f"{graph}.onnx"
+            onnx.save(model, str(path))
+            return OnnxRuntimeSession(str(path), spec, "cpu", self._threads)
