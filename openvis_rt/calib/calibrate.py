@@ -50,7 +50,7 @@ from openvis_rt.systems.graphs import QUANTISED
 
 __all__ = ["DEFAULT_METHOD", "CalibrationResult", "calibrate", "rebuild_int8"]
 
-DEFAULT_METHOD: Method = "mse"
+DEFAULT_METHOD: Method = "percentile"
 
 Progress = Callable[[str, int, int | None], None]
 Warn = Callable[[str], None]

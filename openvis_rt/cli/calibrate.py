@@ -23,8 +23,7 @@ SourcesArgument = Annotated[
     list[str] | None,
     typer.Argument(
         help="Videos like those that the model will see: files, folders of images or of videos, "
-        "annotation files of YTVIS, OVIS, LV-VIS, BURST or UVO beside their frames, cameras, "
-        "streams. None with --rebuild.",
+        "annotation files beside their frames, cameras, streams. None with --rebuild.",
     ),
 ]
 IntoOption = Annotated[
@@ -45,7 +44,7 @@ OverwriteOption = Annotated[
     typer.Option(
         "--overwrite",
         rich_help_panel=_WHERE,
-        help="Replace INT8 graphs, or the bundle at --output, if they are there.",
+        help="Replace INT8 graphs or a bundle that are there.",
     ),
 ]
 FramesOption = Annotated[
@@ -53,7 +52,7 @@ FramesOption = Annotated[
     typer.Option(
         metavar="N",
         rich_help_panel=_FRAMES,
-        help="To measure ranges on. An eighth more is held out to try the result on.",
+        help="To measure ranges on; an eighth more is held out.",
     ),
 ]
 StrideOption = Annotated[
@@ -80,8 +79,8 @@ MethodOption = Annotated[
     typer.Option(
         metavar="NAME",
         rich_help_panel=_HOW,
-        help="How a range is chosen: mse (least squared error), max, percentile (99.99 %), "
-        "entropy. All are recorded. Default: mse.",
+        help="How a range is chosen: percentile (99.99 %), mse, max or entropy. All are "
+        "recorded. Default: percentile.",
     ),
 ]
 GraphOption = Annotated[
@@ -106,7 +105,7 @@ RebuildOption = Annotated[
     typer.Option(
         "--rebuild",
         rich_help_panel=_HOW,
-        help="Make the INT8 graphs again from the ranges in the bundle, without frames.",
+        help="Make the graphs again from recorded ranges.",
     ),
 ]
 CheckOption = Annotated[
@@ -150,8 +149,8 @@ EvaluateOption = Annotated[
     typer.Option(
         metavar="FILE",
         rich_help_panel=_BLOCKS,
-        help="Annotations of YTVIS, OVIS, LV-VIS, BURST or UVO beside their frames, at best of "
-        "videos that are not calibrated on.",
+        help="Annotations of YTVIS, OVIS, LV-VIS, BURST or UVO beside their frames; best of "
+        "videos not calibrated on.",
     ),
 ]
 ThreadsOption = Annotated[

@@ -98,8 +98,7 @@ PrecisionOption = Annotated[
     typer.Option(
         metavar="NAME",
         rich_help_panel=_WHERE,
-        help="One that the bundle holds: fp32, fp16; "
-        "int8 for TensorRT or int8-fp32 for a CPU, after `openvis calibrate`.",
+        help="One that the bundle holds: fp32, fp16, int8 or, on CPUs, int8-fp32.",
     ),
 ]
 CudaOption = Annotated[

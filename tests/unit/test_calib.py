@@ -318,7 +318,7 @@ def test_the_record_says_what_was_done_and_is_read_again_as_it_was(calibrated, f
         24,
         20,
     )
-    assert (record.frames, record.held_out, record.method) == (16, 4, "mse")
+    assert (record.frames, record.held_out, record.method) == (16, 4, "percentile")
     graph = record.graphs["propose"]
     assert graph.products == PRODUCTS
     assert set(graph.tensors) == {
@@ -544,7 +544,7 @@ def test_the_command_calibrates_and_rebuilds(openvis, bundle, folder):
     code, out, err = openvis("calibrate", bundle.path, folder, *options)
     assert code == 0, err
     assert "mask_logits" in out
-    assert "6 products in INT8, ranges by mse from 16 windows of 1 sources" in err
+    assert "6 products in INT8, ranges by percentile from 16 windows of 1 sources" in err
     code, _, err = openvis("calibrate", bundle.path, folder, *options)
     assert code == 2
     assert "--overwrite" in err
