@@ -93,7 +93,7 @@ def propose_int8_model(scale=1 / 128, dead=False, sensitive=False):
         "w5": _weights(16, 16, seed=5),
         "w6": _weights(16, 16, seed=6),
         "b0": _weights(8, seed=7),
-        "b1": np.full(8, -1e6 if dead else 0.1, np.float32),
+        "b1": np.full(8, -1e4 if dead else 0.1, np.float32),
         "one": np.ones(16, np.float32),
         "none": np.zeros(16, np.float32),
         "start": _weights(10, 16, seed=8),

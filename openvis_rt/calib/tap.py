@@ -18,7 +18,7 @@ import numpy.typing as npt
 import onnx
 
 from openvis_rt.bundle.bundle import Bundle
-from openvis_rt.runtime.backends.base import Array, Session, check_shape
+from openvis_rt.runtime.backends.base import Array, Backend, Session, check_shape
 from openvis_rt.runtime.backends.onnxruntime import OnnxRuntime, OnnxRuntimeSession
 from openvis_rt.runtime.graphs import Graphs
 from openvis_rt.runtime.preprocessing import letterbox_for
@@ -118,7 +118,7 @@ def with_outputs(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProt
 
 def run_windows(
     bundle: Bundle,
-    backend: TapBackend,
+    backend: Backend,
     windows: Sequence[Sequence[Image8]],
     precision: str = "fp32",
 ) -> Iterator[int]:
@@ -147,7 +147,7 @@ def run_windows(
 
 @contextmanager
 def _graphs(
-    bundle: Bundle, backend: TapBackend, precision: str
+    bundle: Bundle, backend: Backend, precision: str
 ) -> Iterator[tuple[Graphs, int | None]]:
     """The runtime's graphs, and how wide the image embeddings are that must be given to them.
 
