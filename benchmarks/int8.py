@@ -31,9 +31,10 @@ import onnxruntime
 from openvis_rt.bench.machine import this_machine
 from openvis_rt.bench.markdown import table
 from openvis_rt.bench.statistics import ratio_of_pairs
+from openvis_rt.bench.timed_backend import TimedBackend
 from openvis_rt.bundle.bundle import Bundle
 from openvis_rt.calib.tap import run_windows
-from openvis_rt.runtime.backends.onnxruntime import OnnxRuntime, OnnxRuntimeSession
+from openvis_rt.runtime.backends.onnxruntime import OnnxRuntime
 from openvis_rt.runtime.video.generated import sample_frames
 from openvis_rt.systems.graphs import INT8_FP32
 
@@ -45,32 +46,6 @@ SOURCE = (360, 640)  # of the generated video
 
 Times = dict[str, dict[str, list[float]]]
 """Seconds of each window, by part and clock."""
-
-
-class TimedOnnxRuntime(OnnxRuntime):
-    """ONNX Runtime on the CPU that says how long each graph took since it was asked."""
-
-    def __init__(self, threads: int) -> None:
-        super().__init__("cpu", threads=threads)
-        self._spent: dict[str, dict[str, float]] = {}
-
-    def open(self, bundle: Bundle, graph: str, *args: Any, **options: Any) -> OnnxRuntimeSession:
-        """As the runtime opens it, with a watch around its runs."""
-        session = super().open(bundle, graph, *args, **options)
-        computed = session.run
-
-        def run(slot: int = 0) -> None:
-            begin = {name: clock() for name, clock in CLOCKS.items()}
-            computed(slot)
-            self._spent[graph] = {name: CLOCKS[name]() - at for name, at in begin.items()}
-
-        session.run = run  # type: ignore[method-assign]
-        return session
-
-    def spent(self) -> dict[str, dict[str, float]]:
-        """Seconds by graph and clock, of the last window."""
-        spent, self._spent = self._spent, {}
-        return spent
 
 
 def main() -> None:
@@ -116,22 +91,28 @@ def windows_of(bundle: Bundle, count: int) -> list[list[np.ndarray]]:
 def measured(bundle: Bundle, windows: Sequence[list[np.ndarray]], threads: int) -> dict[str, Times]:
     """Times by precision; the first window warms up."""
     found: dict[str, Times] = {p: {q: {c: [] for c in CLOCKS} for q in PARTS} for p in PRECISIONS}
-    backends = {p: TimedOnnxRuntime(threads) for p in PRECISIONS}
+    timed = {p: clocked(OnnxRuntime("cpu", threads=threads)) for p in PRECISIONS}
     runs: dict[str, Iterator[int]] = {
-        p: run_windows(bundle, backend, windows, p) for p, backend in backends.items()
+        p: run_windows(bundle, of_clock["clock"], windows, p) for p, of_clock in timed.items()
     }
     for number in range(len(windows)):
         for precision in PRECISIONS if number % 2 == 0 else PRECISIONS[::-1]:
+            before = {c: timer.graph_seconds() for c, timer in timed[precision].items()}
             next(runs[precision])
-            spent = backends[precision].spent()
             if number == 0:
                 continue
-            for clock in CLOCKS:
-                found[precision]["propose"][clock].append(spent["propose"][clock])
-                whole = sum(of_graph[clock] for of_graph in spent.values())
-                found[precision]["frame"][clock].append(whole)
+            for clock, timer in timed[precision].items():
+                of_graph = {g: t - before[clock][g] for g, t in timer.graph_seconds().items()}
+                found[precision]["propose"][clock].append(of_graph["propose"])
+                found[precision]["frame"][clock].append(sum(of_graph.values()))
         print(f"window {number + 1} of {len(windows)}", file=sys.stderr, flush=True)
     return found
+
+
+def clocked(backend: OnnxRuntime) -> dict[str, TimedBackend]:
+    """The backend behind a watch of each clock; the whole is the first of :data:`CLOCKS`."""
+    processor = TimedBackend(backend, CLOCKS["processor"])
+    return {"clock": TimedBackend(processor, CLOCKS["clock"]), "processor": processor}
 
 
 def row(part: str, clock: str, times: dict[str, Times]) -> dict[str, Any]:

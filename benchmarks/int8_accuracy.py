@@ -41,7 +41,15 @@ from miniature_runs import (
     opened,
 )
 from miniature_tables import Line, minus, number
-from miniatures import MODELS, Miniature, Results, forget_texts, miniature, write
+from miniatures import (
+    MODELS,
+    Miniature,
+    Results,
+    check_models,
+    forget_texts,
+    miniature,
+    write,
+)
 
 from openvis_rt.bench.markdown import table
 from openvis_rt.bundle.bundle import Bundle
@@ -102,9 +110,7 @@ def parse() -> argparse.Namespace:
         if part == "frames":
             command.add_argument("--other", nargs="+", default=[], metavar="VIDEO")
     options = parser.parse_args()
-    options.models = options.models or list(MODELS)
-    if unknown := set(options.models).difference(MODELS):
-        parser.error(f"no such miniature: {', '.join(sorted(unknown))}; there are {MODELS}")
+    check_models(parser, options)
     return options
 
 

@@ -104,15 +104,20 @@ def parse() -> argparse.Namespace:
             command.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
             command.add_argument("--contrast", type=Path, nargs=2, metavar=("WITH", "WITHOUT"))
     options = parser.parse_args()
-    options.models = options.models or list(MODELS)
-    if unknown := set(options.models).difference(MODELS):
-        parser.error(f"no such miniature: {', '.join(sorted(unknown))}; there are {MODELS}")
+    check_models(parser, options)
     for file in getattr(options, "contrast", None) or ():
         if not file.is_file():
             parser.error(f"there is no file {file} of trained proposals")
     if options.videos < 1:
         parser.error(f"one video at least is needed; got --videos {options.videos}")
     return options
+
+
+def check_models(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """Take all miniatures where none is named, and refuse names that are none."""
+    options.models = options.models or list(MODELS)
+    if unknown := set(options.models).difference(MODELS):
+        parser.error(f"no such miniature: {', '.join(sorted(unknown))}; there are {MODELS}")
 
 
 class Results:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from time import perf_counter
 
 import numpy as np
 
 from openvis_rt.bundle.bundle import Bundle
-from openvis_rt.runtime.backends.base import Array, Backend, Session
+from openvis_rt.runtime.backends.base import Array, Backend, ForwardingSession, Session
 
 __all__ = ["TimedBackend", "TimedSession"]
 
@@ -16,14 +16,18 @@ __all__ = ["TimedBackend", "TimedSession"]
 class TimedBackend:
     """Opens timed sessions; give it to ``Pipeline.open(backend=...)`` in place of ``backend``.
 
+    Args:
+        backend: that is timed; another TimedBackend, too, to read two clocks.
+        clock: gives seconds: time that goes by, or :func:`time.process_time`.
+
     Attributes:
         sessions: by the graph's name, the last one that was opened.
         recording: keep what is fetched, by output name, in ``fetched``; off while time counts.
         fetched: what was fetched last while recording; the keeper's own arrays.
     """
 
-    def __init__(self, backend: Backend) -> None:
-        self._backend = backend
+    def __init__(self, backend: Backend, clock: Callable[[], float] = perf_counter) -> None:
+        self._backend, self.clock = backend, clock
         self.name, self.slots = backend.name, backend.slots
         self.sessions: dict[str, TimedSession] = {}
         self.recording = False
@@ -76,45 +80,29 @@ class TimedBackend:
         self._backend.close()
 
 
-class TimedSession:
+class TimedSession(ForwardingSession):
     """A session whose every call goes to another one.
 
     Attributes:
-        run_seconds, fetch_seconds: spent in these calls so far.
+        run_seconds, fetch_seconds: spent in these calls so far, by the backend's clock.
     """
 
     def __init__(self, session: Session, backend: TimedBackend) -> None:
-        self.session, self.spec, self._backend = session, session.spec, backend
+        super().__init__(session)
+        self._backend, self._clock = backend, backend.clock
         self.run_seconds = self.fetch_seconds = 0.0
-
-    def input_view(self, name: str, shape: tuple[int, ...], slot: int = 0) -> Array:
-        """See :class:`Session`."""
-        return self.session.input_view(name, shape, slot)
-
-    def write(self, name: str, value: Array, slot: int = 0) -> None:
-        """See :class:`Session`."""
-        self.session.write(name, value, slot)
-
-    def bind(self, name: str, source: Session, output: str) -> None:
-        """See :class:`Session`."""
-        inner = source.session if isinstance(source, TimedSession) else source
-        self.session.bind(name, inner, output)
 
     def run(self, slot: int = 0) -> None:
         """See :class:`Session`."""
-        begin = perf_counter()
+        begin = self._clock()
         self.session.run(slot)
-        self.run_seconds += perf_counter() - begin
+        self.run_seconds += self._clock() - begin
 
     def fetch(self, name: str, slot: int = 0) -> Array:
         """See :class:`Session`."""
-        begin = perf_counter()
+        begin = self._clock()
         value = self.session.fetch(name, slot)
-        self.fetch_seconds += perf_counter() - begin
+        self.fetch_seconds += self._clock() - begin
         if self._backend.recording:
             self._backend.fetched[name] = np.array(value)
         return value
-
-    def close(self) -> None:
-        """See :class:`Session`."""
-        self.session.close()

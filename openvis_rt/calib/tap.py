@@ -18,7 +18,7 @@ import numpy.typing as npt
 import onnx
 
 from openvis_rt.bundle.bundle import Bundle
-from openvis_rt.runtime.backends.base import Array, Backend, Session, check_shape
+from openvis_rt.runtime.backends.base import Array, Backend, ForwardingSession, Session, check_shape
 from openvis_rt.runtime.backends.onnxruntime import OnnxRuntime, OnnxRuntimeSession
 from openvis_rt.runtime.graphs import Graphs
 from openvis_rt.runtime.preprocessing import letterbox_for
@@ -172,7 +172,7 @@ def _unit_rows(count: int, width: int) -> npt.NDArray[np.float32]:
     return unit
 
 
-class _Tapped:
+class _Tapped(ForwardingSession):
     """A session of ONNX Runtime that tells what it has computed."""
 
     def __init__(
@@ -181,34 +181,13 @@ class _Tapped:
         told: Callable[[Mapping[str, Array]], None],
         seen: Sequence[str],
     ) -> None:
-        self.session, self.spec = session, session.spec
+        super().__init__(session)
         self._told, self._seen = told, seen
-
-    def input_view(self, name: str, shape: tuple[int, ...], slot: int = 0) -> Array:
-        """See :class:`Session`."""
-        return self.session.input_view(name, shape, slot)
-
-    def write(self, name: str, value: Array, slot: int = 0) -> None:
-        """See :class:`Session`."""
-        self.session.write(name, value, slot)
-
-    def bind(self, name: str, source: Session, output: str) -> None:
-        """See :class:`Session`."""
-        inner = source.session if isinstance(source, _Tapped) else source
-        self.session.bind(name, inner, output)
 
     def run(self, slot: int = 0) -> None:
         """Compute, and tell."""
         self.session.run(slot)
         self._told({name: self.session.fetch(name, slot) for name in self._seen})
-
-    def fetch(self, name: str, slot: int = 0) -> Array:
-        """See :class:`Session`."""
-        return self.session.fetch(name, slot)
-
-    def close(self) -> None:
-        """See :class:`Session`."""
-        self.session.close()
 
 
 class _Idle:

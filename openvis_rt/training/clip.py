@@ -204,7 +204,7 @@ def train_clip(
         if guide is not None:
             with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
                 shown = cells_of(guide.visual, pictures)
-                whole = pooled(guide.visual, shown, torch.ones(shown.shape[:2], dtype=torch.bool))
+                whole = _pooled_whole(guide.visual, shown)
                 alone = of_cells(guide.visual, shown)
             losses["teacher"] = _TEACHING * (1 - _cosines(seen, whole)).mean()
             losses["cells"] = _TEACHING * (1 - _cosines(cells, alone)).mean()
@@ -294,8 +294,12 @@ def seen_by(clip: Any, pictures: Tensor) -> Tensor:
     if not hasattr(clip.visual, "attnpool"):
         seen: Tensor = clip.visual(pictures)
         return seen
-    cells = cells_of(clip.visual, pictures)
-    return pooled(clip.visual, cells, torch.ones(cells.shape[:2], dtype=torch.bool))
+    return _pooled_whole(clip.visual, cells_of(clip.visual, pictures))
+
+
+def _pooled_whole(visual: Any, cells: Tensor) -> Tensor:
+    """The pool over all cells, [B, D], from [B, P, Cf] of :func:`cells_of`."""
+    return pooled(visual, cells, torch.ones(cells.shape[:2], dtype=torch.bool))
 
 
 def _some_cells(side: int, batch: int, rng: np.random.Generator) -> Tensor:

@@ -19,7 +19,15 @@ from openvis_rt.bundle.bundle import Bundle
 from openvis_rt.errors import InputError
 from openvis_rt.systems.graphs import GraphSpec
 
-__all__ = ["Array", "Backend", "Session", "check_shape", "check_value", "check_view"]
+__all__ = [
+    "Array",
+    "Backend",
+    "ForwardingSession",
+    "Session",
+    "check_shape",
+    "check_value",
+    "check_view",
+]
 
 Array = npt.NDArray[np.generic]
 
@@ -82,6 +90,42 @@ class Session(Protocol):
 
     def close(self) -> None:
         """Give the memory back."""
+
+
+class ForwardingSession:
+    """A session whose every call goes to another one, for sessions that add something to a call.
+
+    Attributes:
+        session: the other one.
+    """
+
+    def __init__(self, session: Session) -> None:
+        self.session, self.spec = session, session.spec
+
+    def input_view(self, name: str, shape: tuple[int, ...], slot: int = 0) -> Array:
+        """See :class:`Session`."""
+        return self.session.input_view(name, shape, slot)
+
+    def write(self, name: str, value: Array, slot: int = 0) -> None:
+        """See :class:`Session`."""
+        self.session.write(name, value, slot)
+
+    def bind(self, name: str, source: Session, output: str) -> None:
+        """See :class:`Session`; the two inner sessions are bound."""
+        inner = source.session if isinstance(source, type(self)) else source
+        self.session.bind(name, inner, output)
+
+    def run(self, slot: int = 0) -> None:
+        """See :class:`Session`."""
+        self.session.run(slot)
+
+    def fetch(self, name: str, slot: int = 0) -> Array:
+        """See :class:`Session`."""
+        return self.session.fetch(name, slot)
+
+    def close(self) -> None:
+        """See :class:`Session`."""
+        self.session.close()
 
 
 @runtime_checkable
