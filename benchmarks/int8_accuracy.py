@@ -18,21 +18,18 @@ from __future__ import annotations
 
 import argparse
 import sys
-import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
-import numpy as np
-import onnxruntime
 import torch
+from int8_everywhere import quantised_everywhere
 from miniature_runs import (
     GROUPS,
     MEASURES,
-    SIZE,
     DataSet,
     Fp16Emulation,
     Progress,
@@ -58,8 +55,8 @@ from openvis_rt.calib.frames import choose_frames
 from openvis_rt.calib.histograms import METHODS, Method
 from openvis_rt.cli.ui import progress_bar, warn
 from openvis_rt.errors import OpenVISError, ParityError
-from openvis_rt.runtime.backends.base import Backend, Session
-from openvis_rt.runtime.backends.onnxruntime import OnnxRuntime, OnnxRuntimeSession
+from openvis_rt.runtime.backends.base import Backend
+from openvis_rt.runtime.backends.onnxruntime import OnnxRuntime
 from openvis_rt.runtime.video.results import FrameResult
 from openvis_rt.training.world_files import ANNOTATIONS
 from openvis_rt.verify.sequence import agreement
@@ -274,91 +271,14 @@ def compared(ways: Mapping[str, Way], data: DataSet, progress: Progress) -> dict
     return {t: {"figures": f, "ids": 100 * mean(ids.shares[t])} for t, f in found.items()}
 
 
-class Replaced(OnnxRuntime):
-    """ONNX Runtime with other files for some graphs of a bundle."""
-
-    def __init__(self, files: Mapping[str, Path], threads: int) -> None:
-        super().__init__("cpu", threads=threads)
-        self._files = files
-
-    def open(
-        self,
-        bundle: Bundle,
-        graph: str,
-        precision: str = "fp32",
-        *,
-        slots: int = 1,
-        fetched: Sequence[str] | None = None,
-    ) -> Session:
-        """See :class:`~openvis_rt.runtime.backends.base.Backend`."""
-        if graph not in self._files:
-            return super().open(bundle, graph, precision, slots=slots, fetched=fetched)
-        spec = bundle.graph(graph, precision).spec
-        return OnnxRuntimeSession(str(self._files[graph]), spec, "cpu", self._threads)
-
-
 def naive(mini: Miniature, options: argparse.Namespace, progress: Progress) -> Backend:
-    """Every graph that a picture reaches, quantised by onnxruntime.quantization left alone."""
-    from onnxruntime.quantization import quantize_static
-    from onnxruntime.quantization.shape_inference import quant_pre_process
-
+    """What onnxruntime.quantization makes of the graphs, from frames of the training videos."""
     folder = options.folder / "int8" / f"{mini.name}-{mini.weights}-everywhere"
-    folder.mkdir(parents=True, exist_ok=True)
     bundle = mini.bundle(options.folder)
-    length = bundle.manifest.window_length
     source = [training_videos(options, progress)]
+    length = bundle.manifest.window_length
     chosen = choose_frames(source, NAIVE_FRAMES, window_length=length, progress=progress)
-    known = [{"frames": np.stack(window)} for window in chosen.windows]
-    files = {}
-    for name in [n for n in bundle.graphs if n in ("propose", "embed", "classify")]:
-        path = bundle.graph_path(name, "fp32")
-        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-        inputs = [given(session, values) for values in known]
-        files[name] = folder / f"{name}.onnx"
-        if not files[name].exists():
-            with tempfile.TemporaryDirectory() as aside:
-                prepared = Path(aside, "prepared.onnx")
-                quant_pre_process(str(path), str(prepared), skip_symbolic_shape=True)
-                partial = files[name].with_suffix(".partial")
-                quantize_static(str(prepared), str(partial), Reader(iter(inputs)))
-                partial.rename(files[name])
-        outputs = [o.name for o in session.get_outputs()]
-        for values, fed in zip(known, inputs, strict=True):
-            values |= dict(zip(outputs, session.run(None, fed), strict=True))
-    return Replaced(files, options.threads)
-
-
-def given(session: onnxruntime.InferenceSession, known: Mapping[str, Any]) -> dict[str, Any]:
-    """The inputs of a graph for a window: frames, what other graphs made, and made-up names."""
-    values = {}
-    for wanted in session.get_inputs():
-        if wanted.name == "pictures":
-            side = wanted.shape[1]
-            values["pictures"] = np.stack([centre(f, side) for f in known["frames"]])
-        elif wanted.name == "text_embeddings":
-            rows = np.random.default_rng(0).standard_normal((64, wanted.shape[1]), np.float32)
-            values[wanted.name] = rows / np.linalg.norm(rows, axis=1, keepdims=True)
-        else:
-            values[wanted.name] = known[wanted.name]
-    return values
-
-
-def centre(frame: np.ndarray[Any, Any], side: int) -> np.ndarray[Any, Any]:
-    """The middle of a frame of the world, whose height is CLIP's picture."""
-    assert (*frame.shape[:2], side) == (*SIZE, SIZE[0])
-    left = (SIZE[1] - side) // 2
-    return frame[:, left : left + side]
-
-
-@dataclass
-class Reader:
-    """What onnxruntime.quantization reads its calibration from."""
-
-    inputs: Iterator[dict[str, Any]]
-
-    def get_next(self) -> dict[str, Any] | None:
-        """The next inputs, until there are none."""
-        return next(self.inputs, None)
+    return quantised_everywhere(bundle, chosen.windows, folder, options.threads)
 
 
 def rows_of(model: str, title: str, found: Mapping[str, Any]) -> list[Line]:
