@@ -6,14 +6,16 @@ and each synonym stands in 14 templates (VILD's list).
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from openvis_rt.errors import VocabularyError
+from openvis_rt.given_files import given_bytes, json_from_bytes
 
 __all__ = ["VILD_PROMPTS", "Vocabulary"]
+
+_LARGEST = 4 << 30  # bytes; names may be in a data set's annotation file
 
 VILD_PROMPTS = (
     "a photo of a {}.",
@@ -90,17 +92,16 @@ class Vocabulary:
         Raises:
             VocabularyError: the file is missing or malformed.
         """
-        try:
-            text = path.read_text(encoding="utf-8-sig")
-        except OSError as exc:
-            raise VocabularyError(f"cannot read the vocabulary {path}: {exc.strerror}") from exc
-        except UnicodeDecodeError as exc:
-            raise VocabularyError(f"the vocabulary {path} is no UTF-8 text: {exc}") from exc
+        data = given_bytes(path, _LARGEST, VocabularyError)
         if path.suffix.lower() != ".json":
+            try:
+                text = data.decode("utf-8-sig")
+            except UnicodeDecodeError as exc:
+                raise VocabularyError(f"the vocabulary {path} is no UTF-8 text: {exc}") from exc
             lines = (line.strip() for line in text.splitlines())
             return cls(tuple(line for line in lines if line and not line.startswith("#")))
         try:
-            entries = json.loads(text)
+            entries = json_from_bytes(data, f"the vocabulary {path}", VocabularyError)
             if isinstance(entries, dict):
                 entries = sorted(entries["categories"], key=lambda entry: entry["id"])
                 if [entry["id"] for entry in entries] != list(range(1, len(entries) + 1)):

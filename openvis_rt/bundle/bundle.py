@@ -17,6 +17,7 @@ imported from here.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,7 @@ from openvis_rt.bundle.manifest import (
     Preprocess,
 )
 from openvis_rt.bundle.manifest_file import MANIFEST, MEND, read_manifest, write_manifest
+from openvis_rt.bundle.onnx_file import external_tensor
 from openvis_rt.errors import BundleError
 from openvis_rt.files import sha256_of
 
@@ -139,6 +141,36 @@ class Bundle:
     def graph_path(self, name: str, precision: str = "fp32") -> Path:
         """The ONNX file of a graph; BundleError as in :meth:`graph`."""
         return self.path / self.graph(name, precision).file
+
+    def read_graph(self, name: str, precision: str = "fp32") -> bytes:
+        """The bytes of a graph's ONNX file, as the manifest lists them and nothing else.
+
+        They are read once and checked, so what is opened is what was exported, also where the
+        bundle was replaced since it was opened here.
+
+        Raises:
+            BundleError: the bundle does not hold this graph; its file is missing, was changed, is
+                no ONNX file, or keeps numbers in another file, which no digest covers.
+        """
+        file = self.graph_path(name, precision)
+        entry = self.manifest.files[self.graph(name, precision).file]
+        try:
+            with file.open("rb") as opened:
+                data = opened.read(entry.bytes + 1)
+        except OSError as exc:
+            raise BundleError(f"{file} cannot be read: {exc.strerror}; {MEND}") from exc
+        if hashlib.sha256(data).hexdigest() != entry.sha256:
+            raise BundleError(f"{file} was changed since the bundle was written; {MEND}")
+        try:
+            external = external_tensor(data)
+        except ValueError as exc:
+            raise BundleError(f"{file} is no ONNX file: {exc}; {MEND}") from exc
+        if external is not None:
+            raise BundleError(
+                f"{file} keeps the numbers of {external!r} in another file, which the bundle does "
+                f"not list; {MEND}"
+            )
+        return data
 
     def graph_sha256(self, name: str, precision: str = "fp32") -> str:
         """Hex SHA-256 of a graph's ONNX file, from the manifest."""

@@ -33,8 +33,9 @@ from openvis_rt.bundle.manifest_file import (
     read_manifest,
     save_manifest,
 )
-from openvis_rt.errors import BundleError, OutputError
+from openvis_rt.errors import BundleError, InputError, OutputError
 from openvis_rt.files import flush, is_about, lock_directory, output_file
+from openvis_rt.given_files import given_json
 
 __all__ = ["Change", "changing"]
 
@@ -194,7 +195,7 @@ def _clear_up(path: Path, manifest: Manifest) -> None:
 
 def _named_in(folder: Path) -> list[str]:
     try:
-        names = json.loads((folder / _NAMES).read_text())
-    except (OSError, ValueError, RecursionError):  # it died before it had renamed anything
+        names = given_json(folder / _NAMES, 1 << 20)
+    except InputError:  # it died before it had renamed anything
         return []
     return [name for name in names if isinstance(name, str)] if isinstance(names, list) else []

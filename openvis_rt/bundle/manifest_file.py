@@ -13,6 +13,7 @@ from typing import Any
 from openvis_rt.bundle.manifest import SCHEMA, FileEntry, Manifest
 from openvis_rt.errors import BundleError, RecordError
 from openvis_rt.files import output_file, sha256_of
+from openvis_rt.given_files import given_json
 from openvis_rt.records import json_from_record, record_from_json
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
 MANIFEST = "bundle.json"
 MEND = "the bundle cannot be trusted: export it again with `openvis export`"
 
+_LARGEST = 16 << 20  # bytes of a manifest; those of the largest models have 20 kB
 _NEVER_LISTED = frozenset({MANIFEST, "engines", "text"})  # engines have sidecars, text is a cache
 _MAJOR, _MINOR = map(int, SCHEMA.split("."))
 
@@ -53,9 +55,9 @@ def read_manifest(folder: Path) -> Manifest:
             f"{folder} is not a bundle: it has no {MANIFEST} (an unfinished export leaves none)"
         )
     try:
-        data = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as exc:
-        raise BundleError(f"{file} is damaged ({type(exc).__name__}: {exc}); {MEND}") from exc
+        data = given_json(file, _LARGEST, BundleError)
+    except BundleError as exc:
+        raise BundleError(f"{file} is damaged ({exc}); {MEND}") from exc
     if not isinstance(data, dict):
         raise BundleError(f"{file} is damaged (it holds no object); {MEND}")
     _, minor = _checked_schema(data.get("schema"), folder)

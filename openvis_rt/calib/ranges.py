@@ -14,7 +14,8 @@ from pathlib import Path
 from openvis_rt.bundle.bundle import Bundle
 from openvis_rt.calib.frames import Source
 from openvis_rt.calib.histograms import METHODS, Histogram, Method, range_of
-from openvis_rt.errors import InputError, RecordError
+from openvis_rt.errors import InputError
+from openvis_rt.given_files import given_json
 from openvis_rt.records import json_from_record, record_from_json
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
 FOLDER = "calibration"
 RECORD = f"{FOLDER}/ranges.json"
 _SCHEMA = 2
+_LARGEST = 256 << 20  # bytes; those of the largest models have 2 MB
 
 
 @dataclass(frozen=True)
@@ -176,9 +178,8 @@ def read_calibration(bundle: Bundle) -> Calibration:
         )
     path = bundle.path / name
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-        found = record_from_json(Calibration, data)
-    except (OSError, ValueError, RecursionError, RecordError) as exc:
+        found = record_from_json(Calibration, given_json(path, _LARGEST))
+    except InputError as exc:
         raise InputError(f"{path} is no calibration ({exc}). Calibrate the bundle anew.") from exc
     refuse_foreign(found, bundle)
     return found

@@ -26,6 +26,7 @@ from torch import Tensor
 from openvis_rt.checkpoints.lora import Adapter, adapter_from_tensors, merge_adapter
 from openvis_rt.checkpoints.weights import Weights, load_strictly, refuse_nan, some_of
 from openvis_rt.errors import CheckpointError, InputError, OutputError
+from openvis_rt.given_files import json_from_bytes
 from openvis_rt.models.instformer import InstFormer
 from openvis_rt.models.minvis_clip import MinVisClip
 from openvis_rt.models.network import build_network
@@ -96,8 +97,8 @@ def parts_from_weights(weights: Weights) -> InstFormerParts:
             "`openvis assemble` writes it."
         )
     try:
-        config = record_from_json(InstFormerConfig, json.loads(header["config"]))
-        sources = json.loads(header.get("sources", "{}"))
+        config = record_from_json(InstFormerConfig, _json(header["config"], path))
+        sources = _json(header.get("sources", "{}"), path)
         alpha = float(header.get("lora_alpha", "nan"))
     except (KeyError, ValueError, InputError) as exc:
         raise CheckpointError(f"{path}: its header is malformed: {exc}") from exc
@@ -229,6 +230,10 @@ def describe_parts(parts: InstFormerParts) -> dict[str, Any]:
         else "none; tokens are matched as they are",
         "sources": parts.sources,
     }
+
+
+def _json(text: str, path: Path) -> Any:
+    return json_from_bytes(text.encode("utf-8", "surrogatepass"), f"{path}: its header")
 
 
 def _shapes(tensors: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:

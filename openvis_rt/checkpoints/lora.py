@@ -8,7 +8,6 @@ matrix, ``attn.in_proj_weight`` [3 d, d]: rows 0..d are the query's, rows 2 d..3
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Mapping
@@ -21,6 +20,7 @@ from torch import Tensor
 
 from openvis_rt.checkpoints.weights import Weights, read_weights, refuse_nan, some_of
 from openvis_rt.errors import CheckpointError
+from openvis_rt.given_files import given_json
 
 __all__ = ["Adapter", "adapter_from_peft", "adapter_from_tensors", "merge_adapter"]
 
@@ -186,10 +186,7 @@ def _peft_config(path: Path) -> dict[str, Any]:
     file = path.with_name("adapter_config.json")
     if not file.is_file():
         return {}
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as exc:
-        raise CheckpointError(f"{file} cannot be read: {exc}") from exc
+    config = given_json(file, 1 << 20, CheckpointError)
     if not isinstance(config, dict):
         raise CheckpointError(f"{file} is no JSON object")
     for option, formula in _OTHER_FORMULAS.items():

@@ -25,6 +25,7 @@ __all__ = ["compact", "expanded", "shipped_checkpoint", "shipped_clip"]
 FOLDER = Path(__file__).parent / "shipped"
 _TOKENS = 49408
 _TABLE, _ROWS, _KEPT = "token_embedding.weight", "token_embedding.rows", "token_embedding.kept"
+_WIDEST = 1 << 14  # of an embedding
 _CONTEXT = 77  # positions of CLIP's text
 _POSITIONS, _FIRST = "positional_embedding", "positional_embedding.first"
 _CLIP_OF = "instformer-mini"  # whose file has the CLIP that other miniatures take beside theirs
@@ -91,6 +92,7 @@ def expanded(tensors: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
             kept is None
             or kept.is_floating_point()
             or rows.ndim != 2
+            or rows.shape[1] > _WIDEST
             or kept.shape != rows.shape[:1]
             or bool(((kept < 0) | (kept >= _TOKENS)).any())
             or len(kept.unique()) < len(kept)
@@ -106,7 +108,7 @@ def expanded(tensors: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
 
 
 def _all_positions(first: Tensor, key: str, path: Path) -> Tensor:
-    if first.ndim != 2 or not 0 < len(first) <= _CONTEXT:
+    if first.ndim != 2 or not 0 < len(first) <= _CONTEXT or first.shape[1] > _WIDEST:
         raise CheckpointError(
             f"{path}: {key} {list(first.shape)} is no table of 1 to {_CONTEXT} positions. The "
             "file was not written by openvis_rt.training.miniatures, or is damaged"

@@ -18,11 +18,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor, nn
 
+from openvis_rt.checkpoints.archives import check_archive
 from openvis_rt.checkpoints.formats import refuse_foreign_file
 from openvis_rt.checkpoints.shipped import expanded
+from openvis_rt.checkpoints.tensors import checked_tensors
 from openvis_rt.errors import CheckpointError
 
 __all__ = [
@@ -87,11 +89,11 @@ def read_weights(path: Path) -> Weights:
             with safe_open(path, framework="pt") as file:
                 names, metadata = file.keys(), file.metadata() or {}
                 tensors = {key: file.get_tensor(key) for key in names}
-        except (SafetensorError, OSError) as exc:
+        except Exception as exc:  # the library's error, OSError, or KeyError of an unknown type
             raise CheckpointError(_damaged(path, exc)) from exc
         if not tensors:
             raise CheckpointError(f"{path} holds no tensors, so it is no checkpoint")
-        return Weights(path, expanded(tensors, path), metadata)
+        return Weights(path, expanded(checked_tensors(tensors, path), path), metadata)
     content = _load_torch_file(path)
     state = None
     if isinstance(content, Mapping):
@@ -101,12 +103,7 @@ def read_weights(path: Path) -> Weights:
             f"{path} holds {type(content).__name__}, not a checkpoint: "
             'a dict {"model": {name: tensor}} is needed'
         )
-    strange = [str(k) for k, v in state.items() if not isinstance(v, Tensor)]
-    if strange:
-        raise CheckpointError(
-            f"{path}: {len(strange)} entries of its state dict are not tensors: {some_of(strange)}"
-        )
-    return Weights(path, {str(k): v for k, v in state.items()})
+    return Weights(path, checked_tensors(state, path))
 
 
 def load_strictly(
@@ -179,6 +176,8 @@ def _load_torch_file(path: Path) -> Any:
             "nothing was loaded. If you trust its source, take its weights with:\n  "
             + _SCRIPTS.replace("FILE.pt", str(path))
         )
+    if zipped:
+        check_archive(path)
     try:
         # detectron2 keeps numpy scalars of its metrics beside the weights; these types run no code
         with warnings.catch_warnings(), torch.serialization.safe_globals(_NUMPY_SCALARS):

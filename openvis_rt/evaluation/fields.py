@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable
 from pathlib import Path
@@ -12,10 +11,12 @@ import numpy as np
 
 from openvis_rt.errors import InputError
 from openvis_rt.evaluation.annotations import Category
+from openvis_rt.given_files import given_json
 
 __all__ = ["categories_from", "frame_side", "mean_area", "read_json", "whole_number"]
 
 _LARGEST_SIDE = 1 << 15  # pixels
+_LARGEST_FILE = 4 << 30  # bytes; UVO's dense annotations have 1.4 GB
 
 
 def read_json(path: Path, what: str) -> Any:
@@ -25,11 +26,9 @@ def read_json(path: Path, what: str) -> Any:
         InputError: it cannot be read, or is no JSON.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
-    except OSError as exc:
-        raise InputError(f"cannot read the {what} {path}: {exc.strerror or exc}") from exc
-    except (ValueError, RecursionError) as exc:
-        raise InputError(f"the {what} {path} is no JSON: {exc}") from exc
+        return given_json(path, _LARGEST_FILE)
+    except InputError as exc:
+        raise InputError(f"the {what} {exc}") from exc
 
 
 def whole_number(entry: dict[str, Any], name: str) -> int:

@@ -225,10 +225,11 @@ def decoder_sizes(state: Mapping[str, Tensor]) -> dict[str, int]:
     """``decoder_layers`` and ``queries`` of an official checkpoint.
 
     They are at least 1, so that a file of some other network is told by its keys when it is loaded.
+    Layers are counted: a number in a key is not believed.
     """
-    layers = [int(found[1]) + 1 for key in state if (found := _LAST_PART.match(key))]
+    layers = {found[1] for key in state if (found := _LAST_PART.match(key))}
     queries = state[_QUERIES].shape[:1].numel() if _QUERIES in state else 0
-    return {"decoder_layers": max([1, *layers]), "queries": max(1, queries)}
+    return {"decoder_layers": max(1, len(layers)), "queries": max(1, queries)}
 
 
 def _blocked(mask_logits: Tensor, level: Tensor) -> Tensor:

@@ -55,7 +55,7 @@ def matrix_from(source: Matrix, width: int, what: str) -> Floats:
 
 def _read(path: Path, what: str) -> npt.NDArray[np.generic]:
     if not path.is_file():
-        kind = "is a directory" if path.is_dir() else "does not exist"
+        kind = "is a directory, or no regular file" if path.exists() else "does not exist"
         raise InputError(f"{path} {kind}; {what} are read from a .npy file")
     if path.suffix != ".npy":
         pickled = path.suffix in (".pkl", ".pth", ".pt")

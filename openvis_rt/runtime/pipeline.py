@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from openvis_rt.bundle.bundle import Bundle
+from openvis_rt.bundle.contract import check_contract
 from openvis_rt.errors import InputError
 from openvis_rt.runtime.backends.base import Backend
 from openvis_rt.runtime.backends.registry import BackendOptions, open_backend
@@ -152,13 +153,14 @@ class Pipeline:
                 stack.callback(backend.close)
             if not isinstance(bundle, Bundle):
                 bundle = Bundle.open(bundle)
+            check_contract(bundle.manifest)
             if mode not in get_args(Mode):
                 raise InputError(f"the mode is {' or '.join(get_args(Mode))}; got {mode!r}")
             words, tracking = Vocabulary.of(vocabulary), tracking or TrackingOptions()
             _check_window_length(bundle, tracking.window_length)
             given = image_embeddings_for(bundle, image_embeddings)
             matcher = matcher_from_bundle(bundle, frames=tracking.frames, top_k=tracking.top_k)
-            check_score(bundle.manifest.score)
+            check_score(bundle)
             if isinstance(backend, str):
                 backend = open_backend(backend, bundle, precision, backend_options, tell)
                 stack.callback(backend.close)

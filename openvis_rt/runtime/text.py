@@ -21,7 +21,8 @@ import numpy.typing as npt
 from tokenizers import Tokenizer
 
 from openvis_rt.bundle.bundle import TOKENIZER, Bundle
-from openvis_rt.errors import BundleError, VocabularyError
+from openvis_rt.errors import BackendError, BundleError, VocabularyError
+from openvis_rt.given_files import given_bytes
 from openvis_rt.runtime.backends.base import Session
 from openvis_rt.runtime.text_cache import TextCache
 from openvis_rt.vocabulary import Vocabulary, prompts_for
@@ -34,20 +35,56 @@ Progress = Callable[[int, int], None]
 
 _CONTEXT = 77
 _START, _END = 49406, 49407
+_LARGEST = 64 << 20  # bytes of a tokenizer; CLIP's has 3 MB
+_LONGEST = 100_000  # letters of a prompt; CLIP reads 75 tokens
 _PHRASES_A_RUN = 9  # 9 phrases x 14 templates: the public code's batches of 128 prompts
 
 
 class ClipTokenizer:
-    """CLIP's byte-pair tokenizer, with open_clip's cleaning of text."""
+    """CLIP's byte-pair tokenizer, with open_clip's cleaning of text.
+
+    Args:
+        path: a file in the `tokenizers` library's format.
+
+    Raises:
+        BundleError: it is none, or not of CLIP's words.
+    """
 
     def __init__(self, path: Path) -> None:
-        self._tokenizer = Tokenizer.from_file(str(path))
+        self._path = path
+        data = given_bytes(path, _LARGEST, BundleError)
+        try:
+            self._tokenizer = Tokenizer.from_buffer(data)
+        except Exception as exc:  # the library raises Exception itself
+            raise BundleError(
+                f"{path} is no tokenizer ({str(exc)[:200]}); export the bundle again"
+            ) from exc
+        if self._tokenizer.get_vocab_size() != _END + 1:
+            raise BundleError(
+                f"{path} has {self._tokenizer.get_vocab_size()} words, and CLIP's tokenizer has "
+                f"{_END + 1}; export the bundle again"
+            )
 
     def __call__(self, text: str) -> list[int]:
-        """Token ids of a text, with start and end, of any length."""
+        """Token ids of a text, with start and end, of any length.
+
+        Raises:
+            VocabularyError: the text is far longer than CLIP reads.
+            BundleError: the tokenizer does not work, or gives ids that CLIP does not know.
+        """
+        if len(text) > _LONGEST:
+            raise VocabularyError(f"{text[:57]!r}... has {len(text)} letters; shorten it")
         clean = html.unescape(html.unescape(ftfy.fix_text(text)))
         clean = re.sub(r"\s+", " ", clean).strip().lower()
-        ids: list[int] = self._tokenizer.encode(clean).ids
+        try:
+            ids: list[int] = self._tokenizer.encode(clean).ids
+        except Exception as exc:  # the library raises Exception itself
+            raise BundleError(f"{self._path} cannot read {clean[:60]!r}: {exc}") from exc
+        if ids and max(ids) >= _START:
+            raise BundleError(
+                f"{self._path} gives {clean[:60]!r} the token {max(ids)}, and CLIP's words are "
+                f"below {_START}; export the bundle again"
+            )
         return [_START, *ids, _END]
 
     def batch(self, texts: Sequence[str]) -> Ints:
@@ -111,6 +148,7 @@ class TextEmbedder:
 
         Raises:
             VocabularyError: a name is longer than CLIP reads.
+            BackendError: the graph failed, or gave NaN, infinity or zeros.
         """
         phrases = list(dict.fromkeys(vocabulary.phrases))
         tokens = {p: self._tokenizer.batch(prompts_for(p, self._prompts)) for p in phrases}
@@ -130,6 +168,7 @@ class TextEmbedder:
                 session.write("tokens", np.concatenate([tokens[p] for p in batch]))
                 session.run()
                 raw = np.asarray(session.fetch("embeddings"), np.float32)
+                _check_embeddings(raw, len(batch) * len(self._prompts))
                 unit = _unit(raw).reshape(len(batch), -1, raw.shape[-1])
                 self._known.update(zip(batch, _unit(unit.mean(1)), strict=True))
             progress(len(phrases), len(phrases))
@@ -138,6 +177,16 @@ class TextEmbedder:
             # also what is done when Ctrl-C ends minutes of work
             if self._cache is not None:
                 self._cache.put({p: self._known[p] for p in phrases if p in self._known})
+
+
+def _check_embeddings(raw: Floats, count: int) -> None:
+    """BackendError unless the graph `text` gave so many finite rows that are not zero."""
+    norms = np.linalg.norm(raw.astype(np.float64), axis=-1)
+    if raw.ndim != 2 or len(raw) != count or not (np.isfinite(norms) & (norms > 0)).all():
+        raise BackendError(
+            "graph 'text' gave NaN, infinity or zeros as an embedding: the weights, the precision "
+            "or the backend do not work; try --backend onnxruntime --precision fp32"
+        )
 
 
 def _unit(x: Floats) -> Floats:

@@ -78,7 +78,7 @@ class TextCache:
             if not missing:
                 break
             try:
-                rows = _rows(place, missing)
+                rows = _rows(place, missing, 4 * self._width)
             except (sqlite3.Error, OSError) as exc:
                 self._places.remove(place)  # and wait for it no second time
                 self._tell(
@@ -136,18 +136,21 @@ def _digest(key: str, vector: bytes) -> bytes:
     return hashlib.sha256(key.encode() + vector).digest()
 
 
-def _rows(place: Path, keys: Iterable[str]) -> list[tuple[str, object, object]]:
-    """The entries of these keys; none where there is no file."""
+def _rows(place: Path, keys: Iterable[str], size: int) -> list[tuple[str, object, object]]:
+    """The entries of these keys whose vectors have so many bytes; none where there is no file."""
     if not place.exists():
         return []
+    if not place.is_file():
+        raise sqlite3.DatabaseError("it is no regular file")
     # rw, which is ro where the file cannot be written: a reader mends what a killed writer left
     with _opened(place, "rw") as database:
         if not _is_ours(database):
             return []
         return database.execute(
             "SELECT key, vector, sha256 FROM embeddings "
-            "WHERE key IN (SELECT value FROM json_each(?))",
-            (json.dumps(list(keys)),),
+            "WHERE length(vector) = ? AND length(sha256) = 32 "
+            "AND key IN (SELECT value FROM json_each(?))",
+            (size, json.dumps(list(keys))),
         ).fetchall()
 
 

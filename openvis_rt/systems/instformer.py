@@ -51,6 +51,7 @@ __all__ = [
 ToGrid = Literal["area", "bilinear", "max"]
 Values = Literal["logit", "binary"]
 VideoScore = Literal["mean-logits", "mean-logits-objectness"]
+_MOST_CLASSES, _MOST_LAYERS, _MOST_QUERIES = 100_000, 100, 10_000
 
 
 @dataclass(frozen=True)
@@ -115,9 +116,15 @@ class InstFormerConfig:
 
     def __post_init__(self) -> None:
         check_fields(self)
-        if min(self.classes, self.decoder_layers, self.queries) < 1:
+        fit = (
+            1 <= self.classes <= _MOST_CLASSES
+            and 1 <= self.decoder_layers <= _MOST_LAYERS
+            and 1 <= self.queries <= _MOST_QUERIES
+        )
+        if not fit:
             raise InputError(
-                "classes, decoder_layers and queries must be at least 1; got "
+                "classes, decoder_layers and queries must be at least 1, and at most "
+                f"{_MOST_CLASSES}, {_MOST_LAYERS} and {_MOST_QUERIES}; got "
                 f"{self.classes}, {self.decoder_layers} and {self.queries}"
             )
 

@@ -26,6 +26,7 @@ from PIL import Image
 
 from openvis_rt.bundle.bundle import Bundle
 from openvis_rt.errors import BundleError, InputError, RecordError
+from openvis_rt.given_files import given_json
 from openvis_rt.records import json_from_record, record_from_json
 from openvis_rt.runtime.video.results import FrameLog, FrameResult, read_frame_log
 from openvis_rt.systems.system import Score, Tracker
@@ -56,6 +57,7 @@ _DAMAGES = (
     *(RecordError, InputError, ValueError, OSError, KeyError, IndexError, TypeError, EOFError),
     *(MemoryError, RecursionError, zlib.error, zipfile.BadZipFile, Image.DecompressionBombError),
 )
+_LARGEST_RECORD = 64 << 20  # bytes
 _EMPTY = -1.0  # logit of a mask without a pixel
 
 Array = npt.NDArray[np.generic]
@@ -228,7 +230,7 @@ def read_reference(bundle: Bundle) -> Reference:
         )
     try:
         record = record_from_json(
-            Record, json.loads(bundle.file_path(RECORD).read_bytes()), strict=False
+            Record, given_json(bundle.file_path(RECORD), _LARGEST_RECORD), strict=False
         )
         arrays = _read_arrays(bundle.file_path(ARRAYS))
         frames = [_read_frame(bundle.file_path(frame_name(i))) for i in range(record.frames)]

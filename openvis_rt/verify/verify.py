@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 from openvis_rt.bundle.bundle import Bundle
+from openvis_rt.bundle.contract import check_contract
 from openvis_rt.errors import DependencyError, InputError, UnavailableError
 from openvis_rt.runtime.backends.base import Backend
 from openvis_rt.runtime.backends.registry import BACKENDS, BackendOptions, open_backend
@@ -118,9 +119,11 @@ def verify_bundle(
     Raises:
         InputError: there is no reference, or no such backend or precision.
         UnavailableError: a backend that was named does not work here, or none at all does.
-        BundleError: the reference is damaged, or of another checkpoint.
+        BundleError: the manifest is not what an export writes; or the reference is damaged, or of
+            another checkpoint.
         BackendError: a backend failed.
     """
+    check_contract(bundle.manifest)
     tried = _contenders(
         bundle, backends, precisions, on_cpu=bool(options and options.device == "cpu")
     )

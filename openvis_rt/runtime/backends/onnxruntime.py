@@ -15,6 +15,13 @@ from openvis_rt.systems.graphs import INT8, INT8_FP32, GraphSpec, TensorSpec
 __all__ = ["OnnxRuntime", "OnnxRuntimeSession"]
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+_TYPES = {
+    "tensor(uint8)": "uint8",
+    "tensor(bool)": "bool",
+    "tensor(int64)": "int64",
+    "tensor(float)": "float32",
+    "tensor(float16)": "float16",
+}
 
 
 class OnnxRuntime:
@@ -83,14 +90,15 @@ class OnnxRuntime:
     ) -> OnnxRuntimeSession:
         """Open one graph of a bundle; every output can be fetched, and there is one slot."""
         path, spec = str(bundle.graph_path(graph, precision)), bundle.graph(graph, precision).spec
+        data = bundle.read_graph(graph, precision)
         try:
-            session = OnnxRuntimeSession(path, spec, self.device, self._threads)
+            session = OnnxRuntimeSession(path, spec, self.device, self._threads, data)
         except BackendError as exc:  # offered is what was compiled in, not what works here
             if not self._may_fall_back or self.device == "cpu":
                 raise
             self._warn(f"running on the CPU: {exc}")
             self._device = "cpu"
-            session = OnnxRuntimeSession(path, spec, self.device, self._threads)
+            session = OnnxRuntimeSession(path, spec, self.device, self._threads, data)
         self._may_fall_back = False
         return session
 
@@ -112,7 +120,27 @@ class OnnxRuntimeSession:
     array that ONNX Runtime writes into, so that a session bound to it reads the very same memory.
     """
 
-    def __init__(self, path: str, spec: GraphSpec, device: str, threads: int | None = None) -> None:
+    def __init__(
+        self,
+        path: str,
+        spec: GraphSpec,
+        device: str,
+        threads: int | None = None,
+        data: bytes | None = None,
+    ) -> None:
+        """Open a graph.
+
+        Args:
+            path: its ONNX file, for messages where ``data`` is given.
+            spec: its tensors; the file's own must be the same.
+            device: ``cpu`` or ``cuda``.
+            threads: that compute it on a CPU; None for the library's choice.
+            data: the file's bytes, where they were read and checked already.
+
+        Raises:
+            BundleError: the library cannot load it, or it has other tensors.
+            BackendError: the device does not work.
+        """
         import onnxruntime as ort
 
         self.spec = spec
@@ -122,7 +150,9 @@ class OnnxRuntimeSession:
         if threads is not None:
             options.intra_op_num_threads = threads
         try:
-            self._session = ort.InferenceSession(path, options, providers=[_PROVIDERS[device]])
+            self._session = ort.InferenceSession(
+                path if data is None else data, options, providers=[_PROVIDERS[device]]
+            )
         except Exception as exc:  # its exceptions share no base of their own
             raise BundleError(
                 f"ONNX Runtime {ort.__version__} cannot load {path}: {exc}. The file may be "
@@ -135,6 +165,7 @@ class OnnxRuntimeSession:
                 "needs could not be loaded. `openvis doctor` says more; --device cpu "
                 "runs without."
             )
+        _check_tensors(self._session, spec, path)
         self._binding = self._session.io_binding()
         self._hosts: dict[str, Array] = {}  # on a CPU they share their memory with a buffer
         self._filled: set[str] = set()  # inputs that are not on the device yet
@@ -284,6 +315,37 @@ class OnnxRuntimeSession:
                         f"{list(shape)}, and axis {symbol} is {sizes[symbol]} in other inputs"
                     )
         return sizes
+
+
+def _check_tensors(session: Any, spec: GraphSpec, path: str) -> None:
+    """BundleError unless a file's inputs and outputs are those of its spec."""
+    found_in = {v.name: v for v in (*session.get_inputs(), *session.get_overridable_initializers())}
+    found_out = {v.name: v for v in session.get_outputs()}
+    for tensors, found in (
+        ((*spec.inputs, *spec.overridable), found_in),
+        (spec.outputs, found_out),
+    ):
+        if {t.name for t in tensors} != found.keys():
+            raise BundleError(
+                f"{path} has the tensors {sorted(found)}, and the manifest says "
+                f"{sorted(t.name for t in tensors)}; export it again"
+            )
+        for tensor in tensors:
+            value = found[tensor.name]
+            dtype = _TYPES.get(value.type)
+            if dtype != tensor.dtype or not _is_shape(tuple(value.shape), tensor.shape):
+                raise BundleError(
+                    f"{tensor.name!r} of {path} is {dtype} {list(value.shape)}, and the manifest "
+                    f"says {tensor.dtype} {list(tensor.shape)}; export it again"
+                )
+
+
+def _is_shape(found: tuple[int | str | None, ...], needed: tuple[int | str, ...]) -> bool:
+    """Whether a file's shape is a spec's; an axis that the file leaves open may have any symbol."""
+    return len(found) == len(needed) and all(
+        f == n or (not isinstance(f, int) and isinstance(n, str))
+        for f, n in zip(found, needed, strict=True)
+    )
 
 
 def _symbols(tensor: TensorSpec) -> set[str]:

@@ -17,10 +17,11 @@ from time import perf_counter
 
 import numpy as np
 import numpy.typing as npt
-from safetensors import SafetensorError, safe_open
+from safetensors.numpy import load
 from scipy.special import expit
 
 from openvis_rt.errors import BundleError, InputError
+from openvis_rt.given_files import given_bytes
 from openvis_rt.runtime.tracking.association import hungarian, unit_rows
 from openvis_rt.systems.recurrence import recurrence_of
 
@@ -28,6 +29,8 @@ __all__ = ["Cell", "Rollout", "cell_from_file"]
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
+
+_LARGEST = 1 << 30  # bytes; of InstFormer's tokens an LSTM has 19 MB
 
 
 class Rollout:
@@ -110,11 +113,16 @@ def cell_from_file(path: Path, width: int) -> Cell:
         BundleError: the file is damaged, holds no known cell, or one of another token width.
     """
     try:
-        with safe_open(path, framework="np") as file:
-            weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError) as exc:
+        weights = load(given_bytes(path, _LARGEST, BundleError))
+    except Exception as exc:  # of types that numpy lacks it is a KeyError
         raise BundleError(f"{path} cannot be read: {exc}") from exc
-    cell = Cell(weights)
+    for name, value in weights.items():
+        if value.dtype != np.float32 or not np.isfinite(value).all():
+            raise BundleError(f"{path}: {name!r} is {value.dtype}, or is not finite throughout")
+    try:
+        cell = Cell(weights)
+    except InputError as exc:
+        raise BundleError(f"{path} holds no recurrence: {exc}") from exc
     if cell.width != width:
         raise BundleError(
             f"{path} is a {cell.kind} for tokens of width {cell.width}, and the model's are "

@@ -122,6 +122,7 @@ def association_from_tracker(
             f"the tracker {rule.name} has no {' and no '.join(sorted(unknown))}; it has "
             f"{', '.join(rule.parameters) or 'no parameters'}"
         )
+    _check_parameters("tracker", rule)
     return _ASSOCIATIONS[rule.name]({**rule.parameters, **chosen}, recurrence, token_width)
 
 
@@ -129,22 +130,43 @@ def matcher_from_bundle(bundle: Bundle, **given: int | None) -> Matcher:
     """The matcher of a bundle, with parameters of its tracker in place of the manifest's.
 
     Raises:
-        BundleError, InputError: as :func:`association_from_tracker`.
+        BundleError, InputError: as :func:`association_from_tracker`; or the tracker matches an
+            output that the host does not read, or none.
     """
-    rule, precision = bundle.manifest.tracker, next(iter(bundle.manifest.graphs))
-    widths = {
-        tensor.name: tensor.shape[-1]
-        for name in ("propose", "classify")
-        for tensor in bundle.graph(name, precision).spec.outputs
-    }
+    rule, widths = bundle.manifest.tracker, _fetched_widths(bundle)
+    if not rule.tokens or not widths.keys() >= set(rule.tokens):
+        raise BundleError(
+            f"the bundle tracks by the outputs {list(rule.tokens)}; the host reads {list(widths)}"
+        )
     recurrence = bundle.path / TRACKER if TRACKER in bundle.manifest.files else None
-    width = sum(int(widths[name]) for name in rule.tokens)
+    width = sum(widths[name] for name in rule.tokens)
     return Matcher(rule, association_from_tracker(rule, recurrence, width, given))
 
 
-def check_score(rule: Score) -> None:
-    """Refuse a rule that is not known here; BundleError as for :func:`scores_from_rule`."""
+def check_score(bundle: Bundle) -> None:
+    """Refuse a rule that is not known here, or that needs what the graphs do not give.
+
+    Raises:
+        BundleError: as for :func:`scores_from_rule`; or an output is missing.
+    """
+    rule = bundle.manifest.score
     scores_from_rule(rule, 1, [1], keep=False).close()
+    needed = {"class_scores", "mask_area", *_READS.get(rule.name, ())}
+    if "objectness" in str(rule.parameters.get("formula")):
+        needed.add("object_logits")
+    if missing := sorted(needed - _fetched_widths(bundle).keys()):
+        raise BundleError(f"the bundle scores by {rule.name!r}, and its graphs give no {missing}")
+
+
+def _fetched_widths(bundle: Bundle) -> dict[str, int]:
+    """The last axis of each output that the host reads; 0 where it is no number."""
+    precision = next(iter(bundle.manifest.graphs))
+    return {
+        tensor.name: last if isinstance(last := tensor.shape[-1], int) else 0
+        for name in ("propose", "classify")
+        for tensor in bundle.graph(name, precision).spec.outputs
+        if tensor.fetched
+    }
 
 
 def scores_from_rule(rule: Score, tracks: int, rows: list[int], *, keep: bool) -> Scores:
@@ -164,7 +186,20 @@ def scores_from_rule(rule: Score, tracks: int, rows: list[int], *, keep: bool) -
             f"the bundle scores videos by {rule.name!r}; this version of openvis-rt knows "
             f"{', '.join(_SCORES)}"
         )
+    _check_parameters("score", rule)
     return _SCORES[rule.name](rule.parameters, tracks, rows, keep)
+
+
+def _check_parameters(what: str, rule: Tracker | Score) -> None:
+    """BundleError unless a rule has its parameters, each of its type."""
+    needed = _PARAMETERS.get(rule.name, {})
+    found = {name: type(value) for name, value in rule.parameters.items()}
+    if found != needed:
+        listed = ", ".join(f"{name} ({kind.__name__})" for name, kind in needed.items())
+        raise BundleError(
+            f"the {what} {rule.name!r} has the parameters {listed or 'none'}; the bundle says "
+            f"{rule.parameters}"
+        )
 
 
 def _rollout(_parameters: Mapping[str, Any], recurrence: Path | None, width: int) -> Association:
@@ -194,3 +229,13 @@ _SCORES: dict[str, Callable[[Mapping[str, Any], int, list[int], bool], Scores]] 
     "frame-logits": lambda _, n, rows, keep: FrameLogits(n, rows, keep=keep),
     "mean-logits": _mean_logits,
 }
+_PARAMETERS: dict[str, dict[str, type]] = {
+    "temporal-top-k": {"frames": int, "top_k": int},
+    "momentum": {"alpha": float},
+    "mean-logits": {"formula": str, "visible_only": bool},
+}
+_READS = {
+    "frame-probabilities": ("object_logits", "mask_iou", "mask_mass"),
+    "frame-logits": ("object_logits", "mask_mass"),
+}
+"""Outputs that a score reads beside the class scores and the masks' areas."""

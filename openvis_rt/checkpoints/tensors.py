@@ -1,0 +1,83 @@
+"""What a state dict may hold: tensors that are there, under names that can be printed and matched.
+
+A file of torch's may describe tensors that it does not hold (sparse, quantised or on the `meta`
+device), or one number as a tensor of a billion, and a name of megabytes costs minutes in a regular
+expression. What passes here has no more numbers than the file.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from openvis_rt.errors import CheckpointError
+
+__all__ = ["checked_tensors"]
+
+_LONGEST = 300  # letters of a name; those of the systems known here have at most 120
+_MOST = 100_000  # tensors
+_SHOWN = 12
+_TYPES = frozenset(
+    {
+        *(torch.float16, torch.bfloat16, torch.float32, torch.float64),
+        *(torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.bool),
+    }
+)
+
+
+def checked_tensors(state: Mapping[Any, Any], path: Path) -> dict[str, Tensor]:
+    """A state dict as it is, if everything in it can be used.
+
+    Args:
+        state: what a file holds under names.
+        path: the file, for messages.
+
+    Raises:
+        CheckpointError: a name is no short text, or a value is no dense tensor of numbers on the
+            CPU that the file holds as a whole.
+    """
+    if len(state) > _MOST:
+        raise CheckpointError(f"{path} holds {len(state)} entries, as no checkpoint does")
+    strange = [_shown(key) for key in state if not _is_name(key)]
+    if strange:
+        raise CheckpointError(
+            f"{path}: {len(strange)} keys of its state dict are no names of up to {_LONGEST} "
+            f"letters: {', '.join(strange[:_SHOWN])}"
+        )
+    reasons = [f"{key} ({why})" for key, value in state.items() if (why := _fault(value))]
+    if reasons:
+        rest = f" and {len(reasons) - _SHOWN} more" if len(reasons) > _SHOWN else ""
+        raise CheckpointError(
+            f"{path}: {len(reasons)} entries of its state dict are not tensors that can be used: "
+            f"{', '.join(reasons[:_SHOWN])}{rest}"
+        )
+    return dict(state)
+
+
+def _is_name(key: object) -> bool:
+    return isinstance(key, str) and len(key) <= _LONGEST and key.isascii() and key.isprintable()
+
+
+def _shown(key: object) -> str:
+    text = ascii(key) if isinstance(key, str) else f"a {type(key).__name__}"
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _fault(value: object) -> str:
+    """Why a value is no weight; empty if it is one."""
+    if not isinstance(value, Tensor):
+        return f"a {type(value).__name__}"
+    if value.layout != torch.strided or value.is_quantized or value.is_nested:
+        return "sparse, quantised or nested"
+    if value.device.type != "cpu":
+        return f"on the device {value.device.type}"
+    if value.dtype not in _TYPES:
+        return str(value.dtype).removeprefix("torch.")
+    if math.prod(value.shape) * value.element_size() > value.untyped_storage().nbytes():
+        return f"of shape {list(value.shape)}, more than the file holds"
+    return ""
