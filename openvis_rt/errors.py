@@ -21,6 +21,8 @@ from __future__ import annotations
 
 import sys
 
+from openvis_rt.printable import printable, without_password
+
 __all__ = [
     "EXPORT_PYTHON",
     "BackendError",
@@ -44,9 +46,16 @@ EXPORT_PYTHON = (3, 11)
 
 
 class OpenVISError(Exception):
-    """Base of every error that this package raises on purpose."""
+    """Base of every error that this package raises on purpose.
+
+    Its text is safe to print, whatever a stranger's file put into it, and holds no password of an
+    address.
+    """
 
     exit_code = 1
+
+    def __str__(self) -> str:
+        return without_password(printable(super().__str__()))
 
 
 class InputError(OpenVISError):

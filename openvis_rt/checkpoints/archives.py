@@ -38,9 +38,12 @@ def check_archive(path: Path) -> None:
                 _check_form(record, path)
             for record in records:
                 _check_sum(archive, record, path)
-    except (zipfile.BadZipFile, zlib.error, OSError, ValueError, NotImplementedError) as exc:
+    except CheckpointError:
+        raise
+    except Exception as exc:  # damaged headers end in almost any error of the library
         raise CheckpointError(
-            f"{path} is a damaged zip file ({exc}); download it again and compare its size"
+            f"{path} is a damaged zip file ({exc or type(exc).__name__}); download it again and "
+            "compare its size"
         ) from exc
 
 

@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from openvis_rt.bundle.bundle import Bundle
-from openvis_rt.cli.ui import CONSOLE, parse_size, print_json, progress_bar, warn
+from openvis_rt.cli.ui import CONSOLE, Console, parse_size, print_json, progress_bar, warn
 from openvis_rt.engines.build.engines import (
     DEFAULT_TARGETS,
     LARGEST_FRAME,

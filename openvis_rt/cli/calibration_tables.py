@@ -5,11 +5,10 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
 from rich.table import Table
 
 from openvis_rt.bundle.bundle import Bundle
-from openvis_rt.cli.ui import CONSOLE, print_json
+from openvis_rt.cli.ui import CONSOLE, Console, print_json
 from openvis_rt.records import json_from_record
 
 if TYPE_CHECKING:

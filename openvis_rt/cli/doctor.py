@@ -8,9 +8,8 @@ from dataclasses import asdict
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from openvis_rt.cli.ui import print_json
+from openvis_rt.cli.ui import Console, print_json
 
 _SET_IN = " " * 5
 _WIDTH = 80

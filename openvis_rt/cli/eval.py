@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
@@ -25,7 +24,7 @@ from openvis_rt.cli.run import (
     VocabularyOption,
     WindowLengthOption,
 )
-from openvis_rt.cli.ui import CONSOLE, print_json, progress_bar, warn
+from openvis_rt.cli.ui import CONSOLE, Console, print_json, progress_bar, warn
 from openvis_rt.errors import DependencyError, InputError
 from openvis_rt.files import output_errors, output_file, sha256_of
 from openvis_rt.runtime.options import TrackingOptions

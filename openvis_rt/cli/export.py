@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
-from openvis_rt.cli.ui import CONSOLE, parse_size, print_json, progress_bar, warn
+from openvis_rt.cli.ui import CONSOLE, Console, parse_size, print_json, progress_bar, warn
 from openvis_rt.errors import DependencyError, InputError
 from openvis_rt.files import refuse_existing
 from openvis_rt.records import json_from_record

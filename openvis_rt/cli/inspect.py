@@ -6,12 +6,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from openvis_rt.bundle.bundle import MANIFEST, Bundle
 from openvis_rt.checkpoints.formats import refuse_foreign_file
-from openvis_rt.cli.ui import print_json
+from openvis_rt.cli.ui import Console, print_json, say
 from openvis_rt.engines.plan import check_plan
 from openvis_rt.errors import BundleError, DependencyError, EngineError
 from openvis_rt.files import sha256_of
@@ -52,11 +51,11 @@ def _print_facts(facts: dict[str, Any], indent: str = "") -> None:
     """A line for each fact; what a fact holds inside stands below it, set in."""
     for key, value in facts.items():
         if isinstance(value, dict) and value:
-            typer.echo(f"{indent}{key}:")
+            say(f"{indent}{key}:")
             _print_facts(value, f"{indent}  ")
             continue
         text = ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
-        typer.echo(f"{indent}{key}: {text}")
+        say(f"{indent}{key}: {text}")
 
 
 def _print_bundle(bundle: Bundle, engines: dict[str, str]) -> None:
@@ -86,12 +85,12 @@ def _print_bundle(bundle: Bundle, engines: dict[str, str]) -> None:
         table.add_section()
     Console(highlight=False, markup=False).print(table)
     for name, entry in manifest.files.items():
-        typer.echo(f"{entry.bytes / 1e6:9.3f} MB  {name}  sha256 {entry.sha256[:16]}")
-    typer.echo("every file has the hash that the manifest names")
+        say(f"{entry.bytes / 1e6:9.3f} MB  {name}  sha256 {entry.sha256[:16]}")
+    say("every file has the hash that the manifest names")
     for name, state in engines.items():
-        typer.echo(f"engine {name}:\n  {state}")
+        say(f"engine {name}:\n  {state}")
     if not engines:
-        typer.echo("no engines; `openvis build` makes them")
+        say("no engines; `openvis build` makes them")
 
 
 def _calibration(bundle: Bundle) -> dict[str, Any]:

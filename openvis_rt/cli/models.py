@@ -6,10 +6,9 @@ from dataclasses import asdict
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
-from openvis_rt.cli.ui import print_json
+from openvis_rt.cli.ui import Console, print_json
 from openvis_rt.errors import InputError
 from openvis_rt.systems import VARIANTS
 from openvis_rt.systems.table import COLUMNS, markdown_table, support_table

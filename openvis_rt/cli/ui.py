@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from rich.console import Console
+import rich.console
+import typer
 from rich.markup import escape
 from rich.progress import (
     BarColumn,
@@ -20,9 +21,31 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
 from typer.core import TyperCommand
 
-__all__ = ["CONSOLE", "Bar", "Verb", "parse_size", "print_json", "progress_bar", "warn"]
+from openvis_rt.printable import printable, without_password
+
+__all__ = [
+    "CONSOLE",
+    "Bar",
+    "Console",
+    "Verb",
+    "parse_size",
+    "print_json",
+    "progress_bar",
+    "say",
+    "warn",
+]
+
+
+class Console(rich.console.Console):
+    """Rich's, whose texts hold no letter from a stranger's file that a terminal would obey."""
+
+    def render_str(self, text: str, **how: Any) -> Text:  # type: ignore[override]
+        """As Rich's, which has the names of the arguments."""
+        return super().render_str(without_password(printable(text)), **how)
+
 
 CONSOLE = Console(stderr=True, highlight=False, soft_wrap=True)
 
@@ -63,7 +86,7 @@ class Bar:
 
     def __call__(self, phase: str, done: int, total: int | None) -> None:
         """Show the phase, steps done, and steps in all (None if that is not known)."""
-        self._progress.update(self._task, description=phase, completed=done, total=total)
+        self._progress.update(self._task, description=printable(phase), completed=done, total=total)
         if self._progress.disable and time.monotonic() - self._last > _EVERY:
             self._last = time.monotonic()
             CONSOLE.print(f"{phase}: {done} of {total or 'unknown'}", markup=False)
@@ -88,6 +111,11 @@ def progress_bar() -> Iterator[Bar]:
 def warn(message: str) -> None:
     """A warning on stderr."""
     CONSOLE.print(f"[yellow]warning:[/] {escape(message)}")
+
+
+def say(text: str) -> None:
+    """A line for people, on stdout."""
+    typer.echo(without_password(printable(text)))
 
 
 def print_json(value: Any) -> None:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from openvis_rt.bundle.bundle import Bundle
@@ -21,7 +20,7 @@ from openvis_rt.cli.export import (
     require_export,
 )
 from openvis_rt.cli.run import DeviceOption
-from openvis_rt.cli.ui import CONSOLE, Bar, print_json, progress_bar, warn
+from openvis_rt.cli.ui import CONSOLE, Bar, Console, print_json, progress_bar, warn
 from openvis_rt.errors import DependencyError, InputError, OpenVISError, ParityError
 from openvis_rt.files import output_directory, refuse_existing
 

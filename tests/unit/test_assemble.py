@@ -367,7 +367,7 @@ def test_a_missing_alpha_names_its_sources(assemble, tmp_path):
     (tmp_path / "adapter_config.json").write_text("{")
     code, _, err = assemble("--overwrite", adapter=tmp_path / "bare.safetensors")
     assert code == 2
-    assert "adapter_config.json cannot be read" in err
+    assert "adapter_config.json is no JSON" in err
 
 
 # the tracker and the tokens

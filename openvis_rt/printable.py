@@ -1,0 +1,28 @@
+"""Text from strangers, made safe for a terminal, a log or a label.
+
+A file name, a key of a checkpoint or a field of a manifest may hold letters that move the cursor,
+change colours, or turn the direction of what follows. They are shown by their number instead.
+"""
+
+from __future__ import annotations
+
+import re
+
+__all__ = ["printable", "without_password"]
+
+# control characters but the new line and the tab; those that turn the direction of writing, or
+# have no width; halves of pairs, which no output can encode
+_UNSAFE = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ud800-\udfff]"
+)
+_PASSWORD = re.compile(r"(?<=://)([^/\s:@]*):[^/\s@]*@")
+
+
+def printable(text: str) -> str:
+    """The text with every letter that is no plain one as its escape, such as ``\\x1b``."""
+    return _UNSAFE.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
+def without_password(text: str) -> str:
+    """The text with ``***`` in place of the password of each address in it."""
+    return _PASSWORD.sub(r"\1:***@", text)
