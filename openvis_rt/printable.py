@@ -19,7 +19,7 @@ _PASSWORD = re.compile(r"(?<=://)([^/\s:@]*):[^/\s@]*@")
 
 
 def printable(text: str) -> str:
-    """The text with every letter that is no plain one as its escape, such as ``\\x1b``."""
+    """The text with an escape in place of each letter that a terminal would obey."""
     return _UNSAFE.sub(lambda found: ascii(found[0])[1:-1], text)
 
 

@@ -42,7 +42,7 @@ __all__ = [
 class Console(rich.console.Console):
     """Rich's, whose texts hold no letter from a stranger's file that a terminal would obey."""
 
-    def render_str(self, text: str, **how: Any) -> Text:  # type: ignore[override]
+    def render_str(self, text: str, **how: Any) -> Text:
         """As Rich's, which has the names of the arguments."""
         return super().render_str(without_password(printable(text)), **how)
 
