@@ -18,7 +18,7 @@ import pytest
 
 from openvis_rt.bundle.bundle import MANIFEST, Bundle
 
-TIERS = {"unit": 60, "fake_gpu": 180, "model": 900, "gpu": 900}  # seconds a test
+TIERS = {"unit": 60, "fake_gpu": 180, "fuzz": 600, "model": 900, "gpu": 900}  # seconds a test
 HERE = Path(__file__).parent
 
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
@@ -26,6 +26,16 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ALONE = "fake_gpu"  # this tier loads a CUDA driver that is none into its process
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """How long tests/fuzz may look for new cases."""
+    parser.addoption(
+        "--fuzz-minutes",
+        default=0.0,
+        type=float,
+        help="minutes of new fuzzed cases for each test of tests/fuzz; 0: the same few as in CI",
+    )
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
