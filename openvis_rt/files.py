@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import fcntl
 import hashlib
@@ -28,6 +29,8 @@ __all__ = [
 _PARTIAL = ".partial-"  # every name that begins so is litter, once its process is gone
 _REPLACED = ".replaced-"  # holds the old directory while a new one takes its name
 _RANDOM = 8  # letters that mkdtemp adds to a prefix
+_NO_LOCKS = frozenset({errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL})
+_HERE, _EXCHANGE = -100, 2  # Linux's AT_FDCWD and RENAME_EXCHANGE
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
@@ -151,6 +154,8 @@ def _put_in_place(partial: Path, path: Path) -> None:
     if not path.exists():
         partial.rename(path)
         return
+    if not path.is_symlink() and _exchanged(partial, path):
+        return
     parked, lock = _locked_directory(path, _REPLACED)
     try:
         path.rename(parked / path.name)
@@ -162,6 +167,20 @@ def _put_in_place(partial: Path, path: Path) -> None:
                 (parked / path.name).rename(path)
             shutil.rmtree(parked, ignore_errors=True)
         os.close(lock)
+
+
+def _exchanged(one: Path, other: Path) -> bool:
+    """Let two names change what they stand for, at one moment; false where that is not possible.
+
+    It is Linux's ``renameat2``, which needs a file system that can do it (ext4, xfs, btrfs, tmpfs).
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    try:
+        renameat2 = libc.renameat2
+    except AttributeError:  # another system, or a C library before glibc 2.28
+        return False
+    names = os.fsencode(one), os.fsencode(other)
+    return int(renameat2(_HERE, names[0], _HERE, names[1], _EXCHANGE)) == 0
 
 
 def _recover(path: Path) -> None:
@@ -198,27 +217,34 @@ def _locked_directory(path: Path, kind: str) -> tuple[Path, int]:
     """A new directory beside ``path``, and the descriptor that holds it."""
     folder = Path(tempfile.mkdtemp(prefix=f"{kind}{path.name}-", dir=path.parent))
     try:
-        return folder, lock_directory(folder)
+        return folder, lock_directory(folder, needed=False)
     except OSError:
         folder.rmdir()
         raise
 
 
-def lock_directory(folder: Path) -> int:
+def lock_directory(folder: Path, *, needed: bool = True) -> int:
     """Hold a directory until its descriptor is closed or the process ends, however it ends.
+
+    Args:
+        folder: the directory.
+        needed: refuse a file system without locks, as some of networks are; else the descriptor
+            holds nothing there, and what a killed process leaves is never cleared up.
 
     Returns:
         The descriptor, for ``os.close``.
 
     Raises:
         BlockingIOError: another process, or another part of this one, holds it.
+        OSError: the file system has no locks.
     """
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(descriptor)
-        raise
+    except OSError as exc:
+        if needed or exc.errno not in _NO_LOCKS:
+            os.close(descriptor)
+            raise
     return descriptor
 
 

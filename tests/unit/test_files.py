@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from openvis_rt import files
 from openvis_rt.errors import OutputError
 from openvis_rt.files import output_directory, output_file
 
@@ -162,7 +163,9 @@ def test_litter_of_a_killed_process_is_removed_by_the_next_one(tmp_path, name):
 KILLED_AT_RENAME = """
 import os, signal, sys
 from pathlib import Path
+from openvis_rt import files
 from openvis_rt.files import output_directory
+files._exchanged = lambda *_: False  # as where the file system cannot
 left, rename = int(sys.argv[2]), Path.rename
 def rename_some(self, target):
     global left
@@ -190,6 +193,52 @@ def test_a_process_killed_while_it_replaces_loses_nothing(tmp_path, renames, kep
     assert names(tmp_path) == ["out"]
 
 
+KILLED_AROUND_THE_EXCHANGE = """
+import os, signal, sys
+from pathlib import Path
+from openvis_rt import files
+exchanged = files._exchanged
+def killed(one, other):
+    if sys.argv[2] == "before":
+        os.kill(os.getpid(), signal.SIGKILL)
+    assert exchanged(one, other)
+    os.kill(os.getpid(), signal.SIGKILL)
+files._exchanged = killed
+with files.output_directory(Path(sys.argv[1]), overwrite=True, ours=lambda _: True) as folder:
+    (folder / "new").write_text("new")
+"""
+
+
+@pytest.mark.parametrize(("when", "kept"), [("before", "old"), ("after", "new")])
+def test_two_directories_change_their_names_at_one_moment(tmp_path, when, kept):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    if not files._exchanged(tmp_path / "a", tmp_path / "b"):
+        pytest.skip("this file system cannot exchange two names")
+    target = tmp_path / "out"
+    target.mkdir()
+    (target / "old").write_text("old")
+    assert python(KILLED_AROUND_THE_EXCHANGE, target, when).returncode == -signal.SIGKILL
+    assert names(target) == [kept]
+    with output_directory(target, overwrite=True, ours=lambda _: True):
+        pass
+    assert names(tmp_path) == ["a", "b", "out"]
+
+
+def test_a_file_system_without_locks_takes_outputs_and_clears_nothing_up(tmp_path, monkeypatch):
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EOPNOTSUPP, "no locks")
+
+    (tmp_path / ".partial-out-12345678").mkdir()  # another process may be writing it
+    monkeypatch.setattr(files.fcntl, "flock", refuse)
+    with output_directory(tmp_path / "out") as folder:
+        (folder / "new").write_text("new")
+    assert names(tmp_path / "out") == ["new"]
+    assert (tmp_path / ".partial-out-12345678").is_dir()
+    with pytest.raises(OSError, match="no locks"):
+        files.lock_directory(tmp_path)
+
+
 def test_an_error_while_it_replaces_brings_the_old_one_back(tmp_path, monkeypatch):
     target = tmp_path / "out"
     target.mkdir()
@@ -202,6 +251,7 @@ def test_an_error_while_it_replaces_brings_the_old_one_back(tmp_path, monkeypatc
         return rename(self, name)
 
     monkeypatch.setattr(Path, "rename", fail)
+    monkeypatch.setattr(files, "_exchanged", lambda *_: False)
     with (
         pytest.raises(OutputError, match="broken"),
         output_directory(target, overwrite=True, ours=ours),
@@ -276,6 +326,7 @@ def test_the_working_directory_itself_cannot_be_replaced(tmp_path, monkeypatch):
 FULL = """
 import resource, sys
 from pathlib import Path
+from openvis_rt import files
 from openvis_rt.errors import OutputError
 from openvis_rt.files import output_directory, output_file
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))  # as good as a full disk
