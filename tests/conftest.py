@@ -18,7 +18,14 @@ import pytest
 
 from openvis_rt.bundle.bundle import MANIFEST, Bundle
 
-TIERS = {"unit": 60, "fake_gpu": 180, "fuzz": 600, "model": 900, "gpu": 900}  # seconds a test
+TIERS = {
+    "unit": 60,
+    "fake_gpu": 180,
+    "fuzz": 600,
+    "faults": 600,
+    "model": 900,
+    "gpu": 900,
+}  # seconds a test
 HERE = Path(__file__).parent
 
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
@@ -29,12 +36,15 @@ ALONE = "fake_gpu"  # this tier loads a CUDA driver that is none into its proces
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """How long tests/fuzz may look for new cases."""
+    """How long tests/fuzz may look for new cases, and how often tests/faults kills."""
     parser.addoption(
         "--fuzz-minutes",
         default=0.0,
         type=float,
         help="minutes of new fuzzed cases for each test of tests/fuzz; 0: the same few as in CI",
+    )
+    parser.addoption(
+        "--kills", default=2, type=int, help="times that tests/faults kills each command"
     )
 
 

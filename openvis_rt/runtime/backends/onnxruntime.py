@@ -132,10 +132,11 @@ class OnnxRuntimeSession:
 
         Args:
             path: its ONNX file, for messages where ``data`` is given.
-            spec: its tensors; the file's own must be the same.
+            spec: its tensors.
             device: ``cpu`` or ``cuda``.
             threads: that compute it on a CPU; None for the library's choice.
-            data: the file's bytes, where they were read and checked already.
+            data: the file's bytes, where they were read and checked already; its tensors must then
+                be those of ``spec``.
 
         Raises:
             BundleError: the library cannot load it, or it has other tensors.
@@ -165,7 +166,8 @@ class OnnxRuntimeSession:
                 "needs could not be loaded. `openvis doctor` says more; --device cpu "
                 "runs without."
             )
-        _check_tensors(self._session, spec, path)
+        if data is not None:  # as a stranger may have made it
+            _check_tensors(self._session, spec, path)
         self._binding = self._session.io_binding()
         self._hosts: dict[str, Array] = {}  # on a CPU they share their memory with a buffer
         self._filled: set[str] = set()  # inputs that are not on the device yet
