@@ -42,15 +42,19 @@ class Vocabulary:
     Attributes:
         names: one for each class, as the user gave them; ``"monkey, ape"`` is one class with two
             synonyms.
+        others: names that take part and are never reported: what an object is called that is none
+            of ``names``. See :meth:`among`.
     """
 
     names: tuple[str, ...]
+    others: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse what cannot be classified: nothing, empty names, names that stand twice."""
         if not self.names:
             raise VocabularyError("the vocabulary is empty; give at least one class name")
-        for index, name in enumerate(self.names):
+        classes = self.names + self.others
+        for index, name in enumerate(classes):
             if not all(self.synonyms_of(name)):
                 raise VocabularyError(
                     f"class {index + 1} of the vocabulary, {name!r}, has an empty name or synonym"
@@ -60,7 +64,7 @@ class Vocabulary:
                     f"class {index + 1} of the vocabulary, {name!r}, holds bytes that are no UTF-8"
                 )
         seen: dict[str, int] = {}
-        for index, name in enumerate(self.names):
+        for index, name in enumerate(classes):
             phrases = ",".join(self.synonyms_of(name))
             if phrases in seen:
                 raise VocabularyError(
@@ -119,6 +123,22 @@ class Vocabulary:
                 f"object with 'categories' is needed ({type(exc).__name__}: {exc})"
             ) from exc
 
+    def among(self, others: Iterable[str]) -> Vocabulary:
+        """The same names, which compete with others that are not reported.
+
+        Args:
+            others: names; those that share a synonym with a name of this vocabulary, or with one
+                before them, are left out, whatever their case.
+        """
+        taken = {phrase.lower() for name in self.names for phrase in self.synonyms_of(name)}
+        kept: list[str] = []
+        for name in others:
+            phrases = {phrase.lower() for phrase in self.synonyms_of(name)}
+            if not phrases & taken:
+                kept.append(name)
+                taken |= phrases
+        return Vocabulary(self.names, tuple(kept))
+
     @staticmethod
     def synonyms_of(name: str) -> list[str]:
         """The phrases of one class: split at ``", "`` or ``","``."""
@@ -126,13 +146,13 @@ class Vocabulary:
 
     @property
     def phrases(self) -> list[str]:
-        """Every synonym of every class, in order: the rows of the text classifier."""
-        return [phrase for name in self.names for phrase in self.synonyms_of(name)]
+        """Every synonym of every class and then of the others: the text classifier's rows."""
+        return [p for name in self.names + self.others for p in self.synonyms_of(name)]
 
     @property
     def rows_of_class(self) -> list[int]:
-        """For each class the number of its rows, at least one."""
-        return [len(self.synonyms_of(name)) for name in self.names]
+        """For each class, and then for each of the others, the number of its rows."""
+        return [len(self.synonyms_of(name)) for name in self.names + self.others]
 
     def __len__(self) -> int:
         return len(self.names)

@@ -5,16 +5,13 @@ from __future__ import annotations
 import gzip
 from pathlib import Path
 
-from open_clip import tokenizer as clip_tokenizer
-from tokenizers import Regex, Tokenizer
-from tokenizers.models import BPE
-from tokenizers.pre_tokenizers import ByteLevel, Sequence, Split
+from open_clip import tokenizer as open_clip_tokenizer
+
+from openvis_rt.bundle.tokenizer import clip_tokenizer
 
 __all__ = ["write_tokenizer"]
 
 _MERGES = 49152 - 256 - 2  # of the published list; the rest was never used by CLIP
-# contractions, words, single digits, runs of anything else
-_PIECES = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 
 
 def write_tokenizer(path: Path) -> None:
@@ -23,24 +20,13 @@ def write_tokenizer(path: Path) -> None:
     Its input is text that is already cleaned and lower-case; start and end tokens are the caller's
     work.
     """
-    with gzip.open(clip_tokenizer.default_bpe(), "rt", encoding="utf-8") as file:
+    with gzip.open(open_clip_tokenizer.default_bpe(), "rt", encoding="utf-8") as file:
         lines = file.read().split("\n")[1 : _MERGES + 1]
     merges = [(a, b) for a, b in (line.split() for line in lines)]
-    letters = list(clip_tokenizer.bytes_to_unicode().values())
+    letters = list(open_clip_tokenizer.bytes_to_unicode().values())
     words = [*letters, *(c + "</w>" for c in letters), *(a + b for a, b in merges)]
     words += ["<start_of_text>", "<end_of_text>"]
-    tokenizer = Tokenizer(
-        BPE(
-            vocab={word: index for index, word in enumerate(words)},
-            merges=merges,
-            end_of_word_suffix="</w>",
-        )
-    )
-    tokenizer.pre_tokenizer = Sequence(
-        [
-            Split(Regex(_PIECES), behavior="removed", invert=True),
-            ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
+    vocab = {word: index for index, word in enumerate(words)}
+    tokenizer = clip_tokenizer(vocab, merges)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(tokenizer.to_str(), encoding="utf-8")

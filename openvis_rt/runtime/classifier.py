@@ -41,7 +41,8 @@ class Classifier:
 
     Attributes:
         names: of the classes, as the user gave them.
-        rows: how many rows each class has.
+        rows: how many rows each class has; there may be more classes than names: those behind take
+            part and are never reported.
         embeddings: float32 [K, D], L2-normalised rows; None where the model holds them.
     """
 
@@ -88,6 +89,11 @@ def classifier_for(
             raise InputError(f"{name} has a closed vocabulary, and takes no classifier")
         scores = next(t for t in spec.outputs if t.name == "class_scores")
         return closed_classifier(words, int(scores.shape[-1]) - 1, name)
+    if given is not None and words.others:
+        raise VocabularyError(
+            f"rows were given for {len(words)} names, and none for the {len(words.others)} others "
+            "that compete with them; leave the others out, or give their rows as names"
+        )
     if given is not None:
         return classifier_from_rows(words, matrix_from(given, int(width), "classifiers"))
     if embedder is None:
@@ -159,7 +165,7 @@ def closed_classifier(vocabulary: Vocabulary, classes: int, model: str) -> Class
     Raises:
         VocabularyError: another number of names.
     """
-    if len(vocabulary) != classes:
+    if len(vocabulary) != classes or vocabulary.others:
         raise VocabularyError(
             f"{model} knows {classes} classes, those that its checkpoint was trained on; the "
             f"vocabulary has {len(vocabulary)} names. Give all of them, in the order of the "

@@ -119,7 +119,8 @@ class Pipeline:
         Args:
             bundle: its directory; every file of it is checked.
             vocabulary: class names; ``"monkey, ape"`` is one class with two synonyms. Of a model
-                with a closed vocabulary all of its names, in its own order.
+                with a closed vocabulary all of its names, in its own order. Names that take part
+                and are not reported come by :meth:`.Vocabulary.among`.
             classifier: rows for these names in place of CLIP's text encoder, float [C, D], or a
                 ``.npy`` file of them; or a :class:`~openvis_rt.runtime.classifier.Classifier`,
                 whose names and rows are used as they stand.
@@ -413,7 +414,13 @@ class Pipeline:
             self.letterbox(*image.shape[:2]),
             self._matcher,
             self._classifier,
-            lambda rows: scores_from_rule(rule, self._graphs.queries, rows, keep=keep),
+            lambda classes: scores_from_rule(
+                rule,
+                self._graphs.queries,
+                classes.rows,
+                keep=keep,
+                reported=len(classes.names),
+            ),
             self.selection,
             self._given_embeddings,
             keep=keep,

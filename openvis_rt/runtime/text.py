@@ -18,11 +18,10 @@ from pathlib import Path
 import ftfy
 import numpy as np
 import numpy.typing as npt
-from tokenizers import Tokenizer
 
 from openvis_rt.bundle.bundle import TOKENIZER, Bundle
+from openvis_rt.bundle.tokenizer import END, START, read_tokenizer
 from openvis_rt.errors import BackendError, BundleError, VocabularyError
-from openvis_rt.given_files import given_bytes
 from openvis_rt.runtime.backends.base import Session
 from openvis_rt.runtime.text_cache import TextCache
 from openvis_rt.vocabulary import Vocabulary, prompts_for
@@ -34,8 +33,6 @@ Ints = npt.NDArray[np.int64]
 Progress = Callable[[int, int], None]
 
 _CONTEXT = 77
-_START, _END = 49406, 49407
-_LARGEST = 64 << 20  # bytes of a tokenizer; CLIP's has 3 MB
 _LONGEST = 100_000  # letters of a prompt; CLIP reads 75 tokens
 _PHRASES_A_RUN = 9  # 9 phrases x 14 templates: the public code's batches of 128 prompts
 
@@ -51,41 +48,20 @@ class ClipTokenizer:
     """
 
     def __init__(self, path: Path) -> None:
-        self._path = path
-        data = given_bytes(path, _LARGEST, BundleError)
-        try:
-            self._tokenizer = Tokenizer.from_buffer(data)
-        except Exception as exc:  # the library raises Exception itself
-            raise BundleError(
-                f"{path} is no tokenizer ({str(exc)[:200]}); export the bundle again"
-            ) from exc
-        if self._tokenizer.get_vocab_size() != _END + 1:
-            raise BundleError(
-                f"{path} has {self._tokenizer.get_vocab_size()} words, and CLIP's tokenizer has "
-                f"{_END + 1}; export the bundle again"
-            )
+        self._tokenizer = read_tokenizer(path)
 
     def __call__(self, text: str) -> list[int]:
         """Token ids of a text, with start and end, of any length.
 
         Raises:
             VocabularyError: the text is far longer than CLIP reads.
-            BundleError: the tokenizer does not work, or gives ids that CLIP does not know.
         """
         if len(text) > _LONGEST:
             raise VocabularyError(f"{text[:57]!r}... has {len(text)} letters; shorten it")
         clean = html.unescape(html.unescape(ftfy.fix_text(text)))
         clean = re.sub(r"\s+", " ", clean).strip().lower()
-        try:
-            ids: list[int] = self._tokenizer.encode(clean).ids
-        except Exception as exc:  # the library raises Exception itself
-            raise BundleError(f"{self._path} cannot read {clean[:60]!r}: {exc}") from exc
-        if ids and max(ids) >= _START:
-            raise BundleError(
-                f"{self._path} gives {clean[:60]!r} the token {max(ids)}, and CLIP's words are "
-                f"below {_START}; export the bundle again"
-            )
-        return [_START, *ids, _END]
+        ids: list[int] = self._tokenizer.encode(clean).ids
+        return [START, *ids, END]
 
     def batch(self, texts: Sequence[str]) -> Ints:
         """Tokens of several texts, padded with zeros: int64 [B, 77].

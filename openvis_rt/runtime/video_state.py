@@ -70,7 +70,7 @@ class VideoState:
         letterbox: where its frames go.
         matcher: gives each track its query; reset for this video.
         classifier: what is looked for.
-        new_scores: makes empty sums for a number of rows of each class.
+        new_scores: makes empty sums for a classifier.
         selection: what is shown of a frame.
         image_embeddings: of every frame of the video, float32 [frames, D], in place of what the
             graph `embed` would compute; None to compute them, where the system has any.
@@ -89,7 +89,7 @@ class VideoState:
         letterbox: Letterbox,
         matcher: Matcher,
         classifier: Classifier,
-        new_scores: Callable[[list[int]], Scores],
+        new_scores: Callable[[Classifier], Scores],
         selection: Selection,
         image_embeddings: Floats | None,
         *,
@@ -99,7 +99,7 @@ class VideoState:
         matcher.reset()
         self._graphs, self._letterbox, self._keeps = graphs, letterbox, keep
         self._matcher, self._selection, self._new_scores = matcher, selection, new_scores
-        self._classifier, self._scores = classifier, new_scores(classifier.rows)
+        self._classifier, self._scores = classifier, new_scores(classifier)
         self._given_embeddings = image_embeddings
         self._kept: list[list[RLE]] = []  # run lengths of every track, a frame
         self.waiting: list[Frame] = []
@@ -124,7 +124,7 @@ class VideoState:
         Windows in flight are classified again, by the rows that the graphs have now.
         """
         self._scores.close()
-        self._classifier, self._scores = classifier, self._new_scores(classifier.rows)
+        self._classifier, self._scores = classifier, self._new_scores(classifier)
         if classifier.embeddings is not None and self._in_flight:
             torn, self._torn = self._torn, True  # until every window has the new classes
             for window in self._in_flight:

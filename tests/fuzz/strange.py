@@ -39,17 +39,17 @@ def changed(draw: st.DrawFn, value: Any) -> Any:
     for _ in range(draw(st.integers(1, 3))):
         places = list(_places(out))
         if not places:
-            return draw(strange_values)
+            return copy.deepcopy(draw(strange_values))
         holder, key = places[draw(st.integers(0, len(places) - 1))]
         how = draw(st.sampled_from(["set", "set", "set", "remove", "twice"]))
         if how == "set":
-            holder[key] = draw(strange_values)
+            holder[key] = copy.deepcopy(draw(strange_values))
         elif how == "remove":
             del holder[key]
         elif isinstance(holder, list):
-            holder.insert(key, holder[key])
+            holder.insert(key, copy.deepcopy(holder[key]))
         else:
-            holder[draw(st.text(max_size=10))] = holder[key]
+            holder[draw(st.text(max_size=10))] = copy.deepcopy(holder[key])
     return out
 
 

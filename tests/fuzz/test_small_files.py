@@ -82,7 +82,11 @@ def test_a_cache_of_embeddings(tiny_bundle, tmp_path, monkeypatch, data):
     if data.draw(st.booleans()):
         place.write_bytes(data.draw(damaged(place.read_bytes(), 60)))
     else:
-        value = data.draw(st.one_of(st.none(), st.integers(), st.text(), st.binary(max_size=40)))
+        value = data.draw(
+            st.one_of(
+                st.none(), st.integers(-(2**63), 2**63 - 1), st.text(), st.binary(max_size=40)
+            )
+        )
         with sqlite3.connect(place) as database:
             database.execute("UPDATE embeddings SET vector = ?", (value,))
         database.close()

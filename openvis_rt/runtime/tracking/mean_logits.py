@@ -75,13 +75,22 @@ class MeanLogits:
         formula: S of the means.
         visible_only: a frame counts for the tracks of which it shows a pixel; else for all.
         keep: keep which frames show each track, for :meth:`detections`.
+        reported: how many of the classes, from the first on, can be reported; None for all.
     """
 
     def __init__(
-        self, tracks: int, rows: list[int], formula: Formula, *, visible_only: bool, keep: bool
+        self,
+        tracks: int,
+        rows: list[int],
+        formula: Formula,
+        *,
+        visible_only: bool,
+        keep: bool,
+        reported: int | None = None,
     ) -> None:
         self._rows = [*rows, *[1] * formula.extra_rows]
         self._score, self._visible_only, self._keep = formula.score, visible_only, keep
+        self._reported = len(rows) if reported is None else reported
         self._sum = np.zeros((tracks, len(self._rows)))
         self._objects = np.zeros((tracks, 2))
         self._counted = np.zeros(tracks, np.int64)
@@ -112,17 +121,17 @@ class MeanLogits:
         return self._score(self._sum / count, objects) * (self._counted > 0)[:, None]
 
     def running_scores(self) -> tuple[Ints, Floats64, Bools]:
-        """Best class and its score so far; [N] each. No score keeps a track from being shown."""
+        """Best class, its score so far, and whether it can be reported; [N] each."""
         scores = self.scores()
         categories = scores.argmax(1)
-        shown = np.ones(len(scores), np.bool_)
+        shown = categories < self._reported
         return categories, scores[np.arange(len(scores)), categories], shown
 
     def detections(self, count: int) -> list[Detection]:
         """The best (track, class) pairs of the whole video, ``count`` at most, best first."""
         if not self._history:
             return []
-        scores = self.scores()
+        scores = self.scores()[:, : self._reported]
         tracks, categories = np.divmod(
             np.argsort(-scores, axis=None, kind="stable")[:count], scores.shape[1]
         )

@@ -169,7 +169,9 @@ def _fetched_widths(bundle: Bundle) -> dict[str, int]:
     }
 
 
-def scores_from_rule(rule: Score, tracks: int, rows: list[int], *, keep: bool) -> Scores:
+def scores_from_rule(
+    rule: Score, tracks: int, rows: list[int], *, keep: bool, reported: int | None = None
+) -> Scores:
     """Empty sums for a new video.
 
     Args:
@@ -177,6 +179,7 @@ def scores_from_rule(rule: Score, tracks: int, rows: list[int], *, keep: bool) -
         tracks: N.
         rows: of `classify`'s scores for each class, in order.
         keep: keep what :meth:`Scores.detections` needs of every frame.
+        reported: how many of the classes, from the first on, can be reported; None for all.
 
     Raises:
         BundleError: the rule is not known here.
@@ -187,7 +190,7 @@ def scores_from_rule(rule: Score, tracks: int, rows: list[int], *, keep: bool) -
             f"{', '.join(_SCORES)}"
         )
     _check_parameters("score", rule)
-    return _SCORES[rule.name](rule.parameters, tracks, rows, keep)
+    return _SCORES[rule.name](rule.parameters, tracks, rows, keep, reported)
 
 
 def _check_parameters(what: str, rule: Tracker | Score) -> None:
@@ -208,7 +211,7 @@ def _rollout(_parameters: Mapping[str, Any], recurrence: Path | None, width: int
 
 
 def _mean_logits(
-    parameters: Mapping[str, Any], tracks: int, rows: list[int], keep: bool
+    parameters: Mapping[str, Any], tracks: int, rows: list[int], keep: bool, reported: int | None
 ) -> MeanLogits:
     formula = FORMULAS.get(parameters["formula"])
     if formula is None:
@@ -216,7 +219,10 @@ def _mean_logits(
             f"mean logits are scored by {', '.join(FORMULAS)}; the bundle says "
             f"{parameters['formula']!r}"
         )
-    return MeanLogits(tracks, rows, formula, visible_only=parameters["visible_only"], keep=keep)
+    visible_only = parameters["visible_only"]
+    return MeanLogits(
+        tracks, rows, formula, visible_only=visible_only, keep=keep, reported=reported
+    )
 
 
 _ASSOCIATIONS: dict[str, Callable[[Mapping[str, Any], Path | None, int], Association]] = {
@@ -224,9 +230,13 @@ _ASSOCIATIONS: dict[str, Callable[[Mapping[str, Any], Path | None, int], Associa
     "momentum": lambda p, _file, _width: Momentum(p["alpha"]),
     "rollout": _rollout,
 }
-_SCORES: dict[str, Callable[[Mapping[str, Any], int, list[int], bool], Scores]] = {
-    "frame-probabilities": lambda _, n, rows, keep: FrameProbabilities(n, rows, keep=keep),
-    "frame-logits": lambda _, n, rows, keep: FrameLogits(n, rows, keep=keep),
+_SCORES: dict[str, Callable[[Mapping[str, Any], int, list[int], bool, int | None], Scores]] = {
+    "frame-probabilities": lambda _, n, rows, keep, reported: FrameProbabilities(
+        n, rows, keep=keep, reported=reported
+    ),
+    "frame-logits": lambda _, n, rows, keep, reported: FrameLogits(
+        n, rows, keep=keep, reported=reported
+    ),
     "mean-logits": _mean_logits,
 }
 _PARAMETERS: dict[str, dict[str, type]] = {

@@ -62,12 +62,15 @@ class _FrameScores(ABC):
         rows: of `classify`'s scores for each class, in order.
         keep: keep what :meth:`detections` needs of every frame; without it memory stays flat, and
             only :meth:`running_scores` can be asked.
+        reported: how many of the classes, from the first on, can be reported; None for all.
     """
 
-    def __init__(self, tracks: int, rows: list[int], *, keep: bool = True) -> None:
+    def __init__(
+        self, tracks: int, rows: list[int], *, keep: bool = True, reported: int | None = None
+    ) -> None:
         self._rows_of_class, classes = rows, len(rows)
         self._tracks, self._classes, self._keep_frames = tracks, classes, keep
-        self._frames = 0
+        self._frames, self._reported = 0, classes if reported is None else reported
         self._terms = np.zeros((tracks, classes))  # whose mean is s1, or what s1 is made of
         self._logits = np.zeros((tracks, 2))
         self._area, self._mass = np.zeros(tracks), np.zeros(tracks)
@@ -141,14 +144,16 @@ class _FrameScores(ABC):
 
         Returns:
             for each track its best class int64 [N], that class's score float64 [N] in 0..1, and
-            whether the last frame shows the track (bool [N]; its f is not below 0.1 S).
+            whether the last frame shows the track (bool [N]; its f is not below 0.1 S, and its
+            class can be reported).
         """
         scores = self.scores()
         categories = scores.argmax(1)
         tracks = np.arange(self._tracks)
         best = scores[tracks, categories]
         f = _frame_score(self._now[tracks, categories], self._object_now)
-        return categories, best * self._mass / (self._area + 1e-6), f >= _KEEP * best
+        shown = (f >= _KEEP * best) & (categories < self._reported)
+        return categories, best * self._mass / (self._area + 1e-6), shown
 
     def detections(self, count: int) -> list[Detection]:
         """The best (track, class) pairs of the whole video, best S first.
@@ -158,9 +163,9 @@ class _FrameScores(ABC):
         """
         if not self.frames:
             return []
-        scores = self.scores()
+        scores = self.scores()[:, : self._reported]
         order = np.argsort(-scores, axis=None, kind="stable")[:count]
-        tracks, categories = np.divmod(order, self._classes)
+        tracks, categories = np.divmod(order, self._reported)
         best = scores[tracks, categories]
         shown = self._shown(tracks, categories, best)  # [T, n]
         mass = (np.stack(self._masses)[:, tracks].astype(np.float64) * shown).sum(0)
