@@ -1,4 +1,4 @@
-"""CLIP's byte-pair tokenizer: in a bundle as ``tokenizer.json``, of the `tokenizers` library's form.
+"""CLIP's byte-pair tokenizer, which a bundle keeps in the `tokenizers` library's format.
 
 Of a file only the words and the merges are taken; how a text is cut is CLIP's and is said here. So
 a file from a stranger cannot pad, cut short or replace anything, nor reach the library's defects.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import tokenizers
 from tokenizers import Regex, Tokenizer
@@ -52,9 +53,8 @@ def read_tokenizer(path: Path) -> Tokenizer:
     """
     data = given_json(path, _LARGEST, BundleError)
     model = data.get("model") if isinstance(data, dict) else None
-    vocab, merges = (
-        (model.get(k) for k in ("vocab", "merges")) if isinstance(model, dict) else (0, 0)
-    )
+    vocab: Any = model.get("vocab") if isinstance(model, dict) else None
+    merges: Any = model.get("merges") if isinstance(model, dict) else None
     if not _is_vocab(vocab) or not _are_merges(merges):
         raise BundleError(
             f"{path} is no tokenizer of CLIP's {END + 1} words and their merges; export the bundle "
