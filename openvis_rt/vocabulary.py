@@ -13,7 +13,10 @@ from pathlib import Path
 from openvis_rt.errors import VocabularyError
 from openvis_rt.given_files import given_bytes, json_from_bytes
 
-__all__ = ["VILD_PROMPTS", "Vocabulary"]
+__all__ = ["NAME_LISTS", "VILD_PROMPTS", "Vocabulary"]
+
+NAME_LISTS = ("coco", "lvis", "miniature")
+"""Lists of names that come with the package; the last is of the world of the miniatures."""
 
 _LARGEST = 4 << 30  # bytes; names may be in a data set's annotation file
 
@@ -138,6 +141,20 @@ class Vocabulary:
                 kept.append(name)
                 taken |= phrases
         return Vocabulary(self.names, tuple(kept))
+
+    @classmethod
+    def named(cls, name: str) -> Vocabulary:
+        """A list that comes with the package: ``coco`` (80), ``lvis`` (1,203) or ``miniature``.
+
+        Raises:
+            VocabularyError: there is no list of that name.
+        """
+        if name not in NAME_LISTS:
+            raise VocabularyError(
+                f"there is no list of names {name!r}; there are {', '.join(NAME_LISTS)}, or give "
+                "a file"
+            )
+        return cls.from_file(Path(__file__).parent / "names" / f"{name}.txt")
 
     @staticmethod
     def synonyms_of(name: str) -> list[str]:

@@ -11,6 +11,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from openvis_rt.cli.names import VocabularyOption
 from openvis_rt.cli.run import (
     BackendOption,
     ClassifierOption,
@@ -21,7 +22,6 @@ from openvis_rt.cli.run import (
     PrecisionOption,
     TrackerFramesOption,
     TrackerTopKOption,
-    VocabularyOption,
     WindowLengthOption,
 )
 from openvis_rt.cli.ui import CONSOLE, Console, print_json, progress_bar, warn

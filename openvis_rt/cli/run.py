@@ -7,8 +7,17 @@ from typing import Annotated, Literal
 
 import typer
 
+from openvis_rt.cli.names import (
+    ClassesOption,
+    OnlyOption,
+    OtherOption,
+    OthersOption,
+    VocabularyOption,
+    default_list,
+    given_names,
+    names_beside,
+)
 from openvis_rt.cli.ui import CONSOLE, print_json, progress_bar, warn
-from openvis_rt.errors import InputError
 from openvis_rt.files import refuse_existing
 from openvis_rt.runtime.options import Selection, TrackingOptions
 from openvis_rt.vocabulary import Vocabulary
@@ -29,24 +38,6 @@ OutputOption = Annotated[
     Path,
     typer.Option(
         "--output", "-o", metavar="FOLDER", help="Takes the results; made by this command."
-    ),
-]
-ClassesOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--class",
-        "-c",
-        metavar="NAME",
-        rich_help_panel=_LOOK_FOR,
-        help="A class; may be repeated. Synonyms: 'monkey, ape'.",
-    ),
-]
-VocabularyOption = Annotated[
-    Path | None,
-    typer.Option(
-        metavar="FILE",
-        rich_help_panel=_LOOK_FOR,
-        help="Class names: one a line, or YTVIS/LV-VIS JSON.",
     ),
 ]
 ClassifierOption = Annotated[
@@ -195,6 +186,9 @@ def run(
     output: OutputOption,
     classes: ClassesOption = None,
     vocabulary: VocabularyOption = None,
+    other: OtherOption = None,
+    others: OthersOption = None,
+    only: OnlyOption = False,
     classifier: ClassifierOption = None,
     image_embeddings: ImageEmbeddingsOption = None,
     mode: ModeOption = "auto",
@@ -222,18 +216,28 @@ def run(
 
     Example: `openvis run bundle street.mp4 -c person -c "bicycle, bike" -o out`
     """
+    from openvis_rt.bundle.bundle import Bundle
     from openvis_rt.runtime.backends.registry import BackendOptions
     from openvis_rt.runtime.pipeline import Pipeline
     from openvis_rt.runtime.run import RunOptions, resolve_mode, run_video
 
     refuse_existing(output, overwrite=overwrite)  # before the bundle is opened
-    words = _words(classes, vocabulary)
+    words = given_names(classes, vocabulary)
     options = RunOptions(video_id, overlay, allow_truncated, max_frames, overwrite)
     resolved = resolve_mode(mode, source)
     with progress_bar() as bar:
         bar("opening the bundle", 0, None)
+        opened = Bundle.open(bundle)
+        default = default_list(
+            opened.manifest.variant,
+            words,
+            from_file=vocabulary is not None or classifier is not None,
+        )
+        words = words.among(names_beside(other, others, default, only=only))
+        if words.others and not (other or others):
+            CONSOLE.print(_beside(words, default), markup=False)
         with Pipeline.open(
-            bundle,
+            opened,
             vocabulary=words,
             classifier=classifier,
             image_embeddings=image_embeddings,
@@ -263,11 +267,8 @@ def run(
         CONSOLE.print(f"  {kind}: {path}", markup=False)
 
 
-def _words(classes: list[str] | None, file: Path | None) -> Vocabulary:
-    if classes and file is not None:
-        raise InputError("give class names with --class or with --vocabulary, not both")
-    if file is not None:
-        return Vocabulary.from_file(file)
-    if not classes:
-        raise InputError("no class to look for; give --class NAME (repeat it) or --vocabulary FILE")
-    return Vocabulary(tuple(classes))
+def _beside(words: Vocabulary, listed: str) -> str:
+    return (
+        f"{len(words.others)} more names ({listed}) take part and are not reported, so that not "
+        "every object is one of yours; --only looks for yours alone"
+    )

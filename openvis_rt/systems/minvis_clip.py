@@ -56,6 +56,7 @@ MINVIS_CLIP = System(
             quick_gelu=True,
             embed_dim=512,
             weights="none public: `openvis assemble`",
+            other_names="coco",
             short_side=360,
             pixel_mean=IMAGENET_MEAN,
             pixel_std=IMAGENET_STD,

@@ -77,6 +77,8 @@ class Variant:
         pixel_mean, pixel_std: RGB, for values 0..255.
         window_length: frames of a window; 1 where the model works frame by frame.
         prompts: templates of the text classifier.
+        other_names: the list of :mod:`openvis_rt.vocabulary` that a handful of names competes with
+            by default, where a name's score is its share among the names; else empty.
         detections: instances reported for one video.
     """
 
@@ -102,6 +104,7 @@ class Variant:
     pixel_std: Colour
     window_length: int = 1
     prompts: tuple[str, ...] = VILD_PROMPTS
+    other_names: str = ""
     detections: int
 
 

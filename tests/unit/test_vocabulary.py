@@ -7,7 +7,7 @@ import json
 import pytest
 
 from openvis_rt.errors import VocabularyError
-from openvis_rt.vocabulary import VILD_PROMPTS, Vocabulary, prompts_for
+from openvis_rt.vocabulary import NAME_LISTS, VILD_PROMPTS, Vocabulary, prompts_for
 
 
 @pytest.mark.parametrize(
@@ -128,3 +128,23 @@ def test_a_missing_file_and_a_directory_are_refused(tmp_path):
     for path in (tmp_path / "none.txt", tmp_path):
         with pytest.raises(VocabularyError, match="cannot be read"):
             Vocabulary.from_file(path)
+
+
+def test_names_among_others_keep_their_rows_and_hide_what_stands_twice():
+    words = Vocabulary(("dog, hound", "Red Ring")).among(["cat", "Dog", "red ring", "cat, kitten"])
+    assert words.names == ("dog, hound", "Red Ring")
+    assert words.others == ("cat",)
+    assert words.phrases == ["dog", "hound", "Red Ring", "cat"]
+    assert words.rows_of_class == [2, 1, 1]
+    assert len(words) == 2
+
+
+@pytest.mark.parametrize(("name", "count"), [("coco", 80), ("lvis", 1203), ("miniature", 229)])
+def test_the_lists_that_come_with_the_package(name, count):
+    assert name in NAME_LISTS
+    assert len(Vocabulary.named(name)) == count
+
+
+def test_a_list_that_is_not_there_is_named():
+    with pytest.raises(VocabularyError, match=r"coco, lvis, miniature"):
+        Vocabulary.named("imagenet")

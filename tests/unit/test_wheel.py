@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from openvis_rt.errors import EXPORT_PYTHON
+from openvis_rt.vocabulary import NAME_LISTS
 
 ROOT = Path(__file__).parents[2]
 
@@ -46,7 +47,8 @@ def test_the_wheel_holds_the_package_and_nothing_beside_it(wheel):
     shipped = {n for n in names if n.startswith("openvis_rt/")}
     folder = ROOT / "openvis_rt" / "checkpoints" / "shipped"
     weights = {p.relative_to(ROOT).as_posix() for p in folder.glob("*") if p.is_file()}
-    assert shipped == modules | weights | {"openvis_rt/py.typed"}
+    names = {f"openvis_rt/names/{name}.txt" for name in NAME_LISTS}
+    assert shipped == modules | weights | names | {"openvis_rt/py.typed"}
 
 
 def test_the_wheel_brings_the_command_and_the_licence(wheel):

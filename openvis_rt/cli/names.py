@@ -1,0 +1,119 @@
+"""The names that a run looks for, and those that compete with them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from openvis_rt.errors import InputError
+from openvis_rt.systems import VARIANTS
+from openvis_rt.vocabulary import NAME_LISTS, Vocabulary
+
+__all__ = [
+    "ClassesOption",
+    "OnlyOption",
+    "OtherOption",
+    "OthersOption",
+    "VocabularyOption",
+    "default_list",
+    "given_names",
+    "names_beside",
+]
+
+_LOOK_FOR = "What to look for"
+_HANDFUL = 20  # names; who gives more has thought of what else there is
+
+ClassesOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--class",
+        "-c",
+        metavar="NAME",
+        rich_help_panel=_LOOK_FOR,
+        help="A class; may be repeated. Synonyms: 'monkey, ape'.",
+    ),
+]
+VocabularyOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        rich_help_panel=_LOOK_FOR,
+        help="Class names: one a line, or YTVIS/LV-VIS JSON.",
+    ),
+]
+OtherOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME",
+        rich_help_panel=_LOOK_FOR,
+        help="A name that takes part and is not reported; may be repeated.",
+    ),
+]
+OthersOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="LIST",
+        rich_help_panel=_LOOK_FOR,
+        help=f"More such names: {', '.join(NAME_LISTS)}, or a file. A few -c names bring coco's by "
+        "themselves where names share an object's score (CLIP-VIS, InstFormer).",
+    ),
+]
+OnlyOption = Annotated[
+    bool,
+    typer.Option(
+        "--only",
+        rich_help_panel=_LOOK_FOR,
+        help="Nothing but the given names takes part, so every object is one of them.",
+    ),
+]
+
+
+def given_names(classes: list[str] | None, file: Path | None) -> Vocabulary:
+    """What ``-c`` or ``--vocabulary`` name.
+
+    Raises:
+        InputError: both, or neither.
+        VocabularyError: names that cannot be used.
+    """
+    if classes and file is not None:
+        raise InputError("give class names with --class or with --vocabulary, not both")
+    if file is not None:
+        return Vocabulary.from_file(file)
+    if not classes:
+        raise InputError("no class to look for; give --class NAME (repeat it) or --vocabulary FILE")
+    return Vocabulary(tuple(classes))
+
+
+def names_beside(
+    other: list[str] | None, others: str | None, default: str, *, only: bool
+) -> tuple[str, ...]:
+    """Names that compete with the given ones and are not reported.
+
+    Args:
+        other: of ``--other``.
+        others: of ``--others``: the name of a list that comes with the package, or a file.
+        default: the list to take where nothing is asked for; empty for none.
+        only: of ``--only``.
+
+    Raises:
+        InputError: some were given, and ``--only`` as well.
+        VocabularyError: there is no such list, or names that cannot be used.
+    """
+    if only and (other or others):
+        raise InputError("--only looks for the given names alone; leave out --other and --others")
+    if only:
+        return ()
+    listed = others or ("" if other else default)
+    if not listed:
+        return tuple(other or ())
+    known = listed in NAME_LISTS
+    words = Vocabulary.named(listed) if known else Vocabulary.from_file(Path(listed))
+    return (*(other or ()), *words.names)
+
+
+def default_list(variant: str, words: Vocabulary, *, from_file: bool) -> str:
+    """The list that competes without being asked for: where a few names share an object's score."""
+    few = len(words) < _HANDFUL and not from_file
+    return VARIANTS[variant].other_names if few and variant in VARIANTS else ""
