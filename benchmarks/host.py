@@ -25,7 +25,6 @@ import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 from openvis_rt.bench.markdown import table
 from openvis_rt.bench.statistics import ratio_of_pairs
@@ -94,7 +93,9 @@ def cells_of(pattern: str) -> list[Cell]:
         for resize in ("host", "graph")
         for delay in (0.0, 5.0)
     ]
-    found += [Cell(s, "video", "none", r, 100, 0.0) for s in SOURCES.values() for r in ("host", "graph")]
+    found += [
+        Cell(s, "video", "none", r, 100, 0.0) for s in SOURCES.values() for r in ("host", "graph")
+    ]
     return [cell for cell in found if re.search(pattern, str(cell))]
 
 

@@ -126,9 +126,9 @@ class InstantSession:
                 self._answers[key] = np.packbits(found, axis=-1) if packed else found
             return self._answers[key][self._selected % DISCS]
         shape = tuple(sizes[d] if isinstance(d, str) else d for d in tensor.shape)
-        if (name, *shape) not in self._answers:
-            self._answers[name, *shape] = answer(tensor, shape, self._backend.visible)
-        return self._answers[name, *shape].copy()
+        if (name, shape) not in self._answers:
+            self._answers[name, shape] = answer(tensor, shape, self._backend.visible)
+        return self._answers[name, shape].copy()
 
     def close(self) -> None:
         """Forget the answers."""
