@@ -21,7 +21,15 @@ from openvis_rt.errors import InputError, UnavailableError
 if TYPE_CHECKING:
     from av.container import OutputContainer
 
-__all__ = ["ENCODERS", "PRESETS", "Encoder", "EncoderOptions", "choose_encoder", "software_encoder"]
+__all__ = [
+    "ENCODERS",
+    "PRESETS",
+    "Encoder",
+    "EncoderOptions",
+    "check_encoder",
+    "choose_encoder",
+    "software_encoder",
+]
 
 PRESETS = (
     "ultrafast",
@@ -178,7 +186,7 @@ def choose_encoder(options: EncoderOptions, width: int, height: int, fps: Fracti
         InputError: there is no such encoder, preset or quality, or the encoder has none.
         UnavailableError: PyAV lacks the encoder, or it does not work here.
     """
-    _check(options)
+    check_encoder(options)
     if options.encoder != "auto":
         encoder = _encoder(options.encoder, options)
         if (why := _why_not(encoder, width, height, fps)) is not None:
@@ -195,7 +203,12 @@ def choose_encoder(options: EncoderOptions, width: int, height: int, fps: Fracti
     return software_encoder(options)
 
 
-def _check(options: EncoderOptions) -> None:
+def check_encoder(options: EncoderOptions) -> None:
+    """Refuse what no machine has, before anything else is done.
+
+    Raises:
+        InputError: there is no such encoder, preset or quality, or the encoder has none.
+    """
     name, preset, quality = options.encoder, options.preset, options.quality
     if name != "auto" and name not in _KINDS:
         raise InputError(f"no encoder {name!r} is known; there are auto, {', '.join(ENCODERS)}")
