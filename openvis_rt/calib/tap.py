@@ -22,6 +22,7 @@ from openvis_rt.runtime.backends.base import Array, Backend, ForwardingSession, 
 from openvis_rt.runtime.backends.onnxruntime import OnnxRuntime, OnnxRuntimeSession
 from openvis_rt.runtime.graphs import Graphs
 from openvis_rt.runtime.preprocessing import letterbox_for
+from openvis_rt.runtime.video.reading import Frame
 from openvis_rt.systems.graphs import GraphSpec, TensorSpec
 
 __all__ = ["TapBackend", "TappedGraph", "run_windows", "with_outputs"]
@@ -141,7 +142,8 @@ def run_windows(
         for number, images in enumerate(windows):
             letterbox = letterbox_for(images[0].shape[0], images[0].shape[1], rule)
             rows = None if width is None else _unit_rows(len(images), width)
-            graphs.submit(list(images), letterbox, rows)
+            frames = [Frame(index, None, image) for index, image in enumerate(images)]
+            graphs.submit(frames, letterbox, rows)
             yield number
 
 

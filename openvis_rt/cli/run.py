@@ -168,6 +168,33 @@ OverlayOption = Annotated[
         help="Write overlay.mp4.",
     ),
 ]
+EncoderOption = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME",
+        rich_help_panel=_OUTPUT,
+        help="Of overlay.mp4: auto (one of hardware that works here, else libx264), libx264, "
+        "h264_nvenc, h264_videotoolbox, h264_qsv, h264_amf, h264_v4l2m2m or mpeg4.",
+    ),
+]
+EncoderPresetOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        rich_help_panel=_OUTPUT,
+        help="ultrafast to veryslow, as x264 names them. Default: veryfast.",
+    ),
+]
+EncoderQualityOption = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        max=51,
+        metavar="CRF",
+        rich_help_panel=_OUTPUT,
+        help="As x264's CRF: lower is better and larger. Default: 20.",
+    ),
+]
 AllowTruncatedOption = Annotated[
     bool,
     typer.Option(
@@ -205,6 +232,9 @@ def run(
     detections: DetectionsOption = None,
     video_id: VideoIdOption = 1,
     overlay: OverlayOption = True,
+    encoder: EncoderOption = "auto",
+    encoder_preset: EncoderPresetOption = None,
+    encoder_quality: EncoderQualityOption = None,
     allow_truncated: AllowTruncatedOption = False,
     overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
@@ -220,10 +250,13 @@ def run(
     from openvis_rt.runtime.backends.registry import BackendOptions
     from openvis_rt.runtime.pipeline import Pipeline
     from openvis_rt.runtime.run import RunOptions, resolve_mode, run_video
+    from openvis_rt.runtime.video.encoders import EncoderOptions, check_encoder
 
     refuse_existing(output, overwrite=overwrite)  # before the bundle is opened
     words = given_names(classes, vocabulary)
-    options = RunOptions(video_id, overlay, allow_truncated, max_frames, overwrite)
+    encoding = EncoderOptions(encoder, encoder_preset, encoder_quality)
+    check_encoder(encoding)
+    options = RunOptions(video_id, overlay, allow_truncated, max_frames, overwrite, encoding)
     resolved = resolve_mode(mode, source)
     with progress_bar() as bar:
         bar("opening the bundle", 0, None)

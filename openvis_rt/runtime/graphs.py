@@ -25,7 +25,14 @@ import numpy.typing as npt
 from openvis_rt.bundle.bundle import Bundle
 from openvis_rt.errors import BackendError, InputError
 from openvis_rt.runtime.backends.base import Backend, Session
-from openvis_rt.runtime.preprocessing import Letterbox, clip_picture, place_frame
+from openvis_rt.runtime.preprocessing import (
+    Letterbox,
+    PreparedFrame,
+    clip_picture,
+    place_frame,
+    resized_frame,
+)
+from openvis_rt.runtime.video.reading import Frame
 from openvis_rt.systems.graphs import bindings, masks_per_run
 
 __all__ = ["STAGES", "Graphs"]
@@ -101,11 +108,24 @@ class Graphs:
         for slot in range(self.slots):
             self._session("classify").write("text_embeddings", embeddings, slot)
 
-    def submit(self, images: list[Image8], letterbox: Letterbox, embeddings: Floats | None) -> int:
+    def prepared(self, frame: Frame, letterbox: Letterbox) -> Frame:
+        """The frame, resized as :meth:`submit` would; any thread may call this."""
+        side = self._picture_side
+        if not side and frame.image.shape[:2] == letterbox.picture:
+            return frame
+        return PreparedFrame(
+            frame.index,
+            frame.time,
+            frame.image,
+            resized_frame(frame.image, letterbox),
+            clip_picture(frame.image, side) if side else None,
+        )
+
+    def submit(self, frames: list[Frame], letterbox: Letterbox, embeddings: Floats | None) -> int:
         """Start a window; returns before it is done where the backend can.
 
         Args:
-            images: uint8 [Hs, Ws, 3] of each frame, RGB, placed straight into the session's input.
+            frames: with images uint8 [Hs, Ws, 3], RGB, placed straight into the session's input.
             letterbox: where they go.
             embeddings: given image embeddings of the frames, float32 [T, D], or None.
 
@@ -117,7 +137,7 @@ class Graphs:
         """
         slot = self._next_slot
         with self.timed("place"):
-            self._place(images, letterbox, slot)
+            self._place(frames, letterbox, slot)
         with self.timed("submit"):
             if embeddings is not None:
                 self._sessions["classify"].write("image_embeddings", embeddings, slot)
@@ -187,17 +207,19 @@ class Graphs:
             raise InputError("the pipeline is closed; open another one")
         return self._sessions[name]
 
-    def _place(self, images: list[Image8], letterbox: Letterbox, slot: int) -> None:
+    def _place(self, frames: list[Frame], letterbox: Letterbox, slot: int) -> None:
         mean = self._bundle.manifest.preprocess.pixel_mean
-        shape = (len(images), *self._frame_shape)
-        frames = self._sessions["propose"].input_view("frames", shape, slot)
-        for image, out in zip(images, frames, strict=True):
+        shape = (len(frames), *self._frame_shape)
+        view = self._sessions["propose"].input_view("frames", shape, slot)
+        for frame, out in zip(frames, view, strict=True):
+            image = frame.picture if isinstance(frame, PreparedFrame) else frame.image
             place_frame(image, letterbox, out, mean)
         if side := self._picture_side:
-            shape = (len(images), side, side, 3)
+            shape = (len(frames), side, side, 3)
             pictures = self._sessions["embed"].input_view("pictures", shape, slot)
-            for index, image in enumerate(images):
-                pictures[index] = clip_picture(image, side)
+            for index, frame in enumerate(frames):
+                ahead = frame.clip if isinstance(frame, PreparedFrame) else None
+                pictures[index] = clip_picture(frame.image, side) if ahead is None else ahead
 
 
 def _refuse_nan(value: Floats, graph: str, output: str, frame: int) -> None:

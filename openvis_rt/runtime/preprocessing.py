@@ -10,8 +10,16 @@ from PIL import Image
 
 from openvis_rt.bundle.bundle import Preprocess
 from openvis_rt.geometry import centre_crop, resized_size
+from openvis_rt.runtime.video.reading import Frame
 
-__all__ = ["Letterbox", "clip_picture", "letterbox_for", "place_frame"]
+__all__ = [
+    "Letterbox",
+    "PreparedFrame",
+    "clip_picture",
+    "letterbox_for",
+    "place_frame",
+    "resized_frame",
+]
 
 Image8 = npt.NDArray[np.uint8]
 
@@ -33,6 +41,19 @@ class Letterbox:
     source: tuple[int, int]
     fills: bool
     official: tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedFrame(Frame):
+    """A frame that was resized ahead.
+
+    Attributes:
+        picture: uint8 [h, w, 3], the image in the size of its letterbox's picture.
+        clip: uint8 [side, side, 3], CLIP's look at it; None where the model has none.
+    """
+
+    picture: Image8
+    clip: Image8 | None
 
 
 def letterbox_for(height: int, width: int, rule: Preprocess) -> Letterbox:
@@ -69,20 +90,25 @@ def place_frame(
     """Resize a frame into the network's frame: Pillow's bilinear.
 
     Args:
-        image: uint8 [Hs, Ws, 3], RGB.
+        image: uint8 [Hs, Ws, 3], RGB; or [h, w, 3], as :func:`resized_frame` makes it.
         placement: of a source of this size.
         out: uint8 [H, W, 3], overwritten.
         fill: RGB of what stays free: the mean colour, which is near zero after the normalisation.
     """
     height, width = placement.picture
-    if image.shape[:2] != (height, width):
-        resized = Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR)
-        image = np.asarray(resized)
-    out[:height, :width] = image
+    out[:height, :width] = resized_frame(image, placement)
     if (height, width) != out.shape[:2]:
         colour = np.array(fill).round().astype(np.uint8)
         out[height:] = colour
         out[:height, width:] = colour
+
+
+def resized_frame(image: Image8, placement: Letterbox) -> Image8:
+    """The image, uint8 [Hs, Ws, 3], as the letterbox's picture, uint8 [h, w, 3]; perhaps itself."""
+    height, width = placement.picture
+    if image.shape[:2] == (height, width):
+        return image
+    return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
 
 
 def clip_picture(image: Image8, side: int) -> Image8:

@@ -1,8 +1,13 @@
 """A video through a pipeline into files: overlay, JSON lines, results.
 
 video mode   pass 1: every frame through the pipeline; then the official scoring writes results.json
-             pass 2: the source is read again and drawn with the video's own tracks and scores
+             pass 2: each frame is logged with the video's own tracks and scores and, if an overlay
+             is wanted, read again and drawn
 stream mode  one pass, causal: what is drawn is what was known at that frame; memory stays flat
+
+    decode, resize  ->  device, association, run lengths, log  ->  draw  ->  encode
+
+Each of these four has a thread, and a few frames wait between them.
 """
 
 from __future__ import annotations
@@ -13,7 +18,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
@@ -24,7 +29,8 @@ import numpy.typing as npt
 from openvis_rt.errors import InputError, OutputError, VideoError
 from openvis_rt.files import output_directory
 from openvis_rt.runtime.pipeline import Mode, Pipeline
-from openvis_rt.runtime.video.drawing import Drawer
+from openvis_rt.runtime.video.drawn import DrawnVideo
+from openvis_rt.runtime.video.encoders import Encoder, EncoderOptions, choose_encoder
 from openvis_rt.runtime.video.overlay import OverlayWriter
 from openvis_rt.runtime.video.reading import Frame, VideoSource, is_live, open_video
 from openvis_rt.runtime.video.results import (
@@ -37,6 +43,7 @@ from openvis_rt.runtime.video.results import (
 
 __all__ = ["RunOptions", "RunReport", "resolve_mode", "run_video"]
 
+_NO_IMAGE = np.empty((0, 0, 3), np.uint8)
 _OUTPUTS = frozenset({"overlay.mp4", "frames.jsonl", "results.json", "categories.json"})
 
 Progress = Callable[[str, int, int | None], None]
@@ -54,6 +61,7 @@ class RunOptions:
         allow_truncated: take what can be read of a damaged video.
         max_frames: stop after so many; None for all.
         overwrite: replace the output directory of an earlier run; no other one is replaced.
+        encoder: how the overlay is encoded.
     """
 
     video_id: int = 1
@@ -61,6 +69,7 @@ class RunOptions:
     allow_truncated: bool = False
     max_frames: int | None = None
     overwrite: bool = False
+    encoder: EncoderOptions = field(default_factory=EncoderOptions)
 
 
 @dataclass(frozen=True)
@@ -73,12 +82,13 @@ class RunReport:
         frames: how many were segmented.
         tracks: how many objects some frame shows.
         seconds: wall time of the pass that segments: reading and the pipeline, and in stream mode
-            drawing and writing.
+            drawing and writing, but for the last few frames', which come after.
         delay_frames: how many further frames a frame's result may have to wait for in stream mode:
             the rest of its window, and the windows that the device has ahead.
         delay_seconds: that in the video's time.
         outputs: the files that were written, by kind.
         warnings: what was told of this run and of its pipeline.
+        encoder: FFmpeg's name of the overlay's encoder; None without an overlay.
     """
 
     mode: Mode
@@ -90,6 +100,7 @@ class RunReport:
     delay_seconds: float
     outputs: dict[str, Path]
     warnings: list[str]
+    encoder: str | None = None
 
     @property
     def frames_per_second(self) -> float:
@@ -109,6 +120,7 @@ class RunReport:
             "delay_seconds": round(self.delay_seconds, 3),
             "outputs": {kind: str(path) for kind, path in self.outputs.items()},
             "warnings": self.warnings,
+            "encoder": self.encoder,
         }
 
 
@@ -150,6 +162,7 @@ def run_video(
     Raises:
         VideoError: the source cannot be read to its end.
         OutputError: ``output`` exists, holds the source, or cannot be written.
+        InputError, UnavailableError: the encoder, see :func:`.encoders.choose_encoder`.
     """
     options = options or RunOptions()
     mode = resolve_mode(pipeline.mode, source)
@@ -169,9 +182,12 @@ def run_video(
         pipeline.reset()
         stack.callback(pipeline.reset)
         with run.opened() as video:
+            encoder = None  # chosen before anything is computed
+            if options.overlay:
+                encoder = choose_encoder(options.encoder, video.width, video.height, video.fps)
             _explain_letterbox(pipeline, video, tell)
             write_categories(folder / "categories.json", pipeline.class_names)
-            found = run.stream(video) if mode == "stream" else run.whole(video)
+            found = run.stream(video, encoder) if mode == "stream" else run.whole(video, encoder)
             delay = pipeline.delay(_in_flight(video)) if mode == "stream" else 0
             delay_seconds = float(delay / video.fps)
         if not found.tracks:
@@ -187,6 +203,7 @@ def run_video(
         delay_seconds=delay_seconds,
         outputs=outputs,
         warnings=[*told, *pipeline.warnings],
+        encoder=None if encoder is None else encoder.name,
     )
 
 
@@ -214,74 +231,103 @@ class _Run:
     @contextmanager
     def opened(self) -> Iterator[VideoSource]:
         """The source, from its first frame on; its warnings are told when it is closed."""
-        with open_video(self.source, allow_truncated=self.options.allow_truncated) as video:
+        video = open_video(
+            self.source,
+            allow_truncated=self.options.allow_truncated,
+            prepare=self.pipeline.prepared,
+        )
+        with video:
             yield video
             for message in video.warnings:
                 self.tell(message)
 
-    def stream(self, video: VideoSource) -> _Found:
+    def stream(self, video: VideoSource, encoder: Encoder | None) -> _Found:
         """Draw and log each frame as soon as its result is known."""
         tracks: set[int] = set()
-        clock, drawer = _Clock(), Drawer()
-        with self.writers(video) as (log, overlay):
-            for image, result in self.segmented(video, clock):
+        clock = _Clock()
+        with self.writers(video, encoder) as (log, overlay):
+            for image, result in self.segmented(video, clock, images=overlay is not None):
                 log.write(result)
                 tracks.update(instance.track_id for instance in result.instances)
                 if overlay is not None:
-                    overlay.write(drawer.draw(image, result))
+                    overlay.write(image, result)
         return _Found(clock.frames, clock.seconds, len(tracks), self.pipeline.best)
 
-    def whole(self, video: VideoSource) -> _Found:
-        """Segment the video, score it as a whole, then read it again to draw and log it."""
+    def whole(self, video: VideoSource, encoder: Encoder | None) -> _Found:
+        """Segment the video, score it as a whole, then draw and log it."""
         clock = _Clock()
-        for _ in self.segmented(video, clock):
-            pass
+        times = [found.time for _, found in self.segmented(video, clock, images=False)]
         result = self.pipeline.finish()
         write_results(self.folder / "results.json", result.to_results(self.options.video_id))
-        shown = self.draw(result)
+        shown = self.draw(result, times, video, encoder)
         best = max(((i.score, i.name) for i in result.instances), default=(0.0, ""))
         return _Found(clock.frames, clock.seconds, len(shown), best)
 
-    def draw(self, result: VideoResult) -> set[int]:
+    def draw(
+        self,
+        result: VideoResult,
+        times: list[float | None],
+        video: VideoSource,
+        encoder: Encoder | None,
+    ) -> set[int]:
         """The second pass: every frame with the whole video's tracks and scores.
 
         Returns:
             the ids of the tracks that some frame shows.
         """
-        selection, drawer = self.pipeline.selection, Drawer()
+        selection = self.pipeline.selection
         tracks: set[int] = set()
-        again = open_video(self.source, allow_truncated=self.options.allow_truncated)
-        with again, self.writers(again) as (log, overlay):
-            for index, frame in enumerate(islice(again, result.frame_count)):
+        with ExitStack() as stack:
+            again: Iterator[Frame] = iter(())
+            if encoder is not None:
+                again = stack.enter_context(
+                    open_video(self.source, allow_truncated=self.options.allow_truncated)
+                )
+            log, overlay = stack.enter_context(self.writers(video, encoder))
+            for index, time in enumerate(times):
                 shown = result.frame(
-                    index, frame.time, threshold=selection.threshold, limit=selection.limit
+                    index, time, threshold=selection.threshold, limit=selection.limit
                 )
                 log.write(shown)
                 tracks.update(instance.track_id for instance in shown.instances)
                 if overlay is not None:
-                    overlay.write(drawer.draw(frame.image, shown))
+                    overlay.write(self._read_again(again, index).image, shown)
                 self.progress("drawing", index + 1, result.frame_count)
         return tracks
 
+    def _read_again(self, frames: Iterator[Frame], index: int) -> Frame:
+        if (frame := next(frames, None)) is None:
+            raise VideoError(
+                f"{self.source} ended after {index} frames when it was read again to be drawn: it "
+                "was changed meanwhile. Run once more, or with --no-overlay"
+            )
+        return frame
+
     def segmented(
-        self, video: VideoSource, clock: _Clock
+        self, video: VideoSource, clock: _Clock, *, images: bool
     ) -> Iterator[tuple[npt.NDArray[np.uint8], FrameResult]]:
-        """Every frame's image and its result, as soon as it is known."""
+        """Every frame's image and its result, as soon as it is known.
+
+        Args:
+            video: the source, at its first frame.
+            clock: counts the frames, and at the end their time.
+            images: give them; else every image is empty, and none is kept.
+        """
         most = self.options.max_frames
-        images: deque[npt.NDArray[np.uint8]] = deque()  # of the frames in flight
+        kept: deque[npt.NDArray[np.uint8]] = deque()  # of the frames in flight
         begin = time.perf_counter()
         with _stop_on_interrupt(enabled=video.live) as stopped:
 
             def frames() -> Iterator[Frame]:
                 for frame in islice(video, most):
-                    images.append(frame.image)
+                    kept.append(frame.image if images else _NO_IMAGE)
                     yield frame
                     if stopped.is_set():
                         break
 
             for result in self.pipeline.stream(frames(), in_flight=_in_flight(video)):
                 clock.frames += 1
-                yield images.popleft(), result
+                yield kept.popleft(), result
                 self.progress("segmenting", clock.frames, most or video.frame_count)
         clock.seconds = time.perf_counter() - begin
         if not clock.frames:
@@ -294,19 +340,23 @@ class _Run:
             )
 
     @contextmanager
-    def writers(self, video: VideoSource) -> Iterator[tuple[FrameLog, OverlayWriter | None]]:
+    def writers(
+        self, video: VideoSource, encoder: Encoder | None
+    ) -> Iterator[tuple[FrameLog, DrawnVideo | None]]:
         """The log and, if it is wanted, the overlay; what the latter warns of is told."""
         with ExitStack() as stack:
             log = stack.enter_context(FrameLog(self.folder / "frames.jsonl"))
-            overlay = None
-            if self.options.overlay:
-                audio = self.source if Path(self.source).is_file() else None
-                path = self.folder / "overlay.mp4"
-                overlay = stack.enter_context(
-                    OverlayWriter(path, video.width, video.height, video.fps, audio)
-                )
-            yield log, overlay
-            for message in overlay.warnings if overlay is not None else ():
+            if encoder is None:
+                yield log, None
+                return
+            audio = self.source if Path(self.source).is_file() else None
+            path = self.folder / "overlay.mp4"
+            writer = stack.enter_context(
+                OverlayWriter(path, video.width, video.height, video.fps, audio, encoder)
+            )
+            with DrawnVideo(writer) as overlay:
+                yield log, overlay
+            for message in writer.warnings:
                 self.tell(message)
 
 

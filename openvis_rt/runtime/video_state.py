@@ -163,8 +163,7 @@ class VideoState:
         if not self.waiting:
             return
         embeddings = self._next_embeddings(len(self.waiting))
-        images = [frame.image for frame in self.waiting]
-        slot = self._graphs.submit(images, self._letterbox, embeddings)
+        slot = self._graphs.submit(self.waiting, self._letterbox, embeddings)
         self._in_flight.append(_Window(tuple((f.index, f.time) for f in self.waiting), slot))
         self._submitted += len(self.waiting)
         self.waiting = []

@@ -506,6 +506,27 @@ def test_a_video_becomes_overlay_log_and_results(
     assert lines[0]["instances"]
 
 
+@pytest.mark.parametrize(
+    ("options", "code", "message"),
+    [
+        (("--encoder", "x266"), 2, "no encoder 'x266'"),
+        (("--encoder-preset", "quick"), 2, "no preset 'quick'"),
+        (("--encoder", "mpeg4", "--encoder-preset", "fast"), 2, "mpeg4 takes no preset"),
+        (("--encoder", "h264_videotoolbox"), 3, "h264_videotoolbox encodes no 180x120 video here"),
+    ],
+)
+@pytest.mark.skipif(sys.platform == "darwin", reason="VideoToolbox is there")
+def test_an_encoder_that_cannot_be_had_is_refused(
+    openvis, cached_bundle, small_video, tmp_path, options, code, message
+):
+    found, _, err = openvis(
+        "run", cached_bundle, small_video, "-o", tmp_path / "o", *WORDS, *options
+    )
+    assert found == code
+    assert message in " ".join(err.split())
+    assert not (tmp_path / "o").exists()
+
+
 def test_results_are_in_the_format_of_lv_vis(openvis, cached_bundle, small_video, tmp_path):
     output = tmp_path / "out"
     code, _, err = openvis(

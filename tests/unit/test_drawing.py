@@ -4,9 +4,18 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from PIL import Image, ImageDraw
 
-from openvis_rt.runtime.video.drawing import Drawer, Style, color_of, draw
-from openvis_rt.runtime.video.results import FrameResult, Instance, box_of, empty_rle, encode_masks
+from openvis_rt.runtime.video.drawing import Drawer, Style, color_of, draw, font_for
+from openvis_rt.runtime.video.labels import anchor_of, place_of
+from openvis_rt.runtime.video.results import (
+    FrameResult,
+    Instance,
+    box_of,
+    decode_mask,
+    empty_rle,
+    encode_masks,
+)
 
 HEIGHT, WIDTH = 240, 320
 GREY = np.full((HEIGHT, WIDTH, 3), 100, np.uint8)
@@ -219,3 +228,71 @@ def test_a_drawer_takes_the_colours_of_tracks_from_its_caller():
     )
     assert (picture == (10, 20, 200)).all(-1).any()  # of the label
     assert not (picture == color_of(1)).all(-1).any()
+
+
+# by the plain way
+
+
+def pasted(image: np.ndarray, result: FrameResult) -> np.ndarray:
+    """What Pillow makes of the same masks and labels, drawn straight onto the whole picture."""
+    canvas, style = Image.fromarray(image), Style().at(result.height)
+    anchors = {}
+    for found in sorted(result.instances, key=lambda found: -found.box[2] * found.box[3]):
+        left, top, width, height = found.box
+        mask = decode_mask(found.segmentation)
+        inside = np.pad(mask, 1)
+        for _ in range(style.contour):
+            inside[1:-1, 1:-1] &= (
+                np.roll(inside, 1, 0) & np.roll(inside, -1, 0) & np.roll(inside, 1, 1)
+                & np.roll(inside, -1, 1)
+            )[1:-1, 1:-1]  # fmt: skip
+        opacity = np.where(inside[1:-1, 1:-1], style.fill, 240 * mask).astype(np.uint8)
+        canvas.paste(color_of(found.track_id), None, Image.fromarray(opacity))
+        box = mask[top : top + height, left : left + width]
+        anchors[found.track_id] = anchor_of(box, (left, top), None)
+    taken = []
+    for found in sorted(result.instances, key=lambda found: found.track_id):
+        paste_label(canvas, found, anchors[found.track_id].foot, style.text, taken)
+    return np.array(canvas)
+
+
+def paste_label(canvas: Image.Image, found: Instance, foot, size: int, taken: list) -> None:
+    words = [found.name, f"#{found.track_id}", f"{found.score:.2f}"]
+    color, font = color_of(found.track_id), font_for("".join(words), size)
+    pad, gap = max(2, size // 4), max(5, size // 2)
+    widths = [round(font.getlength(word)) for word in words]
+    extent = (sum(widths) + 2 * gap + 2 * pad, round(size * 1.25) + pad)
+    taken.append(place_of(canvas.size, foot, extent, taken))
+    left, top, right, bottom = taken[-1]
+    pen = ImageDraw.Draw(canvas)
+    pen.rounded_rectangle((left, top, right - 1, bottom - 1), pad, fill=color)
+    ink = (0, 0, 0) if np.dot((0.299, 0.587, 0.114), color) > 130 else (255, 255, 255)
+    left += pad
+    for word, width in zip(words, widths, strict=True):
+        pen.text((left, (top + bottom) / 2), word, fill=ink, font=font, anchor="lm")
+        left += width + gap
+
+
+@pytest.mark.parametrize("height", [97, 240, 720])
+def test_the_picture_is_pillows_pixel_by_pixel(height):
+    rng = np.random.default_rng(height)
+    width = height * 4 // 3
+    image = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+    rows, columns = np.mgrid[:height, :width]
+    found = []
+    for number in range(6):  # which overlap, and reach over the edges
+        x, y, size = rng.uniform(0, width), rng.uniform(0, height), rng.uniform(0.1, 0.4) * height
+        mask = np.hypot(columns - x, rows - y) < size
+        mask &= rng.random(mask.shape) < 0.98  # holes, each with a contour
+        [rle] = encode_masks(mask[None].astype(np.uint8))
+        found.append(Instance(number, 1, f"class {number}", rng.random(), box_of(rle), rle))
+    result = FrameResult(0, 0.0, height, width, tuple(found))
+    np.testing.assert_array_equal(draw(image, result), pasted(image, result))
+
+
+def test_a_frame_is_painted_in_place_also_where_rows_lie_apart():
+    result = frame(instance(1, np.s_[80:160, 100:200]), instance(2, np.s_[0:240, 310:320]))
+    memory = np.full((3, HEIGHT, WIDTH + 32), 100, np.uint8)
+    Drawer().paint(tuple(memory[:, :, :WIDTH]), result)
+    np.testing.assert_array_equal(memory[:, :, :WIDTH].transpose(1, 2, 0), draw(GREY, result))
+    assert (memory[:, :, WIDTH:] == 100).all()

@@ -26,6 +26,7 @@ from openvis_rt.runtime.video.results import (
     VideoInstance,
     VideoResult,
     box_of,
+    decode_box,
     decode_mask,
     empty_rle,
     encode_masks,
@@ -369,3 +370,17 @@ def test_an_error_of_reading_inside_is_not_one_of_writing(tmp_path):
     with pytest.raises(FileNotFoundError, match="missing"):
         fail()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_box_is_decoded_without_the_rest():
+    rng = np.random.default_rng(3)
+    for density in (0.002, 0.3, 1.0):
+        mask = (rng.random((37, 53)) < density).astype(np.uint8)
+        mask[20, 30] = 1
+        [rle] = encode_masks(mask[None])
+        for box in (box_of(rle), (0, 0, 53, 37), (30, 20, 1, 1), (10, 5, 20, 31)):
+            left, top, width, height = box
+            found = decode_box(rle, box)
+            assert found.flags.c_contiguous
+            np.testing.assert_array_equal(found, mask[top : top + height, left : left + width])
+    assert not decode_box(empty_rle(37, 53), (10, 5, 20, 31)).any()

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFilter, ImageOps
 
 from openvis_rt.files import output_errors, output_file
-from openvis_rt.runtime.video.overlay import encode_frame, open_output, video_stream_of
+from openvis_rt.runtime.video.overlay import encode_image, open_output, video_stream_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -134,7 +134,7 @@ def write_sample_video(
             video.set_display_rotation(rotation)
         tone = _Tone(container) if audio else None
         for index, (image, _) in enumerate(frames):
-            encode_frame(container, video, np.ascontiguousarray(np.rot90(image, -turns)), index)
+            encode_image(container, video, np.ascontiguousarray(np.rot90(image, -turns)), index)
             if tone is not None:
                 tone.write_until(float((index + 1) / rate))
         container.mux(video.encode())

@@ -14,27 +14,62 @@ import numpy.typing as npt
 
 from openvis_rt.errors import OutputError
 from openvis_rt.files import output_errors, output_file
+from openvis_rt.runtime.video.encoders import Encoder, software_encoder
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from types import TracebackType
 
     from av.audio.stream import AudioStream
     from av.container import InputContainer, OutputContainer
     from av.packet import Packet
+    from av.video.frame import VideoFrame
     from av.video.stream import VideoStream
 
-__all__ = ["OverlayWriter", "encode_frame", "open_output", "video_stream_of"]
+__all__ = ["Canvas", "OverlayWriter", "encode_image", "open_output", "video_stream_of"]
 
 _SUFFIXES = (".mp4", ".mkv", ".mov")
-_BT709 = 1  # FFmpeg's number of the colour space, of its primaries and of its transfer curve
-_LIMITED_RANGE = 1
+
+Plane = npt.NDArray[np.uint8]
+
+
+class Canvas:
+    """A frame as planes, to be drawn into and then written by an :class:`OverlayWriter`.
+
+    Args:
+        image: uint8 [H, W, 3] RGB; it is copied.
+
+    Attributes:
+        planes: red, green and blue, uint8 [H, W] each, views of the frame's own memory.
+    """
+
+    def __init__(self, image: Plane) -> None:
+        height, width = image.shape[:2]
+        self._frame = _frame_of(image).reformat(format="gbrp", threads=1)
+        green, blue, red = (
+            np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)[
+                : self._frame.height
+            ]
+            for plane in self._frame.planes
+        )
+        self._whole = (red, green, blue)  # with the row and the column that fill an odd size
+        self.planes = (red[:height, :width], green[:height, :width], blue[:height, :width])
+
+    def frame(self) -> VideoFrame:
+        """The frame with what was drawn, of even size: its last row and column stand twice."""
+        height, width = self.planes[0].shape
+        for plane in self._whole:
+            if width % 2:
+                plane[:height, width] = plane[:height, width - 1]
+            if height % 2:
+                plane[height] = plane[height - 1]
+        return self._frame
 
 
 class OverlayWriter:
     """A video with a constant rate, and with the sound of the video that it was made from.
 
-    H.264 (MPEG-4 part 2 where PyAV was built without x264), 4:2:0, BT.709. Frame ``i`` is shown at
+    4:2:0, BT.709. Frame ``i`` is shown at
     ``i / fps``. Sound is copied as it is, up to the end of the pictures. The file takes its name
     when the ``with`` block ends well; after an error nothing new stands under that name.
 
@@ -44,6 +79,8 @@ class OverlayWriter:
         height: of the frames in pixels; one more row is written if it is odd.
         fps: frames a second.
         audio_from: the video file whose first sound track is copied; folders have none.
+        encoder: see :func:`~openvis_rt.runtime.video.encoders.choose_encoder`; None for H.264 by
+            x264 or, where PyAV was built without it, MPEG-4 part 2.
 
     Attributes:
         warnings: why sound is missing or ends early, if it does.
@@ -59,6 +96,7 @@ class OverlayWriter:
         height: int,
         fps: Fraction | float,
         audio_from: str | None = None,
+        encoder: Encoder | None = None,
     ) -> None:
         if path.suffix.lower() not in _SUFFIXES:
             raise OutputError(
@@ -68,7 +106,7 @@ class OverlayWriter:
         self.path, self.width, self.height = path, width, height
         self.fps = Fraction(fps).limit_denominator(1001)  # MPEG-4 allows no long fractions
         self.warnings: list[str] = []
-        self._audio_from = audio_from
+        self._audio_from, self._encoder = audio_from, encoder
         self._stack = ExitStack()
         self._container: OutputContainer | None = None
         self._video: VideoStream | None = None
@@ -80,7 +118,9 @@ class OverlayWriter:
             partial = stack.enter_context(output_file(self.path))
             with self._write_errors():
                 self._container = stack.enter_context(open_output(partial))
-                self._video = video_stream_of(self._container, self.width, self.height, self.fps)
+                self._video = video_stream_of(
+                    self._container, self.width, self.height, self.fps, self._encoder
+                )
                 if self._audio_from is not None:
                     self._audio = self._audio_copy(self._audio_from, self._container, stack)
             self._stack = stack.pop_all()
@@ -88,12 +128,22 @@ class OverlayWriter:
 
     def write(self, image: npt.NDArray[np.uint8]) -> None:
         """Append a frame, uint8 [height, width, 3] RGB."""
-        if self._container is None or self._video is None:
-            raise RuntimeError("OverlayWriter.write outside of its with block")
         if image.shape != (self.height, self.width, 3):
             raise ValueError(f"got an image {image.shape}, need {(self.height, self.width, 3)}")
+        self._append(lambda: _frame_of(image))
+
+    def write_canvas(self, canvas: Canvas) -> None:
+        """Append a frame that was drawn into, of the same size."""
+        shape = canvas.planes[0].shape
+        if shape != (self.height, self.width):
+            raise ValueError(f"got a canvas {shape}, need {(self.height, self.width)}")
+        self._append(canvas.frame)
+
+    def _append(self, frame: Callable[[], VideoFrame]) -> None:
+        if self._container is None or self._video is None:
+            raise RuntimeError("OverlayWriter.write outside of its with block")
         with self._write_errors():
-            encode_frame(self._container, self._video, image, self._count)
+            _encode(self._container, self._video, frame(), self._count)
             self._count += 1
             if self._audio is not None:
                 self._audio.copy_until(float(self._count / self.fps))
@@ -222,34 +272,40 @@ def open_output(path: Path) -> Iterator[OutputContainer]:
 
 
 def video_stream_of(
-    container: OutputContainer, width: int, height: int, fps: Fraction
+    container: OutputContainer,
+    width: int,
+    height: int,
+    fps: Fraction,
+    encoder: Encoder | None = None,
 ) -> VideoStream:
-    """A new video track of H.264 or, where PyAV lacks it, MPEG-4; odd sizes are rounded up."""
-    if "libx264" in av.codecs_available:
-        stream = container.add_stream(
-            "libx264", rate=fps, options={"preset": "veryfast", "crf": "20"}
-        )
-    else:
-        stream = container.add_stream("mpeg4", rate=fps)
-        stream.bit_rate = max(1_000_000, round(0.2 * width * height * fps))
-    stream.width, stream.height = width + width % 2, height + height % 2
-    stream.pix_fmt = "yuv420p"
-    context = stream.codec_context
-    context.colorspace = context.color_primaries = context.color_trc = _BT709
-    context.color_range = _LIMITED_RANGE
-    context.time_base = 1 / fps
-    return stream
+    """A new video track; odd sizes are rounded up; see :class:`OverlayWriter` for the encoder."""
+    return (encoder or software_encoder()).add_to(container, width, height, fps)
 
 
-def encode_frame(
+def encode_image(
     container: OutputContainer, stream: VideoStream, image: npt.NDArray[np.uint8], index: int
 ) -> None:
     """Encode uint8 [H, W, 3] RGB as frame ``index``; the last row and column fill odd sizes."""
+    _encode(container, stream, _frame_of(image), index)
+
+
+def _frame_of(image: npt.NDArray[np.uint8]) -> VideoFrame:
+    """The image's own memory as a frame or, where a side is odd, a larger copy."""
     height, width = image.shape[:2]
     if height % 2 or width % 2:
         image = np.pad(image, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
-    frame = av.VideoFrame.from_ndarray(image).reformat(
-        format="yuv420p", dst_colorspace="ITU709", dst_color_range="MPEG"
+    return av.VideoFrame.from_numpy_buffer(np.ascontiguousarray(image))
+
+
+def _encode(
+    container: OutputContainer, stream: VideoStream, picture: VideoFrame, index: int
+) -> None:
+    # one thread: a frame takes a millisecond, and FFmpeg's threads wait for a free core longer
+    frame = picture.reformat(
+        format=stream.codec_context.pix_fmt,
+        dst_colorspace="ITU709",
+        dst_color_range="MPEG",
+        threads=1,
     )
     frame.pts, frame.time_base = index, stream.codec_context.time_base
     container.mux(stream.encode(frame))

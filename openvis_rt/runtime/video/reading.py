@@ -13,6 +13,7 @@ import platform
 import queue
 import re
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -50,6 +51,9 @@ class Frame:
     image: npt.NDArray[np.uint8]
 
 
+Prepare = Callable[[Frame], Frame]
+
+
 class _Reader(Protocol):
     name: str
     fps: Fraction
@@ -69,7 +73,12 @@ def is_live(source: str) -> bool:
 
 
 def open_video(
-    source: str, *, allow_truncated: bool = False, queue_size: int = 4, ahead: bool = True
+    source: str,
+    *,
+    allow_truncated: bool = False,
+    queue_size: int = 4,
+    ahead: bool = True,
+    prepare: Prepare = lambda frame: frame,
 ) -> VideoSource:
     """Open a video and decode its first frame.
 
@@ -81,6 +90,8 @@ def open_video(
         queue_size: frames decoded ahead of the consumer; at least 1.
         ahead: decode in a thread of its own. Else each frame is decoded when it is asked for, in
             the caller's thread, whose time it takes: for measuring.
+        prepare: is called with each frame in the thread that decodes it, and gives the frame that
+            is handed out; such as :meth:`Pipeline.prepared`.
 
     Raises:
         VideoError: there is nothing at ``source`` that can be decoded.
@@ -93,7 +104,13 @@ def open_video(
         raise VideoError(
             f"{source} cannot be read: {exc.strerror or exc}. Give a source that you may read."
         ) from exc
-    return VideoSource(reader, allow_truncated=allow_truncated, queue_size=queue_size, ahead=ahead)
+    return VideoSource(
+        reader,
+        allow_truncated=allow_truncated,
+        queue_size=queue_size,
+        ahead=ahead,
+        prepare=prepare,
+    )
 
 
 def open_images(name: str, paths: list[Path]) -> VideoSource:
@@ -134,13 +151,19 @@ class VideoSource:
     """
 
     def __init__(
-        self, reader: _Reader, *, allow_truncated: bool, queue_size: int, ahead: bool = True
+        self,
+        reader: _Reader,
+        *,
+        allow_truncated: bool,
+        queue_size: int,
+        ahead: bool = True,
+        prepare: Prepare = lambda frame: frame,
     ) -> None:
         self.name, self.fps, self.frame_count = reader.name, reader.fps, reader.frame_count
         self.live = reader.live
         self.warnings: list[str] = []
         self._reader = reader
-        self._allow_truncated, self._ahead = allow_truncated, ahead
+        self._allow_truncated, self._ahead, self._prepare = allow_truncated, ahead, prepare
         self._frames = self._checked_frames()
         self._queue: queue.Queue[Frame | None] = queue.Queue(queue_size)
         self._stopped = threading.Event()
@@ -225,7 +248,7 @@ class VideoSource:
                 shape = shape or image.shape
                 if image.shape != shape:
                     raise VideoError(_size_message(self.name, count, image.shape, shape))
-                yield Frame(count, time, image)
+                yield self._prepare(Frame(count, time, image))
                 count += 1
         except DamagedError as exc:
             if count == 0:

@@ -1,0 +1,66 @@
+"""Drawing and encoding the frames of a video, each in a thread of its own."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from types import TracebackType
+
+import numpy as np
+import numpy.typing as npt
+
+from openvis_rt.runtime.stages import Stage
+from openvis_rt.runtime.video.drawing import Drawer
+from openvis_rt.runtime.video.overlay import Canvas, OverlayWriter
+from openvis_rt.runtime.video.results import FrameResult
+
+__all__ = ["DrawnVideo"]
+
+_Pair = tuple[npt.NDArray[np.uint8], FrameResult]
+
+
+class DrawnVideo:
+    """Draws frames and writes them, a few frames behind its caller; use it in a ``with`` block.
+
+    The block ends when every frame is written; after an error nothing is written any longer.
+
+    Args:
+        writer: open; it is only used within the block, and stays open.
+    """
+
+    def __init__(self, writer: OverlayWriter) -> None:
+        self._drawer, self._stack = Drawer(), ExitStack()
+        self._encode = Stage("encode overlay", writer.write_canvas)
+        self._draw = Stage("draw overlay", self._drawn)
+
+    def __enter__(self) -> DrawnVideo:
+        with ExitStack() as stack:
+            stack.enter_context(self._encode)
+            stack.enter_context(self._draw)  # ends first, so that its last frame is encoded
+            self._stack = stack.pop_all()
+        return self
+
+    def write(self, image: npt.NDArray[np.uint8], result: FrameResult) -> None:
+        """Append a frame.
+
+        Args:
+            image: uint8 [H, W, 3] RGB; it is read later, so its caller changes it no more.
+            result: its objects.
+
+        Raises:
+            OutputError: an earlier frame could not be written.
+        """
+        self._draw.put((image, result))
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stack.__exit__(kind, error, trace)
+
+    def _drawn(self, pair: _Pair) -> None:
+        image, result = pair
+        canvas = Canvas(image)
+        self._drawer.paint(canvas.planes, result)
+        self._encode.put(canvas)
