@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from openvis_rt.runtime.video.drawing import Drawer, Style, color_of, draw
-from openvis_rt.runtime.video.results import FrameResult, Instance, box_of, empty_rle, encode_masks
+from openvis_rt.runtime.video.results import FrameResult, Instance
+from openvis_rt.runtime.video.run_lengths import box_of, empty_rle, encode_masks
 
 HEIGHT, WIDTH = 240, 320
 GREY = np.full((HEIGHT, WIDTH, 3), 100, np.uint8)

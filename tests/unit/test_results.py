@@ -25,13 +25,10 @@ from openvis_rt.runtime.video.results import (
     Instance,
     VideoInstance,
     VideoResult,
-    box_of,
-    decode_mask,
-    empty_rle,
-    encode_masks,
     write_categories,
     write_results,
 )
+from openvis_rt.runtime.video.run_lengths import box_of, decode_mask, empty_rle, encode_masks
 
 
 def reference(mask: np.ndarray) -> dict[str, object]:
