@@ -81,6 +81,8 @@ def run_lengths(rows: Image8, width: int) -> RunLengths:
         width: of the masks in pixels.
     """
     count, height, _ = rows.shape
+    if not count:
+        return join([], height, width)
     pixels = height * width
     edges = _edges(rows, width)
     last = np.searchsorted(edges, pixels * np.arange(1, count + 1)) + np.arange(count)
