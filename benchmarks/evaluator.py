@@ -28,7 +28,7 @@ import numpy as np
 from variants import size
 
 from openvis_rt.evaluation.metrics import evaluate
-from openvis_rt.runtime.video.results import encode_masks
+from openvis_rt.runtime.video.run_lengths import encode_masks
 
 SHAPES = 400  # different masks, from which all tracks are made
 

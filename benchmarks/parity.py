@@ -42,7 +42,8 @@ from openvis_rt.runtime.options import TrackingOptions
 from openvis_rt.runtime.pipeline import Pipeline
 from openvis_rt.runtime.tracking.association import TemporalTopK
 from openvis_rt.runtime.tracking.scoring import FrameProbabilities, merge_synonyms
-from openvis_rt.runtime.video.results import VideoInstance, decode_mask
+from openvis_rt.runtime.video.results import VideoInstance
+from openvis_rt.runtime.video.run_lengths import decode_mask
 
 
 def torch_rows(ref: Reference, model: clip_vis.ClipVis) -> Iterator[Row]:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as coco
 
-from openvis_rt.runtime.video.results import encode_masks
+from openvis_rt.runtime.video.run_lengths import encode_masks
 
 
 @dataclass

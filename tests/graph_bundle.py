@@ -114,8 +114,7 @@ def masks_model(frames=1):
             make("Shape", ["chosen"], ["leading"], start=0, end=2),
             make("Concat", ["leading", "frame_size"], ["sizes"], axis=0),
             make("Resize", ["picture", "", "", "sizes"], ["large"], mode="linear"),
-            make("Greater", ["large", "zero"], ["bits"]),
-            make("Cast", ["bits"], ["masks"], to=TensorProto.UINT8),
+            make("Greater", ["large", "zero"], ["masks"]),
         ],
         [
             info("mask_logits", TensorProto.FLOAT, [10, frames, *NETWORK_SIZE]),
@@ -123,7 +122,7 @@ def masks_model(frames=1):
             info("picture_size", TensorProto.INT64, [2]),
             info("frame_size", TensorProto.INT64, [2]),
         ],
-        [info("masks", TensorProto.UINT8, ["n", frames, "Hs", "Ws"])],
+        [info("masks", TensorProto.BOOL, ["n", frames, "Hs", "Ws"])],
         {
             "starts": np.zeros(2, np.int64),
             "axes": np.array([2, 3], np.int64),
@@ -251,7 +250,7 @@ def write_bundle(path, half=None, source_size=None, window_length=1, **models):
 
 
 def spec_of(name, model):
-    """The graph's tensors as its file has them."""
+    """The graph's tensors as its file has them; masks, bool there, as sessions give them."""
     defaults = {tensor.name for tensor in model.graph.initializer}
     inputs = [value for value in model.graph.input if value.name not in defaults]
     overridable = [value for value in model.graph.input if value.name in defaults]
@@ -262,6 +261,8 @@ def spec_of(name, model):
 def _tensor_spec(value):
     kind = value.type.tensor_type
     shape = tuple(d.dim_param or d.dim_value for d in kind.shape.dim)
+    if value.name == "masks":
+        return TensorSpec("masks", "uint8", (*shape[:-1], "Wb"))
     return TensorSpec(value.name, helper.tensor_dtype_to_np_dtype(kind.elem_type).name, shape)
 
 

@@ -132,8 +132,7 @@ def masks_int8_model():
     """The masks themselves, at whatever size."""
     nodes = [
         helper.make_node("Gather", ["mask_logits", "selected"], ["chosen"], axis=0),
-        helper.make_node("Greater", ["chosen", "zero"], ["bits"]),
-        helper.make_node("Cast", ["bits"], ["masks"], to=TensorProto.UINT8),
+        helper.make_node("Greater", ["chosen", "zero"], ["masks"]),
     ]
     graph = helper.make_graph(
         nodes,
@@ -142,7 +141,7 @@ def masks_int8_model():
             info("mask_logits", TensorProto.FLOAT, [10, 1, 6, 8]),
             info("selected", TensorProto.INT64, ["n"]),
         ],
-        [info("masks", TensorProto.UINT8, ["n", 1, 6, 8])],
+        [info("masks", TensorProto.BOOL, ["n", 1, "Hs", "Ws"])],
         [numpy_helper.from_array(np.float32(0), "zero")],
     )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)

@@ -190,7 +190,8 @@ class ZeroSession:
             if tensor.name in self.values:
                 known |= dict(zip(tensor.shape, self.values[tensor.name].shape, strict=True))
         if "frame_size" in self.values:
-            known |= dict(zip(("Hs", "Ws"), self.values["frame_size"].tolist(), strict=True))
+            height, width = self.values["frame_size"].tolist()
+            known |= {"Hs": height, "Wb": -(-width // 8)}
         return known
 
     def close(self):

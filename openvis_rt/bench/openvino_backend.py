@@ -14,7 +14,7 @@ import numpy as np
 
 from openvis_rt.bundle.bundle import Bundle
 from openvis_rt.errors import BackendError, DependencyError, InputError
-from openvis_rt.runtime.backends.base import Array, Session, check_shape, check_value
+from openvis_rt.runtime.backends.base import Array, Session, check_shape, check_value, fetched_value
 from openvis_rt.systems.graphs import INT8_FP32, GraphSpec
 
 __all__ = ["OpenVino", "OpenVinoSession"]
@@ -146,9 +146,8 @@ class OpenVinoSession:
     def fetch(self, name: str, slot: int = 0) -> Array:
         """See :class:`Session`."""
         del slot
-        wanted = next(t.dtype for t in self.spec.outputs if t.name == name)
-        value: Array = np.array(self._request.get_tensor(name).data).astype(wanted, copy=False)
-        return value
+        tensor = next(t for t in self.spec.outputs if t.name == name)
+        return fetched_value(tensor, np.array(self._request.get_tensor(name).data))
 
     def close(self) -> None:
         """See :class:`Session`."""

@@ -10,7 +10,7 @@ from openvis_rt.systems.system import Score, Tracker
 
 __all__ = ["SCHEMA", "FileEntry", "GraphFile", "Manifest", "Preprocess"]
 
-SCHEMA = "4.0"
+SCHEMA = "5.0"
 """Major and minor version of the manifest. A new field that older readers may pass over raises the
 minor version; anything else raises the major one."""
 

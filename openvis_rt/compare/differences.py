@@ -30,6 +30,7 @@ __all__ = [
     "is_mask",
     "largest_error",
     "mask_ious",
+    "mask_pixels",
     "sqnr",
 ]
 
@@ -155,8 +156,15 @@ def difference(
 
 
 def is_mask(value: Array) -> bool:
-    """Whether an output is a mask of bits."""
+    """Whether an output is a mask of bits: bool, or packed rows."""
     return value.dtype in (np.bool_, np.uint8)
+
+
+def mask_pixels(value: Array) -> npt.NDArray[np.bool_]:
+    """The pixels of a mask; those of packed rows, uint8 [..., B], are [..., 8 B]."""
+    if value.dtype == np.bool_:
+        return value.astype(np.bool_, copy=False)
+    return np.unpackbits(value.astype(np.uint8, copy=False), axis=-1).astype(np.bool_)
 
 
 def differing_share(output: str, found: Array, wanted: Array, pixels: int) -> float | None:
@@ -171,7 +179,7 @@ def differing_share(output: str, found: Array, wanted: Array, pixels: int) -> fl
         None for an output that is neither, and has a signal-to-noise ratio instead.
     """
     if is_mask(wanted):
-        return _mean_error(found, wanted)
+        return float((mask_pixels(found) != mask_pixels(wanted)).mean())
     if output in ("mask_area", "mask_mass"):  # sums over thresholded pixels
         return _mean_error(found, wanted) / pixels
     return None

@@ -17,7 +17,8 @@ from PIL import Image, ImageDraw
 from openvis_rt.files import output_errors, output_file
 from openvis_rt.runtime.video.drawing import RGB, Drawer, Style, font_for
 from openvis_rt.runtime.video.overlay import OverlayWriter
-from openvis_rt.runtime.video.results import FrameResult, box_of, encode_masks
+from openvis_rt.runtime.video.results import FrameResult
+from openvis_rt.runtime.video.run_lengths import box_of, encode_masks
 
 __all__ = ["Panel", "write_contact_sheet", "write_side_by_side"]
 

@@ -17,7 +17,8 @@ import numpy.typing as npt
 from PIL import Image
 
 from openvis_rt.files import output_errors
-from openvis_rt.runtime.video.results import FrameResult, Instance, box_of, encode_masks
+from openvis_rt.runtime.video.results import FrameResult, Instance
+from openvis_rt.runtime.video.run_lengths import box_of, encode_masks
 from openvis_rt.training.world import World, WorldVideo
 from openvis_rt.training.world_categories import CATEGORIES
 from openvis_rt.training.world_files import track_entries

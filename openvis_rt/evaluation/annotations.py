@@ -14,7 +14,7 @@ from openvis_rt.errors import InputError
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from openvis_rt.runtime.video.results import RLE
+    from openvis_rt.runtime.video.run_lengths import RLE
 
 __all__ = ["Annotations", "Category", "Format", "Track", "Video"]
 

@@ -21,7 +21,7 @@ from pycocotools import mask as coco
 from openvis_rt.errors import InputError
 
 if TYPE_CHECKING:
-    from openvis_rt.runtime.video.results import RLE
+    from openvis_rt.runtime.video.run_lengths import RLE
 
 __all__ = ["areas_of", "rle_from_json", "shared_pixels"]
 

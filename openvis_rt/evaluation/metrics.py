@@ -34,7 +34,7 @@ from openvis_rt.evaluation.results_files import Prediction, predictions_from, re
 from openvis_rt.evaluation.rules import BURST, YTVIS, Rules
 
 if TYPE_CHECKING:
-    from openvis_rt.runtime.video.results import RLE
+    from openvis_rt.runtime.video.run_lengths import RLE
 
 __all__ = ["Evaluation", "TruthGroup", "evaluate"]
 

@@ -26,7 +26,7 @@ from openvis_rt.evaluation.masks import areas_of, rle_from_json
 from openvis_rt.runtime.video.results import write_results
 
 if TYPE_CHECKING:
-    from openvis_rt.runtime.video.results import RLE
+    from openvis_rt.runtime.video.run_lengths import RLE
 
 __all__ = ["Prediction", "predictions_from", "read_entries", "write_official_results"]
 

@@ -1,11 +1,15 @@
 """The `masks` graph, written by hand: it is a few nodes, and its output size is an input.
 
     mask_logits [N, T, h, w] --Gather(selected)--> [n, T, h, w]
-      --bilinear--> padded size --crop--> network size --bilinear--> source size -- > 0 --> uint8
+      --bilinear--> padded size --crop--> network size --bilinear--> source size -- > 0 --> bool
 
 as `sem_seg_postprocess` of the public evaluation does it. ``frame_size`` is an initializer that is
 also an input: ONNX Runtime lets the caller override it, TensorRT takes its value as a constant. The
 same in PyTorch is :class:`openvis_rt.models.masks.Masks`.
+
+Eight pixels become a byte after it: on the host, where ONNX Runtime computes on the CPU, since
+numpy takes 0.4 ms for eight masks of 1920x1080 and the fastest operators 6 ms; in the engines by
+:mod:`openvis_rt.engines.rewrites.packing`, so that an eighth goes over the bus.
 """
 
 from __future__ import annotations
@@ -45,6 +49,7 @@ def masks_graph(
         "zero": np.zeros((), np.float32),
         "frame_size": np.array(frame_size, np.int64),
     }
+    _, frames, *_ = spec.inputs[0].shape
     resize = {"mode": "linear", "coordinate_transformation_mode": "half_pixel"}
     nodes = [
         helper.make_node("Gather", ["mask_logits", "selected"], ["chosen"], axis=0),
@@ -57,8 +62,7 @@ def masks_graph(
             "Slice", ["padded", "crop_starts", "picture_size", "crop_axes"], ["picture"]
         ),
         helper.make_node("Resize", ["picture", "", "", "frame_shape"], ["full"], **resize),
-        helper.make_node("Greater", ["full", "zero"], ["inside"]),
-        helper.make_node("Cast", ["inside"], ["masks"], to=TensorProto.UINT8),
+        helper.make_node("Greater", ["full", "zero"], ["masks"]),
     ]
     graph = helper.make_graph(
         nodes,
@@ -73,7 +77,7 @@ def masks_graph(
                 for t in spec.overridable
             ),
         ],
-        [helper.make_tensor_value_info("masks", TensorProto.UINT8, list(spec.outputs[0].shape))],
+        [helper.make_tensor_value_info("masks", TensorProto.BOOL, ["n", frames, "Hs", "Ws"])],
         [numpy_helper.from_array(v, k) for k, v in constants.items()],
     )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)

@@ -6,7 +6,6 @@ frame, to the source's frame, > 0.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -33,10 +32,10 @@ class Masks(nn.Module):
         self.frame_size = frame_size
 
     def forward(self, mask_logits: Tensor, selected: Tensor) -> Tensor:
-        """Logits float32 [N, T, h, w] and indices int64 [n] to uint8 [n, T, Hs, Ws]."""
+        """Logits float32 [N, T, h, w] and indices int64 [n] to bool [n, T, Hs, Ws]."""
         height, width = self.network_size
         padded = _bilinear(mask_logits[selected], self.padded_size)
-        return (_bilinear(padded[..., :height, :width], self.frame_size) > 0).to(torch.uint8)
+        return _bilinear(padded[..., :height, :width], self.frame_size) > 0
 
 
 def _bilinear(x: Tensor, size: tuple[int, int]) -> Tensor:

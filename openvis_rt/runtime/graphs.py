@@ -7,7 +7,7 @@
       queries, object logits, area                             tokens, class scores
                   '------------------------> the host <---------------------'
                                                 |
-                               selected queries --masks--> bit masks
+                               selected queries --masks--> masks, a bit a pixel
 
 Which input reads which graph's tensor follows from their names
 (:func:`openvis_rt.systems.graphs.bindings`), and what the host reads is marked in the specs.
@@ -171,14 +171,15 @@ class Graphs:
         return out
 
     def masks(self, queries: Ints, slot: int) -> Iterator[Image8]:
-        """Masks of some queries at the source's size, one query after the other.
+        """Masks of some queries at the source's size, some queries at a time.
 
         Args:
             queries: their numbers, int64 [n].
             slot: of their window, collected and not yet submitted again.
 
         Yields:
-            uint8 [T, Hs, Ws] of 0 and 1; it is the caller's own.
+            of the next n queries uint8 [n, T, Hs, ceil(Ws / 8)], eight pixels of a row a byte, as
+            ``np.packbits`` has them; it is the caller's own.
         """
         session = self._sessions["masks"]
         for start in range(0, len(queries), self._masks_per_run):
@@ -186,8 +187,8 @@ class Graphs:
                 session.write("selected", queries[start : start + self._masks_per_run], slot)
                 session.run(slot)
             with self.timed("wait"):
-                found = np.asarray(session.fetch("masks", slot), np.uint8)  # [n, T, Hs, Ws]
-            yield from found
+                rows = np.asarray(session.fetch("masks", slot), np.uint8)
+            yield rows
 
     def close(self) -> None:
         """Close the sessions, those first that read others."""

@@ -25,15 +25,14 @@ from openvis_rt.runtime.options import Selection
 from openvis_rt.runtime.preprocessing import Letterbox
 from openvis_rt.runtime.tracking.rules import Matcher, Scores
 from openvis_rt.runtime.video.reading import Frame
-from openvis_rt.runtime.video.results import (
+from openvis_rt.runtime.video.results import FrameResult, Instance, VideoInstance, VideoResult
+from openvis_rt.runtime.video.run_lengths import (
     RLE,
-    FrameResult,
-    Instance,
-    VideoInstance,
-    VideoResult,
+    RunLengths,
     box_of,
     empty_rle,
-    encode_masks,
+    join,
+    run_lengths,
 )
 
 __all__ = ["VideoState"]
@@ -60,6 +59,26 @@ class _Window:
 
     frames: tuple[tuple[int, float | None], ...]
     slot: int
+
+
+@dataclass(frozen=True, slots=True)
+class _WindowMasks:
+    """Masks of some tracks in every frame of a window.
+
+    Attributes:
+        places: int16 [N], of each track the place among those that have masks, or -1.
+        length: frames T of the window.
+        runs: the masks, T of each track.
+    """
+
+    places: npt.NDArray[np.int16]
+    length: int
+    runs: RunLengths
+
+    def of(self, track: int, t: int) -> RLE | None:
+        """The mask of a track in the window's frame ``t``; None if it has none."""
+        place = int(self.places[track])
+        return None if place < 0 else self.runs[place * self.length + t]
 
 
 class VideoState:
@@ -101,7 +120,7 @@ class VideoState:
         self._matcher, self._selection, self._new_scores = matcher, selection, new_scores
         self._classifier, self._scores = classifier, new_scores(classifier)
         self._given_embeddings = image_embeddings
-        self._kept: list[list[RLE]] = []  # run lengths of every track, a frame
+        self._kept: list[_WindowMasks] = []
         self.waiting: list[Frame] = []
         self._in_flight: deque[_Window] = deque()
         self._submitted = self._collected = 0  # frames
@@ -192,19 +211,16 @@ class VideoState:
                 chosen = self._choose(visible)
         shown = np.array(sorted(set().union(*chosen)), np.int64)
         tracks = np.flatnonzero(visible.any(1)) if self._keeps else shown
-        found: dict[int, list[RLE]] = {}
-        masks = graphs.masks(order[tracks].astype(np.int64), window.slot)
-        for track, mask in zip(tracks.tolist(), masks, strict=True):
-            with graphs.timed("masks"):
-                found[track] = encode_masks(mask)
+        masks = self._masks(tracks, order, window)
         if self._keeps:
-            self._keep(found, len(window.frames), len(order))
+            self._kept.append(masks)
         self._collected += len(window.frames)
         self._torn = False
-        return [
-            self._frame_result(frame, chosen[t], {track: found[track][t] for track in chosen[t]})
-            for t, frame in enumerate(window.frames)
-        ]
+        with graphs.timed("masks"):
+            return [
+                self._frame_result(frame, chosen[t], masks, t)
+                for t, frame in enumerate(window.frames)
+            ]
 
     def discard(self) -> None:
         """Forget frames that wait and windows in flight, which become no part of the video."""
@@ -216,6 +232,8 @@ class VideoState:
         """The whole video by the official scoring, ``detections`` instances at most."""
         height, width = self._letterbox.source
         empty, names = empty_rle(height, width), self._classifier.names
+        found = self._scores.detections(detections)
+        masks = {d.track: self._masks_of(d.track, empty) for d in found}  # some have many classes
         instances = tuple(
             VideoInstance(
                 d.track,
@@ -223,13 +241,13 @@ class VideoState:
                 names[d.category],
                 d.score,
                 tuple(
-                    kept[d.track] if shown else empty
-                    for kept, shown in zip(self._kept, d.shown, strict=True)
+                    mask if shown else empty
+                    for mask, shown in zip(masks[d.track], d.shown, strict=True)
                 ),
             )
-            for d in self._scores.detections(detections)
+            for d in found
         )
-        return VideoResult(height, width, len(self._kept), instances)
+        return VideoResult(height, width, self._collected, instances)
 
     def close(self) -> None:
         """Drop what is kept."""
@@ -271,21 +289,36 @@ class VideoState:
             if scores[t] >= self._selection.threshold and scores[t] > 0
         }
 
-    def _keep(self, found: dict[int, list[RLE]], frames: int, tracks: int) -> None:
-        none = [empty_rle(*self._letterbox.source)] * frames
-        masks = [found.get(track, none) for track in range(tracks)]
-        self._kept += [[of_track[t] for of_track in masks] for t in range(frames)]
+    def _masks(self, tracks: Ints, order: Ints, window: _Window) -> _WindowMasks:
+        """Make the masks of some tracks, which have the queries ``order`` in this window."""
+        graphs, (height, width) = self._graphs, self._letterbox.source
+        runs = []
+        for rows in graphs.masks(order[tracks].astype(np.int64), window.slot):
+            with graphs.timed("masks"):
+                runs.append(run_lengths(rows.reshape(-1, *rows.shape[2:]), width))
+        places = np.full(len(order), -1, np.int16)
+        places[tracks] = np.arange(len(tracks))
+        return _WindowMasks(places, len(window.frames), join(runs, height, width))
+
+    def _masks_of(self, track: int, empty: RLE) -> list[RLE]:
+        """The kept masks of a track, a frame; ``empty`` where it had none."""
+        return [
+            empty if (rle := masks.of(track, t)) is None else rle
+            for masks in self._kept
+            for t in range(masks.length)
+        ]
 
     def _frame_result(
         self,
         frame: tuple[int, float | None],
         chosen: dict[int, tuple[int, float]],
-        masks: dict[int, RLE],
+        masks: _WindowMasks,
+        t: int,
     ) -> FrameResult:
         names = self._classifier.names
         instances: Iterable[Instance] = (
-            Instance(track, category + 1, names[category], score, box, masks[track])
+            Instance(track, category + 1, names[category], score, box, rle)
             for track, (category, score) in chosen.items()
-            if (box := box_of(masks[track]))[2] > 0
+            if (rle := masks.of(track, t)) is not None and (box := box_of(rle))[2] > 0
         )
         return FrameResult(*frame, *self._letterbox.source, tuple(instances))

@@ -18,6 +18,7 @@ its numbers.
     B       prompts, dynamic
     n       selected queries, dynamic
     Hs, Ws  the source frame's size, the overridable `frame_size` of `masks`
+    Wb      bytes of a row of a mask: ceil(Ws / 8)
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ __all__ = [
     "masks_per_run",
 ]
 
-DYNAMIC_AXES = frozenset({"K", "B", "n", "T", "Hs", "Ws"})
+DYNAMIC_AXES = frozenset({"K", "B", "n", "T", "Hs", "Wb"})
 """Symbols that may stay symbols in an exported graph; of these, T is a number but for windows."""
 
 PRECISIONS = ("fp32", "fp16")
@@ -190,7 +191,12 @@ MASKS = GraphSpec(
     ),
     (
         TensorSpec(
-            "masks", "uint8", ("n", "T", "Hs", "Ws"), "1 is the instance, else 0", fetched=True
+            "masks",
+            "uint8",
+            ("n", "T", "Hs", "Wb"),
+            "eight pixels of a row, the first one the highest bit; 1 is the instance, and bits "
+            "beyond Ws are 0. The ONNX file gives bool [n, T, Hs, Ws]",
+            fetched=True,
         ),
     ),
     (

@@ -20,7 +20,7 @@ from PIL import Image
 
 from openvis_rt.errors import InputError
 from openvis_rt.files import output_directory
-from openvis_rt.runtime.video.results import box_of, encode_masks
+from openvis_rt.runtime.video.run_lengths import box_of, encode_masks
 from openvis_rt.training.world_categories import BASE, CATEGORIES, NOVEL
 
 if TYPE_CHECKING:

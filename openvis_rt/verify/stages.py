@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from openvis_rt.bundle.bundle import Bundle
-from openvis_rt.compare.differences import grid_pixels, sqnr
+from openvis_rt.compare.differences import grid_pixels, mask_pixels, sqnr
 from openvis_rt.runtime.backends.base import Backend
 from openvis_rt.runtime.text import TextEmbedder
 from openvis_rt.verify.checks import Check, check_equal, check_masks, check_output, gates_of
@@ -134,7 +134,7 @@ def _checks_of(
             value = sample_of(value)
         yield check_output(contender, call.graph, call.point, name, value, wanted, gates, pixels)
         if call.graph == "masks":
-            ours, theirs = value.astype(np.bool_), wanted.astype(np.bool_)
+            ours, theirs = mask_pixels(value), mask_pixels(wanted)
             yield check_masks(contender, call.graph, call.point, ours, theirs, gates)
     if call.masks is not None and found["mask_logits"].shape == call.outputs["mask_logits"].shape:
         theirs = reference.value(call.masks).astype(np.bool_)

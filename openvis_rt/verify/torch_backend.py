@@ -19,7 +19,7 @@ from openvis_rt.bundle.bundle import Bundle
 from openvis_rt.errors import BackendError, InputError
 from openvis_rt.export.graph_module import graph_modules
 from openvis_rt.models.network import Network
-from openvis_rt.runtime.backends.base import Array, Session, check_shape, check_value
+from openvis_rt.runtime.backends.base import Array, Session, check_shape, check_value, fetched_value
 from openvis_rt.systems.graphs import GraphSpec
 
 __all__ = ["TorchBackend", "TorchSession"]
@@ -191,8 +191,8 @@ class TorchSession:
     def fetch(self, name: str, slot: int = 0) -> Array:
         """To the host, in the contract's type."""
         del slot
-        wanted = next(t.dtype for t in self.spec.outputs if t.name == name)
-        value: Array = self._outputs[name].cpu().numpy().astype(wanted)
+        tensor = next(t for t in self.spec.outputs if t.name == name)
+        value = np.array(fetched_value(tensor, self._outputs[name].cpu().numpy()))
         self._count()
         self._watch(self.spec.name, name, value)
         return value

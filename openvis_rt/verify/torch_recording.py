@@ -375,7 +375,10 @@ class _Recording:
     def _kept(self, key: str, value: Array) -> Value:
         """Put an output among the arrays: bits, a sample of many numbers, or all of few."""
         shape, dtype = value.shape, str(value.dtype)
-        if dtype in ("bool", "uint8"):
+        if dtype == "uint8":  # masks, which are packed already
+            self.arrays[key] = value
+            return Value("whole", key, dtype, shape)
+        if dtype == "bool":
             self.arrays[key] = packed(value)
             return Value("bits", key, dtype, shape)
         kept = sample_of(value)

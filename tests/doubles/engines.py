@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import sysconfig
 
+import onnx
 from doubles.tensorrt_double import VERSIONS, Plan
 
 from openvis_rt.engines.plan import LIBRARY_DEFAULTS, Sidecar, plan_path, sidecar_path
+from openvis_rt.engines.rewrites.packing import gives_masks, pack_masks
 from openvis_rt.runtime.options import Selection
 from openvis_rt.runtime.video.generated import sample_frames
 
@@ -33,7 +35,7 @@ def plan_of(bundle, graph, kind, precision="fp32", inspected=None, **changes):
     inputs = (*spec.inputs, *spec.overridable)
     fields = {
         "kind": kind,
-        "onnx": str(bundle.graph_path(graph, precision)),
+        "onnx": str(_file_of(bundle, graph, precision)),
         "precision": inspected or bundle.graph(graph, precision).precision,
         "inputs": {t.name: (t.dtype, t.shape) for t in inputs},
         "outputs": {t.name: (t.dtype, t.shape) for t in spec.outputs},
@@ -42,6 +44,18 @@ def plan_of(bundle, graph, kind, precision="fp32", inspected=None, **changes):
         "symbols": {"frame_size": ("Hs", "Ws")} if values else {},
     }
     return Plan(**{**fields, **changes})
+
+
+def _file_of(bundle, graph, precision):
+    """What a build compiles: the bundle's file, but that masks are packed."""
+    path = bundle.graph_path(graph, precision)
+    model = onnx.load(str(path), load_external_data=False)
+    if not gives_masks(model):
+        return path
+    packed = bundle.path / "engines" / "packed" / path.name
+    packed.parent.mkdir(parents=True, exist_ok=True)
+    onnx.save(pack_masks(model), str(packed))
+    return packed
 
 
 def write_plan(bundle, graph, kind="tensorrt", data=None, precision="fp32", **changes):

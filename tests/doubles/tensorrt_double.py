@@ -497,6 +497,8 @@ class Context:
         for name, symbols in plan.symbols.items():
             if name in self._values:
                 sizes |= dict(zip(symbols, self._values[name].tolist(), strict=True))
+        if "Ws" in sizes:
+            sizes["Wb"] = -(-sizes["Ws"] // 8)  # bytes of a packed row
         return sizes
 
     def _twofold(self) -> dict[str, set[int]]:

@@ -425,7 +425,7 @@ def test_auto_runs_on_the_engines_and_falls_back_where_there_are_none(
 
 
 def test_an_engine_for_one_size_of_video_has_it_built_in(use, changeable, frames):
-    shapes = {"masks": ("uint8", ("n", 1, 60, 90))}  # as the parser of the library finds them
+    shapes = {"masks": ("uint8", ("n", 1, 60, 12))}  # as the parser of the library finds them
     inputs = {t.name: (t.dtype, t.shape) for t in changeable.graph("masks").spec.inputs}
     write_plan(changeable, "masks", inputs=inputs, outputs=shapes, shape_values={}, symbols={})
     use()

@@ -461,7 +461,7 @@ def test_a_value_written_later_takes_the_place_of_what_was_bound(sessions, windo
     bound = masks.fetch("masks")
     masks.write("mask_logits", np.full((10, 2, *NETWORK_SIZE), -1, np.float32))
     masks.run()
-    assert masks.fetch("masks").shape == (3, 2, *NETWORK_SIZE)
+    assert masks.fetch("masks").shape == (3, 2, 24, 4)
     assert not masks.fetch("masks").any()
     masks.bind("mask_logits", propose, "mask_logits")
     masks.run()

@@ -13,7 +13,8 @@ import sys
 import pytest
 
 from openvis_rt.runtime.video.reading import open_video
-from openvis_rt.runtime.video.results import decode_mask, read_frame_log
+from openvis_rt.runtime.video.results import read_frame_log
+from openvis_rt.runtime.video.run_lengths import decode_mask
 from openvis_rt.training.world import World, write_dataset
 
 MODELS = ("clip-vis-mini", "instformer-mini", "ovformer-mini")

@@ -31,7 +31,7 @@ from openvis_rt.cli.main import app
 from openvis_rt.export import bundle as bundle_export
 from openvis_rt.models import clip_vis
 from openvis_rt.runtime.video.generated import write_sample_video
-from openvis_rt.runtime.video.results import decode_mask
+from openvis_rt.runtime.video.run_lengths import decode_mask
 from openvis_rt.systems import VARIANTS
 
 MODEL = VARIANT.name

@@ -28,15 +28,8 @@ from openvis_rt.evaluation.metrics import evaluate
 from openvis_rt.evaluation.sources import annotated_frames
 from openvis_rt.runtime.video.drawing import color_of
 from openvis_rt.runtime.video.reading import open_video
-from openvis_rt.runtime.video.results import (
-    FrameResult,
-    Instance,
-    box_of,
-    decode_mask,
-    empty_rle,
-    encode_masks,
-    read_frame_log,
-)
+from openvis_rt.runtime.video.results import FrameResult, Instance, read_frame_log
+from openvis_rt.runtime.video.run_lengths import box_of, decode_mask, empty_rle, encode_masks
 from openvis_rt.training.world import World
 from openvis_rt.training.world_categories import ATTRIBUTES, CATEGORIES, SHAPES
 

@@ -8,14 +8,8 @@ from PIL import Image, ImageDraw
 
 from openvis_rt.runtime.video.drawing import Drawer, Style, color_of, draw, font_for
 from openvis_rt.runtime.video.labels import anchor_of, place_of
-from openvis_rt.runtime.video.results import (
-    FrameResult,
-    Instance,
-    box_of,
-    decode_mask,
-    empty_rle,
-    encode_masks,
-)
+from openvis_rt.runtime.video.results import FrameResult, Instance
+from openvis_rt.runtime.video.run_lengths import box_of, decode_mask, empty_rle, encode_masks
 
 HEIGHT, WIDTH = 240, 320
 GREY = np.full((HEIGHT, WIDTH, 3), 100, np.uint8)

@@ -50,6 +50,7 @@ from openvis_rt.engines.plan import (
     find_plan,
     plan_folder,
 )
+from openvis_rt.engines.rewrites.packing import pack_masks
 from openvis_rt.engines.rewrites.rewrite import rewrite, without_defaults
 from openvis_rt.errors import (
     BundleError,
@@ -110,15 +111,16 @@ def test_dynamic_rows_get_a_profile(tmp_path):
 
 
 def test_sizes_with_defaults_are_constants(tmp_path):
-    built = compiled(tmp_path, masks_model())
+    built = compiled(tmp_path, pack_masks(masks_model()))
     assert [spec.name for spec in built.inputs] == ["mask_logits", "selected"]
     assert built.inputs[1] == TensorSpec("selected", "int64", ("n",))
-    assert built.outputs == (TensorSpec("masks", "uint8", ("?", 1, 20, 30)),)
+    assert built.outputs == (TensorSpec("masks", "uint8", ("?", 1, 20, 4)),)
     assert "RESIZE" in built.layers
 
 
 def test_sizes_without_defaults_are_inputs_with_their_ranges(tmp_path):
-    built = compiled(tmp_path, without_defaults(masks_model(), SIZES), shape_values=SIZES)
+    model = pack_masks(without_defaults(masks_model(), SIZES))
+    built = compiled(tmp_path, model, shape_values=SIZES)
     assert built.inputs[2:] == (
         TensorSpec("picture_size", "int64", (2,)),
         TensorSpec("frame_size", "int64", (2,)),
@@ -406,7 +408,7 @@ def test_sizes_are_inputs_unless_the_bundle_is_for_one_size(tmp_path):
     fixed = write_bundle(tmp_path / "one", source_size=(20, 30), masks=masks_model())
     (one_size,) = build_rtx(fixed)
     assert one_size.sidecar.shape_values == {}
-    assert one_size.sidecar.outputs[0].shape == ("?", 1, 20, 30)
+    assert one_size.sidecar.outputs[0].shape == ("?", 1, 20, 4)
 
 
 def test_limits_are_kept_and_other_limits_are_another_build(tmp_path):

@@ -42,7 +42,8 @@ from openvis_rt.models.instformer import default_config
 from openvis_rt.runtime.backends.onnxruntime import OnnxRuntime
 from openvis_rt.runtime.pipeline import Pipeline
 from openvis_rt.runtime.tracking.scoring import object_probability
-from openvis_rt.runtime.video.results import VideoInstance, VideoResult, empty_rle
+from openvis_rt.runtime.video.results import VideoInstance, VideoResult
+from openvis_rt.runtime.video.run_lengths import empty_rle
 from openvis_rt.systems import SYSTEMS, VARIANTS
 from openvis_rt.systems.graphs import masks_per_run
 from openvis_rt.training.segmentation import live_norms

@@ -25,13 +25,17 @@ from openvis_rt.runtime.video.results import (
     Instance,
     VideoInstance,
     VideoResult,
+    write_categories,
+    write_results,
+)
+from openvis_rt.runtime.video.run_lengths import (
     box_of,
     decode_box,
     decode_mask,
     empty_rle,
     encode_masks,
-    write_categories,
-    write_results,
+    join,
+    run_lengths,
 )
 
 
@@ -62,7 +66,9 @@ def two_objects() -> tuple[np.ndarray, FrameResult]:
 
 
 @pytest.mark.parametrize("density", [0.0, 0.01, 0.5, 0.99, 1.0])
-@pytest.mark.parametrize("size", [(1, 1), (1, 9), (9, 1), (17, 23), (64, 40)])
+@pytest.mark.parametrize(
+    "size", [(1, 1), (1, 9), (9, 1), (17, 23), (64, 40), *((5, width) for width in range(1, 18))]
+)
 def test_encoding_equals_pycocotools(density, size):
     rng = np.random.default_rng(0)
     masks = (rng.random((5, *size)) < density).astype(np.uint8)
@@ -90,6 +96,33 @@ def test_encoding_at_the_borders(area):
     mask = np.zeros((8, 9), np.uint8)
     mask[area] = 1
     assert encode_masks(mask[None]) == [reference(mask)]
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 300), (300, 1), (7, 8), (16, 17), (33, 64)])
+def test_masks_of_all_kinds_side_by_side(size):
+    """Numbers of one mask never reach into the next one's."""
+    y, x = np.indices(size)
+    board = ((x + y) % 2).astype(np.uint8)
+    whole = np.ones(size, np.uint8)
+    masks = np.stack([whole, 0 * whole, board, 1 - board, whole, x % 2, y % 2, 0 * whole])
+    masks = masks.astype(np.uint8)
+    found = run_lengths(np.packbits(masks, axis=-1), size[1])
+    assert list(found) == [reference(mask) for mask in masks]
+    assert [found[index] for index in (5, 0)] == [reference(masks[5]), reference(masks[0])]
+    again = join([found, run_lengths(np.packbits(masks[2:3], axis=-1), size[1]), found], *size)
+    assert list(again) == [*found, reference(board), *found]
+    assert len(join([], *size)) == 0
+
+
+def test_long_runs_in_large_masks():
+    """Numbers of up to five letters, of both signs."""
+    rng = np.random.default_rng(2)
+    for height, width in ((2000, 3001), (1, 70000), (70000, 1)):
+        ends = np.sort(rng.integers(0, height * width, (4, 6)), axis=1)
+        places = np.arange(height * width)
+        masks = [np.searchsorted(e, places, "right").reshape(width, height).T % 2 for e in ends]
+        masks = np.stack(masks).astype(np.uint8)
+        assert encode_masks(masks) == [reference(mask) for mask in masks]
 
 
 def test_decoding_of_runs_longer_than_a_column():

@@ -257,12 +257,14 @@ def test_a_mirrored_mask_is_found(faulty):
 
 
 def test_masks_that_are_transposed_on_the_host_are_found(sound, monkeypatch):
-    encode = video_state.encode_masks
-    monkeypatch.setattr(
-        video_state,
-        "encode_masks",
-        lambda masks: encode(np.ascontiguousarray(masks.swapaxes(1, 2)).reshape(masks.shape)),
-    )
+    encode = video_state.run_lengths
+
+    def transposed(rows, width):
+        masks = np.unpackbits(rows, axis=-1, count=width)
+        turned = np.ascontiguousarray(masks.swapaxes(1, 2)).reshape(masks.shape)
+        return encode(np.packbits(turned, axis=-1), width)
+
+    monkeypatch.setattr(video_state, "run_lengths", transposed)
     first = departs(sound, video=True)
     assert first.stage == "video"
     report = verify_bundle(sound, backends=["onnxruntime"])

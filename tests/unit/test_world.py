@@ -15,7 +15,7 @@ from openvis_rt.evaluation.annotation_files import read_annotations
 from openvis_rt.evaluation.metrics import evaluate
 from openvis_rt.evaluation.sources import annotated_frames
 from openvis_rt.evaluation.splits import read_split
-from openvis_rt.runtime.video.results import decode_mask
+from openvis_rt.runtime.video.run_lengths import decode_mask
 from openvis_rt.training import world as world_module
 from openvis_rt.training.world import World, write_dataset
 from openvis_rt.training.world_categories import (

@@ -1,8 +1,9 @@
-"""The ONNX file that TensorRT compiles: the bundle's own, with two things rewritten.
+"""The ONNX file that TensorRT compiles: the bundle's own, with three things rewritten.
 
 GridSample becomes gathers, see :mod:`openvis_rt.engines.rewrites.grid_sample`. Initializers that a
 caller of ONNX Runtime may override lose their default: TensorRT would take them for constants, and
 without it they are inputs whose values are sizes, so one engine serves videos of every size.
+Masks are packed before they go over the bus, see :mod:`openvis_rt.engines.rewrites.packing`.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import onnx
 
 from openvis_rt.engines.rewrites.grid_sample import find_grid_samples, replace_grid_sample
 from openvis_rt.engines.rewrites.grid_sample_check import check_grid_samples, random_inputs
+from openvis_rt.engines.rewrites.packing import gives_masks, pack_masks
 
 __all__ = ["Rewritten", "rewrite", "without_defaults"]
 
@@ -54,12 +56,12 @@ def rewrite(
         DependencyError: onnxruntime is not installed.
     """
     sites, error = find_grid_samples(model), None
-    if not sites and not inputs:
+    if not sites and not inputs and not gives_masks(model):
         return Rewritten(None, 0, None)
     if sites and verify:
         runs = [random_inputs(model.graph, numbers) for numbers in _apart(model.graph, sizes)]
         error = check_grid_samples(model, *runs)
-    result = replace_grid_sample(without_defaults(model, inputs))
+    result = pack_masks(replace_grid_sample(without_defaults(model, inputs)))
     return Rewritten(result, len(sites), error)
 
 

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from openvis_rt.bundle.bundle import Bundle
 from openvis_rt.errors import InputError
-from openvis_rt.systems.graphs import GraphSpec
+from openvis_rt.systems.graphs import GraphSpec, TensorSpec
 
 __all__ = [
     "Array",
@@ -175,6 +175,17 @@ class Backend(Protocol):
 
     def close(self) -> None:
         """Give the device back, after every session is closed."""
+
+
+def fetched_value(tensor: TensorSpec, value: Array) -> Array:
+    """An output as a session gives it, of what an ONNX file or a module computes.
+
+    The masks, which are bool there, are packed: ``np.packbits`` of each row. Engines do it by
+    themselves.
+    """
+    if value.dtype == np.bool_ and tensor.dtype == "uint8":
+        return np.packbits(value.astype(np.bool_, copy=False), axis=-1)
+    return value.astype(tensor.dtype, copy=False)
 
 
 def check_value(spec: GraphSpec, name: str, value: Array) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 
 from openvis_rt.bundle.bundle import Bundle
 from openvis_rt.errors import BackendError, BundleError, DependencyError, InputError
-from openvis_rt.runtime.backends.base import Array, Session, check_value, check_view
+from openvis_rt.runtime.backends.base import Array, Session, check_value, check_view, fetched_value
 from openvis_rt.systems.graphs import INT8, INT8_FP32, GraphSpec, TensorSpec
 
 __all__ = ["OnnxRuntime", "OnnxRuntimeSession"]
@@ -246,9 +246,8 @@ class OnnxRuntimeSession:
             raise InputError(f"graph {self.spec.name!r} was never run, to fetch {name!r} from")
         if self._device == "cpu" and name in self._hosts:
             return self._hosts[name].copy()
-        names = [t.name for t in self.spec.outputs]
-        out: Array = self._binding.get_outputs()[names.index(name)].numpy()
-        return out
+        index = [t.name for t in self.spec.outputs].index(name)
+        return fetched_value(self.spec.outputs[index], self._binding.get_outputs()[index].numpy())
 
     def close(self) -> None:
         """See :class:`Session`."""

@@ -26,7 +26,8 @@ from openvis_rt.runtime.video.labels import (
     label_of,
     place_of,
 )
-from openvis_rt.runtime.video.results import FrameResult, decode_box
+from openvis_rt.runtime.video.results import FrameResult
+from openvis_rt.runtime.video.run_lengths import decode_box
 
 __all__ = ["RGB", "Drawer", "Planes", "Style", "color_of", "draw", "font_for"]
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TextIO, TypedDict
+from typing import TYPE_CHECKING, Any, TextIO
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,7 @@ from pycocotools import mask as coco
 
 from openvis_rt.errors import DependencyError, InputError
 from openvis_rt.files import output_errors, output_file
+from openvis_rt.runtime.video.run_lengths import RLE, box_of, decode_mask
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -33,22 +34,11 @@ __all__ = [
     "Instance",
     "VideoInstance",
     "VideoResult",
-    "box_of",
-    "decode_box",
     "decode_mask",
-    "empty_rle",
-    "encode_masks",
     "read_frame_log",
     "write_categories",
     "write_results",
 ]
-
-
-class RLE(TypedDict):
-    """A mask as COCO compressed run lengths."""
-
-    size: list[int]  # [H, W] in pixels
-    counts: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,97 +228,6 @@ class VideoResult:
             }
             for instance in self.instances
         ]
-
-
-def encode_masks(masks: npt.NDArray[np.uint8]) -> list[RLE]:
-    """Run lengths of ``masks`` (uint8 [n, H, W] of 0 and 1), equal to ``pycocotools.mask.encode``.
-
-    ``pycocotools`` wants column-major arrays, and turning whole frames costs most of its time. Here
-    only the columns that an object covers are turned, and numpy finds the ends of their runs.
-    """
-    return [_encode(mask) for mask in masks]
-
-
-def decode_mask(rle: RLE) -> npt.NDArray[np.uint8]:
-    """The mask as uint8 [H, W] of 0 and 1, C-contiguous; equal to ``pycocotools.mask.decode``.
-
-    That function warns on each call under numpy 2, and takes twice the time.
-    """
-    height, width = rle["size"]
-    counts = _counts(rle["counts"])  # of zeros, ones, zeros, ...
-    values = (np.arange(len(counts)) % 2).astype(np.uint8)
-    columns = np.repeat(values, counts).reshape(width, height)
-    left = int(counts[0]) // height
-    right = width - (int(counts[-1]) // height if len(counts) % 2 else 0)
-    mask = np.zeros((height, width), np.uint8)
-    mask[:, left:right] = columns[left:right].T  # turning the empty columns, too, takes longer
-    return mask
-
-
-def decode_box(rle: RLE, box: tuple[int, int, int, int]) -> npt.NDArray[np.uint8]:
-    """The part of :func:`decode_mask` within a box, without making the rest.
-
-    Args:
-        rle: of the whole frame.
-        box: x, y, width, height in pixels, within the frame.
-
-    Returns:
-        uint8 [height, width] of 0 and 1, C-contiguous.
-    """
-    (left, top, width, height), rows = box, rle["size"][0]
-    ends = _counts(rle["counts"]).cumsum().clip(left * rows, (left + width) * rows)
-    values = (np.arange(len(ends)) % 2).astype(np.uint8)
-    columns = np.repeat(values, np.diff(ends, prepend=left * rows)).reshape(width, rows)
-    return np.ascontiguousarray(columns[:, top : top + height].T)
-
-
-def empty_rle(height: int, width: int) -> RLE:
-    """Run lengths of a mask without a pixel."""
-    return _compress([height * width], height, width)
-
-
-def box_of(rle: RLE) -> tuple[int, int, int, int]:
-    """The tight box x, y, width, height of a mask in pixels; zeros if it is empty."""
-    x, y, width, height = (int(value) for value in coco.toBbox(rle))
-    return x, y, width, height
-
-
-def _encode(mask: npt.NDArray[np.uint8]) -> RLE:
-    height, width = mask.shape
-    columns = np.flatnonzero(np.bitwise_or.reduce(mask, axis=0))
-    if columns.size == 0:
-        return empty_rle(height, width)
-    left, right = int(columns[0]), int(columns[-1]) + 1
-    # a zero on either side makes each run have a beginning and an end
-    pixels = np.zeros((right - left) * height + 2, np.bool_)
-    pixels[1:-1].reshape(right - left, height)[:] = mask[:, left:right].T
-    edges = np.flatnonzero(pixels[1:] != pixels[:-1]) + left * height
-    ends = edges if edges[-1] == height * width else np.append(edges, height * width)
-    return _compress(np.diff(ends, prepend=0).tolist(), height, width)
-
-
-def _counts(text: str) -> npt.NDArray[np.int64]:
-    """The run lengths in COCO's text: ``rleFrString`` of cocoapi's ``common/maskApi.c``.
-
-    Each letter less 48 holds five bits of a number, low ones first, and the bit 32 if more follow;
-    the bit 16 of a number's last letter is its sign. From the fourth number on, a number is the
-    difference to the one two before.
-    """
-    letters = np.frombuffer(text.encode("ascii"), np.uint8).astype(np.int64) - 48
-    last = (letters & 32) == 0
-    first = np.concatenate(([0], np.flatnonzero(last)[:-1] + 1))
-    place = np.arange(len(letters)) - np.repeat(first, np.diff(np.append(first, len(letters))))
-    numbers = np.add.reduceat((letters & 31) << 5 * place, first)
-    negative = (letters[last] & 16) != 0
-    numbers[negative] -= 32 << 5 * place[last][negative]
-    numbers[1::2] = np.cumsum(numbers[1::2])
-    numbers[2::2] = np.cumsum(numbers[2::2])
-    return numbers
-
-
-def _compress(counts: list[int], height: int, width: int) -> RLE:
-    [rle] = coco.frPyObjects([{"size": [height, width], "counts": counts}], height, width)
-    return {"size": [height, width], "counts": rle["counts"].decode()}
 
 
 class FrameLog:
