@@ -132,7 +132,9 @@ class ClipResNet(ClipBackbone):
 
         token_i = W_c softmax_p( q . k_p / sqrt(d) + bias_i,p ) v_p + b_c
 
-    An instance without a pixel gets b_c alone.
+    The query being one for all pixels, q . (W_k x_p + b_k) = (W_k^T q) . x_p + q . b_k is computed
+    with the projection at the query, one row in place of one for each pixel; q . b_k is the same
+    for all pixels, and softmax does not see it. An instance without a pixel gets b_c alone.
     """
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
@@ -153,13 +155,15 @@ class ClipResNet(ClipBackbone):
         side = int((table.shape[0] - 1) ** 0.5)
         grid = table[1:].T.reshape(1, -1, side, side)
         grid = F.interpolate(grid, size=(height, width), mode="bilinear", align_corners=False)
-        keys = (dense + grid).flatten(2)[0].T  # [P, Cf]
+        pixels = (dense + grid).flatten(2)[0]  # [Cf, P]
         query = dense.mean(dim=(2, 3)) + table[:1]  # [1, Cf]
-        q, k, v = (
+        q, v = (
             proj(x).unflatten(-1, (head.num_heads, -1)).transpose(0, 1)  # [heads, ., d]
-            for proj, x in ((head.q_proj, query), (head.k_proj, keys), (head.v_proj, keys))
+            for proj, x in ((head.q_proj, query), (head.v_proj, pixels.T))
         )
-        logits = (q * q.shape[-1] ** -0.5) @ k.transpose(1, 2)  # [heads, 1, P]
+        keyed = head.k_proj.weight.unflatten(0, (head.num_heads, -1))  # [heads, d, Cf]
+        q = (q * q.shape[-1] ** -0.5) @ keyed  # [heads, 1, Cf]
+        logits = (q[:, 0] @ pixels)[:, None]  # [heads, 1, P]
         flat = mask.flatten(1)
         weights = (logits + (~flat).to(logits.dtype) * BLOCKED).softmax(-1)  # [heads, N, P]
         seen = flat.any(dim=1, keepdim=True).to(logits.dtype)
