@@ -15,6 +15,8 @@ from openvis_rt.systems.graphs import INT8, INT8_FP32, GraphSpec, TensorSpec
 __all__ = ["OnnxRuntime", "OnnxRuntimeSession"]
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+_SLOWER = {"cpu": ["SkipLayerNormFusion"], "cuda": []}
+"""Fusions that cost time: the CPU has a slower kernel for a normed sum than for sum and norm."""
 
 
 class OnnxRuntime:
@@ -122,7 +124,12 @@ class OnnxRuntimeSession:
         if threads is not None:
             options.intra_op_num_threads = threads
         try:
-            self._session = ort.InferenceSession(path, options, providers=[_PROVIDERS[device]])
+            self._session = ort.InferenceSession(
+                path,
+                options,
+                providers=[_PROVIDERS[device]],
+                disabled_optimizers=_SLOWER[device],
+            )
         except Exception as exc:  # its exceptions share no base of their own
             raise BundleError(
                 f"ONNX Runtime {ort.__version__} cannot load {path}: {exc}. The file may be "
