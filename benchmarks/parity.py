@@ -79,10 +79,17 @@ def _decoder_rows(
     mask_features = ref["pixel_decoder/mask_features"]
     for index in range(decoder.layers):
         query = ref[f"dec/{index}/query"][:, :1].transpose(0, 1)
-        logits = decoder.mask_logits(query, mask_features)
+        logits, level = decoder.mask_logits(query, mask_features), levels[index % 3]
         if f"dec/{index}/masks" in ref.arrays:
             yield row(f"decoder {index} mask logits", logits, ref[f"dec/{index}/masks"])
-        found = decoder.layer(index, query, levels[index % 3], logits)
+        public = F.interpolate(logits, level.shape[-2:], mode="bilinear", align_corners=False)
+        small = decoder.mask_logits(query, decoder.features_at(mask_features, level))
+        yield row(f"decoder {index} mask logits at the level", small, public)
+        flipped = public.abs()[(small < 0) != (public.sigmoid() < 0.5)]
+        largest = float(flipped.max() / public.abs().max()) if flipped.numel() else 0.0
+        yield Row(f"decoder {index} largest logit of a flipped bit", largest, STAGE)
+        # with the public order's bits: one that rounding flips is no error of the layer
+        found = decoder.layer(index, query, level, public)
         wanted = ref[f"dec/{index + 1}/query"][:, :1].transpose(0, 1)
         yield row(f"decoder layer {index + 1}", found, wanted)
     for index in range(decoder.layers + 1):

@@ -80,6 +80,7 @@ def _decoder_rows(
     """The second window through the decoder, from the reference's memory."""
     decoder = model.network.predictor
     query = decoder.first_queries(mask_features)
+    small = [decoder.features_at(mask_features, level) for level in levels]
     for index in range(decoder.layers):
         if f"win1/aux{index}/pred_logits" in ref.arrays:
             normed = decoder.decoder_norm(query)[0]
@@ -90,7 +91,7 @@ def _decoder_rows(
             objects = decoder.object_embed(normed)
             wanted = ref[f"win1/aux{index}/pred_object_logits"][0]
             yield row(f"window 2 object logits after {index} layers", objects, wanted)
-        masks = decoder.mask_logits(query, mask_features)
+        masks = decoder.mask_logits(query, small[index % 3])
         query = decoder.layer(index, query, levels[index % 3], masks)
     yield row("window 2 queries", decoder.decoder_norm(query), ref["win1/pred_embds"])
     masks = decoder.mask_logits(query, mask_features)

@@ -14,7 +14,6 @@ from importlib.metadata import PackageNotFoundError, version
 import onnx
 
 from openvis_rt.bundle.bundle import Bundle, GraphFile
-from openvis_rt.calib.cpu_rewrites import cpu_rewritten
 from openvis_rt.calib.placement import place
 from openvis_rt.calib.qdq import activations_of, quantised, refuse_quantised
 from openvis_rt.calib.qdq_cpu import cpu_activations_of, cpu_quantised
@@ -110,7 +109,8 @@ def int8_graphs(
         spec = bundle.graph(name, "fp32").spec
         if INT8_FP32 in precisions:
             known = {n: t.limits(method) for n, t in ranges.tensors.items() if t.largest}
-            wide = cpu_rewritten(cpu_quantised(model, _recorded(view, ranges), known))
+            wide = cpu_quantised(model, _recorded(view, ranges), known)
+            wide = onnx.shape_inference.infer_shapes(wide)
             file = GraphFile(f"{name}.{INT8_FP32}.onnx", INT8_FP32, spec)
             facts: dict[str, object] = {"int8": {"method": method}}
             yield INT8_FP32, Int8Graph(name, _described(wide, model, file, facts), file)

@@ -88,9 +88,9 @@ def _query_decoder(view: GraphView) -> set[int]:
     features = _source(view, view.nodes[product].input[1])
     factors = {features}
     queue = [features]
-    while queue:  # what only moves them
+    while queue:  # what only moves them, or brings them to a level's size
         for index in view.consumers.get(queue.pop(), []):
-            if view.nodes[index].op_type in MOVES:
+            if view.nodes[index].op_type in MOVES | {"Resize"}:
                 queue += [name for name in view.nodes[index].output if name not in factors]
                 factors.update(view.nodes[index].output)
     products = [

@@ -19,7 +19,7 @@ def random_inputs(spec: GraphSpec, seed: int) -> dict[str, Array]:
     colour, tokens are phrases, text embeddings have length 1, and the first mask has no pixel.
     """
     rng = np.random.default_rng(seed)
-    lengths = {"K": 7, "B": 5, "n": 4, "T": 2}  # not the lengths that were traced
+    lengths = {"K": 7, "B": 5, "L": 32, "n": 4, "T": 2}  # not the lengths that were traced
     out: dict[str, Array] = {}
     for tensor in spec.inputs:
         shape = [d if isinstance(d, int) else lengths[d] for d in tensor.shape]

@@ -19,12 +19,14 @@ from torch.export import Dim
 
 from openvis_rt.export.graph_module import example_inputs
 from openvis_rt.records import json_from_record
-from openvis_rt.systems.graphs import DYNAMIC_AXES, GraphSpec, TensorSpec
+from openvis_rt.systems.graphs import CONTEXT_LENGTH, DYNAMIC_AXES, GraphSpec, TensorSpec
 
 __all__ = ["OPSET", "add_metadata", "onnx_from_module"]
 
 OPSET = 18
 """GridSample is 4-D, and older TensorRT parsers know it."""
+
+_LARGEST = {"L": CONTEXT_LENGTH}  # of dynamic axes that have a table of that length
 
 _TABLE = 64 << 20  # bytes: a position table of a 4K frame
 
@@ -93,7 +95,7 @@ def _name_in_module(node: onnx.NodeProto) -> str:
 
 def _dynamic_shape(tensor: TensorSpec) -> dict[int, Any]:
     return {
-        axis: Dim(symbol, min=1)
+        axis: Dim(symbol, min=1, max=_LARGEST.get(symbol))
         for axis, symbol in enumerate(tensor.shape)
         if isinstance(symbol, str) and symbol in DYNAMIC_AXES
     }

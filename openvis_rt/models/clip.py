@@ -17,21 +17,22 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from openvis_rt.models.attention import BLOCKED
+from openvis_rt.models.clip_blocks import block_after, rows_after
+from openvis_rt.systems.graphs import CONTEXT_LENGTH
 from openvis_rt.systems.system import Variant
 
 __all__ = [
-    "CONTEXT_LENGTH",
     "EOT",
     "ClipBackbone",
     "ClipConvNeXt",
     "ClipResNet",
     "clip_backbone",
+    "encode_image",
     "encode_text",
     "open_clip_model",
     "picture_side",
 ]
 
-CONTEXT_LENGTH = 77
 EOT = 49407
 """Token that ends a phrase; CLIP reads the phrase's embedding there."""
 
@@ -78,22 +79,48 @@ class ClipBackbone(nn.Module):
 def encode_text(clip: Any, tokens: Tensor) -> Tensor:
     """Embeddings of token sequences, read at the end-of-text token.
 
+    A token never sees a later one, so what follows the end of a phrase is of no account: rows that
+    are cut behind the longest phrase have the same embeddings as those of 77.
+
     Args:
         clip: open_clip's model.
-        tokens: int64 [B, L], L = 77; or fewer, for the same embeddings of phrases that end by then.
+        tokens: int64 [B, L], L <= 77, each row with one end.
 
     Returns:
         float32 [B, D], not normalised.
     """
-    length, places = tokens.shape[1], clip.positional_embedding
-    if length < CONTEXT_LENGTH:
-        places = places[:length]
+    length, side = tokens.shape[1], CONTEXT_LENGTH
     # the causal mask is finite here; CLIP's own buffer holds infinities
-    ones = torch.ones(length, length, device=tokens.device)
-    x = clip.token_embedding(tokens) + places
-    x = clip.ln_final(clip.transformer(x, attn_mask=torch.triu(ones, diagonal=1) * BLOCKED))
-    at_end = (tokens == EOT).to(x.dtype)
-    out: Tensor = (at_end[:, None] @ x)[:, 0] @ clip.text_projection
+    causal = torch.triu(torch.ones(side, side, device=tokens.device), diagonal=1) * BLOCKED
+    causal = causal[:length, :length]
+    x = clip.token_embedding(tokens) + clip.positional_embedding[:length]
+    *blocks, last = clip.transformer.resblocks
+    for block in blocks:
+        x = block_after(block, x, causal)
+    at_end = (tokens == EOT).to(x.dtype)[:, None]  # [B, 1, L]
+    x = rows_after(last, at_end @ x, x, (at_end @ causal)[:, None])
+    out: Tensor = clip.ln_final(x)[:, 0] @ clip.text_projection
+    return out
+
+
+def encode_image(visual: Any, images: Tensor) -> Tensor:
+    """Embeddings of whole pictures, read at the class token.
+
+    Args:
+        visual: open_clip's ``VisionTransformer``.
+        images: float32 [B, 3, S, S] by CLIP's mean and deviation, S the picture's side.
+
+    Returns:
+        float32 [B, D], not normalised.
+    """
+    patches = visual.conv1(images).flatten(2).transpose(1, 2)  # [B, P, d]
+    first = visual.class_embedding.expand(len(patches), 1, -1)
+    x = visual.ln_pre(torch.cat((first, patches), dim=1) + visual.positional_embedding)
+    *blocks, last = visual.transformer.resblocks
+    for block in blocks:
+        x = block_after(block, x)
+    x = rows_after(last, x[:, :1], x)
+    out: Tensor = visual.ln_post(x)[:, 0] @ visual.proj
     return out
 
 
@@ -105,7 +132,9 @@ class ClipResNet(ClipBackbone):
 
         token_i = W_c softmax_p( q . k_p / sqrt(d) + bias_i,p ) v_p + b_c
 
-    An instance without a pixel gets b_c alone.
+    The query being one for all pixels, q . (W_k x_p + b_k) = (W_k^T q) . x_p + q . b_k is computed
+    with the projection at the query, one row in place of one for each pixel; q . b_k is the same
+    for all pixels, and softmax does not see it. An instance without a pixel gets b_c alone.
     """
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
@@ -126,13 +155,15 @@ class ClipResNet(ClipBackbone):
         side = int((table.shape[0] - 1) ** 0.5)
         grid = table[1:].T.reshape(1, -1, side, side)
         grid = F.interpolate(grid, size=(height, width), mode="bilinear", align_corners=False)
-        keys = (dense + grid).flatten(2)[0].T  # [P, Cf]
+        pixels = (dense + grid).flatten(2)[0]  # [Cf, P]
         query = dense.mean(dim=(2, 3)) + table[:1]  # [1, Cf]
-        q, k, v = (
+        q, v = (
             proj(x).unflatten(-1, (head.num_heads, -1)).transpose(0, 1)  # [heads, ., d]
-            for proj, x in ((head.q_proj, query), (head.k_proj, keys), (head.v_proj, keys))
+            for proj, x in ((head.q_proj, query), (head.v_proj, pixels.T))
         )
-        logits = (q * q.shape[-1] ** -0.5) @ k.transpose(1, 2)  # [heads, 1, P]
+        keyed = head.k_proj.weight.unflatten(0, (head.num_heads, -1))  # [heads, d, Cf]
+        q = (q * q.shape[-1] ** -0.5) @ keyed  # [heads, 1, Cf]
+        logits = (q[:, 0] @ pixels)[:, None]  # [heads, 1, P]
         flat = mask.flatten(1)
         weights = (logits + (~flat).to(logits.dtype) * BLOCKED).softmax(-1)  # [heads, N, P]
         seen = flat.any(dim=1, keepdim=True).to(logits.dtype)

@@ -31,6 +31,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from openvis_rt.errors import InputError
+from openvis_rt.models.clip_blocks import attended, block_after, finished, heads_of
 from openvis_rt.systems.instformer import Guidance
 
 __all__ = [
@@ -159,17 +160,17 @@ class InstanceClip(nn.Module):
         tokens = torch.cat((instances, plain))  # one matrix for all that is done token by token
         *blocks, last = self.visual.transformer.resblocks[self.rule.first_block :]
         for block in blocks:
-            query, key, value = _heads(block, block.ln_1(tokens))
+            query, key, value = heads_of(block, block.ln_1(tokens))
             guided = _guided(query[:, :count], key, value, bias)
-            plainly = _attend(query[:, count:], key[:, count:], value[:, count:])
-            tokens = _finish(block, tokens, torch.cat((guided, plainly), dim=1))
+            plainly = attended(query[:, count:], key[:, count:], value[:, count:])
+            tokens = finished(block, tokens, torch.cat((guided, plainly), dim=1))
         return self._out(instances_after(last, tokens, bias))
 
     def run_full(self, plain: Tensor, instances: Tensor, guidance: Tensor) -> Tensor:
         """:meth:`run` as the paper's equation stands: one attention over all tokens."""
         mask, count = self.full_mask(guidance), len(guidance)
         for block in self.visual.transformer.resblocks[self.rule.first_block :]:
-            tokens = _block(block, torch.cat((plain[:1], instances, plain[1:])), mask)
+            tokens = block_after(block, torch.cat((plain[:1], instances, plain[1:])), mask)
             plain = torch.cat((tokens[:1], tokens[1 + count :]))
             instances = tokens[1 : 1 + count]
         return self._out(instances)
@@ -182,7 +183,7 @@ class InstanceClip(nn.Module):
         """Tokens before ``first_block``; instances that begin late are copies of the register."""
         plain, instance = self.embed(images)
         for block in self.visual.transformer.resblocks[: self.rule.first_block]:
-            plain = _block(block, plain)
+            plain = block_after(block, plain)
         if self.rule.first_block:
             instance = plain[:1]
         return plain, instance.expand(count, -1)
@@ -239,24 +240,11 @@ def position_table(table: Tensor, height: int, width: int) -> Tensor:
     return grid[0].flatten(1).T
 
 
-def _block(block: Any, tokens: Tensor, bias: Tensor | None = None) -> Tensor:
-    """A block of CLIP over tokens [L, d], with an additive mask [L, L] or as it is."""
-    query, key, value = _heads(block, block.ln_1(tokens))
-    return _finish(block, tokens, _attend(query, key, value, bias))
-
-
 def instances_after(block: Any, tokens: Tensor, bias: Tensor) -> Tensor:
     """A block for the instances alone: tokens [N + 1 + P, d] before it to [N, d]; see _guided."""
     count = len(bias)
-    query, key, value = _heads(block, block.ln_1(tokens))
-    return _finish(block, tokens[:count], _guided(query[:, :count], key, value, bias))
-
-
-def _attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Softmax attention, [heads, L, d] by [heads, S, d], with an additive mask [L, S] or none."""
-    logits = (query * query.shape[-1] ** -0.5) @ key.transpose(1, 2)
-    out: Tensor = (logits if bias is None else logits + bias).softmax(-1) @ value
-    return out
+    query, key, value = heads_of(block, block.ln_1(tokens))
+    return finished(block, tokens[:count], _guided(query[:, :count], key, value, bias))
 
 
 def _guided(query: Tensor, key: Tensor, value: Tensor, bias: Tensor) -> Tensor:
@@ -278,18 +266,4 @@ def _guided(query: Tensor, key: Tensor, value: Tensor, bias: Tensor) -> Tensor:
     others = query @ key[:, first:].transpose(1, 2) + bias  # [heads, N, S]
     weights = torch.cat((own, others), dim=-1).softmax(-1)
     out: Tensor = weights[..., :1] * value[:, :count] + weights[..., 1:] @ value[:, first:]
-    return out
-
-
-def _heads(block: Any, tokens: Tensor) -> list[Tensor]:
-    """Query, key and value of tokens [L, d], each [heads, L, d / heads]."""
-    attention = block.attn
-    joined = F.linear(tokens, attention.in_proj_weight, attention.in_proj_bias)
-    return [x.unflatten(-1, (attention.num_heads, -1)).transpose(0, 1) for x in joined.chunk(3, -1)]
-
-
-def _finish(block: Any, tokens: Tensor, seen: Tensor) -> Tensor:
-    """From what the heads saw, [heads, L, d / heads], to the block's output [L, d]."""
-    tokens = tokens + block.attn.out_proj(seen.transpose(0, 1).flatten(1))
-    out: Tensor = tokens + block.mlp(block.ln_2(tokens))
     return out

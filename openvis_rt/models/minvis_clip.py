@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from openvis_rt.errors import InputError
-from openvis_rt.models.clip import picture_side
+from openvis_rt.models.clip import encode_image, picture_side
 from openvis_rt.models.images import Normalise
 from openvis_rt.models.instformer import (
     InstFormer,
@@ -237,7 +237,7 @@ class MinVisClip(Network):
             ``class_scores`` float32 [N, K]: exp(logit_scale) (<= 100) times their cosine with the
             texts.
         """
-        tokens: Tensor = self.clip_model.visual(self.crops(frames, mask_logits))
+        tokens = encode_image(self.clip_model.visual, self.crops(frames, mask_logits))
         unit = tokens / tokens.norm(dim=-1, keepdim=True).clamp(min=1e-12)
         scale = self.clip_model.logit_scale.exp().clamp(max=100.0)
         return {"instance_tokens": tokens, "class_scores": scale * (unit @ text_embeddings.T)}

@@ -78,7 +78,7 @@ class Network(nn.Module):
         raise NotImplementedError
 
     def text(self, tokens: Tensor) -> Outputs:
-        """Embeddings of prompts, int64 [B, 77]: the output of `text`."""
+        """Embeddings of prompts, int64 [B, L], L <= 77: the output of `text`."""
         return {"embeddings": encode_text(self.clip_model, tokens)}
 
 

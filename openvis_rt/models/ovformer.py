@@ -17,7 +17,7 @@ from dataclasses import replace
 
 from torch import Tensor, nn
 
-from openvis_rt.models.clip import open_clip_model
+from openvis_rt.models.clip import encode_image, open_clip_model
 from openvis_rt.models.images import Normalise
 from openvis_rt.models.mask2former import Trunk, backbone_of, pixel_decoder_of
 from openvis_rt.models.mask_quality import mask_quality
@@ -85,7 +85,8 @@ class OVFormer(Network):
         Returns:
             ``image_embeddings`` float32 [T, D], not normalised.
         """
-        return {"image_embeddings": self.clip_model.visual(self.normalise_picture(pictures))}
+        images = self.normalise_picture(pictures)
+        return {"image_embeddings": encode_image(self.clip_model.visual, images)}
 
     def classify(
         self, queries: Tensor, text_embeddings: Tensor, image_embeddings: Tensor | None = None

@@ -51,27 +51,42 @@ class DeformableAttention(nn.Module):
         """
         batch, length, width = query.shape
         heads, levels, points = self.heads, self.levels, self.points
-        offsets = self.sampling_offsets(query).view(batch, length, heads, levels, points, 2)
         weights = self.attention_weights(query).view(batch, length, heads, levels * points)
-        weights = weights.softmax(-1).transpose(1, 2)  # [B, heads, L, levels * points]
-        cells = [h * w for h, w in sizes]
-        values = self.value_proj(value).split(cells, dim=1)
-        samples = []
-        for level, ((height, columns), level_value) in enumerate(zip(sizes, values, strict=True)):
-            image = level_value.transpose(1, 2).reshape(batch * heads, -1, height, columns)
-            scale = torch.tensor([columns, height], dtype=torch.float32, device=query.device)
-            where = reference[None, :, None, None, :] + offsets[:, :, :, level] / scale
-            grid = (2 * where - 1).transpose(1, 2).reshape(batch * heads, length, points, 2)
-            samples.append(
-                F.grid_sample(
-                    image, grid, mode="bilinear", padding_mode="zeros", align_corners=False
-                )
-            )
-        stacked = torch.cat(samples, dim=-1)  # [B * heads, width / heads, L, levels * points]
-        weights = weights.reshape(batch * heads, 1, length, levels * points)
-        mixed = (stacked * weights).sum(-1).view(batch, width, length)
-        out: Tensor = self.output_proj(mixed.transpose(1, 2))
+        weights = weights.softmax(-1).permute(0, 2, 3, 1)  # [B, heads, levels * points, L]
+        shares = weights.reshape(batch * heads, 1, levels * points, length).split(points, dim=2)
+        grids = self._grids(query, reference, sizes).unbind(2)  # [B, heads, points, L, 2] each
+        values = self.value_proj(value).split([h * w for h, w in sizes], dim=1)
+        mixed = None
+        for level_value, grid, share, size in zip(values, grids, shares, sizes, strict=True):
+            samples = F.grid_sample(
+                level_value.transpose(1, 2).reshape(batch * heads, -1, *size),
+                grid.reshape(batch * heads, points, length, 2),
+                mode="bilinear",
+                padding_mode="zeros",
+                align_corners=False,
+            )  # [B * heads, width / heads, points, L]
+            seen = (samples * share).sum(2)
+            mixed = seen if mixed is None else mixed + seen
+        assert mixed is not None
+        out: Tensor = self.output_proj(mixed.view(batch, width, length).transpose(1, 2))
         return out
+
+    def _grids(self, query: Tensor, reference: Tensor, sizes: Sizes) -> Tensor:
+        """Where each level is sampled, as ``grid_sample`` takes it: -1..1 from edge to edge.
+
+        2 (r + o / size) - 1 = (2 r - 1) + (2 / size) o; the factor is the projection's, and so are
+        its rows, which hold o = W q + b for all levels.
+
+        Returns:
+            float32 [B, heads, levels, points, L, 2].
+        """
+        heads, levels, points = self.heads, self.levels, self.points
+        scale = torch.tensor([[2 / w, 2 / h] for h, w in sizes], dtype=torch.float32)
+        scale = scale.to(query.device)[:, None].expand(heads, levels, points, 2).reshape(-1, 1)
+        project = self.sampling_offsets
+        offsets = F.linear(query, project.weight * scale, project.bias * scale[:, 0])
+        offsets = offsets.unflatten(2, (heads, levels, points, 2)).permute(0, 2, 3, 4, 1, 5)
+        return offsets + (2 * reference - 1)
 
 
 class _EncoderLayer(nn.Module):

@@ -3,12 +3,15 @@
 Behaviour of `transformer_decoder/mask2former_transformer_decoder.py`: in each layer masked
 cross-attention, then self-attention, then the feed-forward network, all post-norm; the levels take
 turns from stride 32. The attention mask of a layer is the last mask prediction, brought to the
-layer's level:
+layer's level,
 
-    blocked = bilinear(mask_logits) < 0        (the public code: sigmoid(.) < 0.5)
+    blocked = bilinear(e F) < 0                (the public code: sigmoid(.) < 0.5)
 
-and a query that would see nothing sees everything. Queries belong to one frame, or, in
-:class:`WindowQueryDecoder`, to a whole window, whose frames' cells they attend to all at once.
+with mask embeddings e and mask features F. The product sums over channels and the resize over
+cells, so bilinear(e F) = e bilinear(F), which is how it is computed: F is resized once for each
+level, and the product is as small as the level. A query that would see nothing sees everything.
+Queries belong to one frame, or, in :class:`WindowQueryDecoder`, to a whole window, whose frames'
+cells they attend to all at once.
 """
 
 from __future__ import annotations
@@ -130,9 +133,17 @@ class QueryDecoder(nn.Module):
         channels, height, width = level.shape[-3:]
         return sine_positions(height, width, channels).flatten(1).T
 
-    def attention_bias(self, mask_logits: Tensor, level: Tensor) -> Tensor:
-        """Bias of masked attention to a level: float32 [B, 1, N, cells]."""
-        return blocked_bias(_blocked(mask_logits, level).flatten(2))[:, None]
+    def attention_bias(self, mask_logits: Tensor) -> Tensor:
+        """Bias of masked attention to a level.
+
+        Args:
+            mask_logits: at the level's size, float32 [B, N, h', w'], or of a window [1, N, T, h',
+                w'].
+
+        Returns:
+            float32 [B, 1, N, cells].
+        """
+        return blocked_bias((mask_logits < 0).flatten(2))[:, None]
 
     def mask_logits(self, query: Tensor, mask_features: Tensor) -> Tensor:
         """Mask logits of the queries as they stand.
@@ -148,6 +159,11 @@ class QueryDecoder(nn.Module):
         logits: Tensor = (embed @ mask_features.flatten(2)).unflatten(2, mask_features.shape[-2:])
         return logits
 
+    def features_at(self, mask_features: Tensor, level: Tensor) -> Tensor:
+        """Mask features [B, C, h, w] at the size of memory [B, C, h', w']: [B, C, h', w']."""
+        size = level.shape[-2:]
+        return F.interpolate(mask_features, size=size, mode="bilinear", align_corners=False)
+
     def layer(self, index: int, query: Tensor, level: Tensor, mask_logits: Tensor) -> Tensor:
         """One decoder layer.
 
@@ -155,7 +171,7 @@ class QueryDecoder(nn.Module):
             index: 0..layers-1; it decides which level embedding is added.
             query: float32 [B, N, C].
             level: the pixel decoder's memory for this layer, float32 [B, C, h', w'].
-            mask_logits: the last prediction, float32 [B, N, h, w].
+            mask_logits: the last prediction at the level's size, float32 [B, N, h', w'].
 
         Returns:
             float32 [B, N, C].
@@ -163,7 +179,7 @@ class QueryDecoder(nn.Module):
         value = self.cells(level)
         value = value + self.level_embed.weight[index % self.level_embed.num_embeddings]
         key = value + self.positions(level)
-        bias = self.attention_bias(mask_logits, level)
+        bias = self.attention_bias(mask_logits)
         embed = self.query_embed.weight[None]
         query = self.transformer_cross_attention_layers[index](query, embed, key, value, bias)
         query = self.transformer_self_attention_layers[index](query, embed)
@@ -182,9 +198,10 @@ class QueryDecoder(nn.Module):
             w].
         """
         query = self.first_queries(mask_features)
+        features = [self.features_at(mask_features, level) for level in memory]
         for index in range(self.layers):
-            logits = self.mask_logits(query, mask_features)
-            query = self.layer(index, query, memory[index % len(memory)], logits)
+            at = index % len(memory)
+            query = self.layer(index, query, memory[at], self.mask_logits(query, features[at]))
         return self.decoder_norm(query), self.mask_logits(query, mask_features)
 
 
@@ -209,10 +226,6 @@ class WindowQueryDecoder(QueryDecoder):
         frames = window_positions(level.shape[0], level.shape[1])
         return (super().positions(level) + frames[:, None]).flatten(0, 1)
 
-    def attention_bias(self, mask_logits: Tensor, level: Tensor) -> Tensor:
-        """From mask logits [1, N, T, h, w]: float32 [1, 1, N, T h' w']."""
-        return blocked_bias(_blocked(mask_logits[0], level).flatten(1))[None, None]
-
     def mask_logits(self, query: Tensor, mask_features: Tensor) -> Tensor:
         """Of queries [1, N, C] and mask features [T, C, h, w]: float32 [1, N, T, h, w]."""
         embed = self.mask_embed(self.decoder_norm(query))
@@ -230,9 +243,3 @@ def decoder_sizes(state: Mapping[str, Tensor]) -> dict[str, int]:
     layers = {found[1] for key in state if (found := _LAST_PART.match(key))}
     queries = state[_QUERIES].shape[:1].numel() if _QUERIES in state else 0
     return {"decoder_layers": max(1, len(layers)), "queries": max(1, queries)}
-
-
-def _blocked(mask_logits: Tensor, level: Tensor) -> Tensor:
-    """What must not be seen of a level: bool [., ., h', w'] from mask logits [., ., h, w]."""
-    size = level.shape[-2:]
-    return F.interpolate(mask_logits, size=size, mode="bilinear", align_corners=False) < 0

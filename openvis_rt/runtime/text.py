@@ -24,17 +24,19 @@ from openvis_rt.bundle.tokenizer import END, START, read_tokenizer
 from openvis_rt.errors import BackendError, BundleError, VocabularyError
 from openvis_rt.runtime.backends.base import Session
 from openvis_rt.runtime.text_cache import TextCache
+from openvis_rt.systems.graphs import CONTEXT_LENGTH
 from openvis_rt.vocabulary import Vocabulary, prompts_for
 
 __all__ = ["ClipTokenizer", "TextEmbedder"]
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
+Rows = list[list[int]]
 Progress = Callable[[int, int], None]
 
-_CONTEXT = 77
 _LONGEST = 100_000  # letters of a prompt; CLIP reads 75 tokens
-_PHRASES_A_RUN = 9  # 9 phrases x 14 templates: the public code's batches of 128 prompts
+_PROMPTS_A_RUN = 128  # as many as an engine takes, and the public code
+_PROMPTS_AT_ONCE = 512  # that are put in order of length and cached together
 
 
 class ClipTokenizer:
@@ -64,21 +66,28 @@ class ClipTokenizer:
         return [START, *ids, END]
 
     def batch(self, texts: Sequence[str]) -> Ints:
-        """Tokens of several texts, padded with zeros: int64 [B, 77].
+        """Tokens of several texts, int64 [B, L], L of the longest, the others padded with zeros.
+
+        Raises:
+            VocabularyError: as :meth:`rows`.
+        """
+        return _padded(self.rows(texts))
+
+    def rows(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of each text, with start and end.
 
         Raises:
             VocabularyError: a text is longer than CLIP reads.
         """
-        out = np.zeros((len(texts), _CONTEXT), np.int64)
-        for row, text in enumerate(texts):
-            ids = self(text)
-            if len(ids) > _CONTEXT:
+        rows = [self(text) for text in texts]
+        for text, ids in zip(texts, rows, strict=True):
+            if len(ids) > CONTEXT_LENGTH:
                 shown = text if len(text) <= 60 else text[:57] + "..."
                 raise VocabularyError(
-                    f"{shown!r} has {len(ids) - 2} tokens, CLIP reads {_CONTEXT - 2}; shorten it"
+                    f"{shown!r} has {len(ids) - 2} tokens, CLIP reads {CONTEXT_LENGTH - 2}; "
+                    "shorten it"
                 )
-            out[row, : len(ids)] = ids
-        return out
+        return rows
 
 
 class TextEmbedder:
@@ -127,26 +136,25 @@ class TextEmbedder:
             BackendError: the graph failed, or gave NaN, infinity or zeros.
         """
         phrases = list(dict.fromkeys(vocabulary.phrases))
-        tokens = {p: self._tokenizer.batch(prompts_for(p, self._prompts)) for p in phrases}
+        rows = {p: self._tokenizer.rows(prompts_for(p, self._prompts)) for p in phrases}
         if self._cache is not None:
             self._known |= self._cache.get(p for p in phrases if p not in self._known)
         missing = [p for p in phrases if p not in self._known]
         if missing:
-            self._embed(missing, tokens, progress)
+            self._embed(sorted(missing, key=lambda p: max(map(len, rows[p]))), rows, progress)
         return np.stack([self._known[p] for p in vocabulary.phrases])
 
-    def _embed(self, phrases: list[str], tokens: dict[str, Ints], progress: Progress) -> None:
+    def _embed(self, phrases: list[str], rows: dict[str, Rows], progress: Progress) -> None:
         session = self._open_session()
+        step = max(1, _PROMPTS_AT_ONCE // len(self._prompts or (None,)))
         try:
-            for start in range(0, len(phrases), _PHRASES_A_RUN):
+            for start in range(0, len(phrases), step):
                 progress(start, len(phrases))
-                batch = phrases[start : start + _PHRASES_A_RUN]
-                session.write("tokens", np.concatenate([tokens[p] for p in batch]))
-                session.run()
-                raw = np.asarray(session.fetch("embeddings"), np.float32)
-                _check_embeddings(raw, len(batch) * len(self._prompts))
-                unit = _unit(raw).reshape(len(batch), -1, raw.shape[-1])
-                self._known.update(zip(batch, _unit(unit.mean(1)), strict=True))
+                part = phrases[start : start + step]
+                raw = _by_length(session, [row for phrase in part for row in rows[phrase]])
+                _check_embeddings(raw)
+                unit = _unit(raw).reshape(len(part), -1, raw.shape[-1])
+                self._known.update(zip(part, _unit(unit.mean(1)), strict=True))
             progress(len(phrases), len(phrases))
         finally:
             session.close()
@@ -155,14 +163,38 @@ class TextEmbedder:
                 self._cache.put({p: self._known[p] for p in phrases if p in self._known})
 
 
-def _check_embeddings(raw: Floats, count: int) -> None:
-    """BackendError unless the graph `text` gave so many finite rows that are not zero."""
+def _check_embeddings(raw: Floats) -> None:
+    """BackendError unless the graph `text` gave finite rows that are not zero."""
     norms = np.linalg.norm(raw.astype(np.float64), axis=-1)
-    if raw.ndim != 2 or len(raw) != count or not (np.isfinite(norms) & (norms > 0)).all():
+    if not (np.isfinite(norms) & (norms > 0)).all():
         raise BackendError(
             "graph 'text' gave NaN, infinity or zeros as an embedding: the weights, the precision "
             "or the backend do not work; try --backend onnxruntime --precision fp32"
         )
+
+
+def _by_length(session: Session, rows: Rows) -> Floats:
+    """Raw embeddings of prompts, float32 [B, D]; those of about one length share a run.
+
+    A run is as long as its longest prompt, since a token never sees what comes after it.
+    """
+    order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
+    found: dict[int, Floats] = {}
+    for start in range(0, len(order), _PROMPTS_A_RUN):
+        places = order[start : start + _PROMPTS_A_RUN]
+        session.write("tokens", _padded([rows[i] for i in places]))
+        session.run()
+        raw = np.array(session.fetch("embeddings"), np.float32)  # a copy: the next run writes anew
+        found.update(zip(places, raw, strict=True))
+    return np.stack([found[i] for i in range(len(rows))])
+
+
+def _padded(rows: Rows) -> Ints:
+    """Token ids as one array int64 [B, L]; 0 behind the shorter ones."""
+    out = np.zeros((len(rows), max(map(len, rows), default=0)), np.int64)
+    for ids, place in zip(rows, out, strict=True):
+        place[: len(ids)] = ids
+    return out
 
 
 def _unit(x: Floats) -> Floats:

@@ -16,6 +16,7 @@ its numbers.
     K       rows of the text classifier, dynamic
     Kc      classes of a closed vocabulary, and "no object"
     B       prompts, dynamic
+    L       tokens of the longest prompt with its start and end, dynamic, up to CLIP's 77
     n       selected queries, dynamic
     Hs, Ws  the source frame's size, the overridable `frame_size` of `masks`
     Wb      bytes of a row of a mask: ceil(Ws / 8)
@@ -28,6 +29,7 @@ from dataclasses import dataclass, replace
 
 __all__ = [
     "CLASS_LOGITS",
+    "CONTEXT_LENGTH",
     "DYNAMIC_AXES",
     "FEATURES",
     "FRAMES",
@@ -57,8 +59,11 @@ __all__ = [
     "masks_per_run",
 ]
 
-DYNAMIC_AXES = frozenset({"K", "B", "n", "T", "Hs", "Wb"})
+DYNAMIC_AXES = frozenset({"K", "B", "L", "n", "T", "Hs", "Wb"})
 """Symbols that may stay symbols in an exported graph; of these, T is a number but for windows."""
+
+CONTEXT_LENGTH = 77
+"""The most tokens that CLIP's text encoder reads, with start and end: the largest L."""
 
 PRECISIONS = ("fp32", "fp16")
 """In which graphs can be exported."""
@@ -180,7 +185,7 @@ FEATURES = TensorSpec("features", "float32", ("T", "Cf", "hp", "wp"), "CLIP's de
 
 TEXT = GraphSpec(
     "text",
-    (TensorSpec("tokens", "int64", ("B", 77), "CLIP's byte-pair tokens, 0-padded"),),
+    (TensorSpec("tokens", "int64", ("B", "L"), "CLIP's byte-pair tokens, 0-padded"),),
     (TensorSpec("embeddings", "float32", ("B", "D"), "not normalised", fetched=True),),
 )
 MASKS = GraphSpec(

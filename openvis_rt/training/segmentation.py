@@ -105,10 +105,12 @@ def each_layer(
         [1, N, C] and [1, N, T, h, w].
     """
     query = predictor.first_queries(mask_features)
+    features = [predictor.features_at(mask_features, level) for level in memory]
     for index in range(predictor.layers):
-        logits = predictor.mask_logits(query, mask_features)
-        yield predictor.decoder_norm(query), logits
-        query = predictor.layer(index, query, memory[index % len(memory)], logits)
+        yield predictor.decoder_norm(query), predictor.mask_logits(query, mask_features)
+        at = index % len(memory)
+        logits = predictor.mask_logits(query, features[at])
+        query = predictor.layer(index, query, memory[at], logits)
     yield predictor.decoder_norm(query), predictor.mask_logits(query, mask_features)
 
 

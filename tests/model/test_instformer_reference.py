@@ -19,11 +19,11 @@ torch = pytest.importorskip("torch", reason="the networks need the extra [export
 
 from openvis_rt.checkpoints.weights import load_strictly  # noqa: E402
 from openvis_rt.models.clip import encode_text, open_clip_model  # noqa: E402 - after the skip
+from openvis_rt.models.clip_blocks import block_after  # noqa: E402
 from openvis_rt.models.images import Normalise  # noqa: E402
 from openvis_rt.models.instance_clip import (  # noqa: E402
     HIDDEN,
     InstanceClip,
-    _block,
     instances_after,
 )
 from openvis_rt.models.mask2former import mask2former  # noqa: E402
@@ -119,7 +119,7 @@ def test_plain_tokens_are_clips_block_by_block(clip):
         plain, _ = ours.embed(image)
         check(f"frame {frame}: tokens before the blocks", plain, arrays["visual/ln_pre"][frame])
         for index, block in enumerate(model.visual.transformer.resblocks):
-            plain = _block(block, plain)
+            plain = block_after(block, plain)
             wanted = arrays[f"visual/block{index}"][:, frame]
             check(f"frame {frame}: block {index}", plain, wanted)
             plain = torch.from_numpy(wanted)
@@ -172,9 +172,9 @@ def test_the_cheap_form_is_the_full_mask_at_the_deployed_size(clip):
     mask = ours.full_mask(guidance)
     plain, instances = ours._begin(images, 100)
     for index, block in enumerate(ours.visual.transformer.resblocks):
-        full = _block(block, torch.cat((plain[:1], instances, plain[1:])), mask)
+        full = block_after(block, torch.cat((plain[:1], instances, plain[1:])), mask)
         instances = instances_after(block, torch.cat((instances, plain)), guidance)
-        plain = _block(block, plain)
+        plain = block_after(block, plain)
         check(f"cheap form, block {index}: instances", instances, full[1:101].numpy())
         check(f"cheap form, block {index}: patches", plain[1:], full[101:].numpy())
     exact, images, guidance = (x.double() for x in (copy.deepcopy(ours), images, guidance))

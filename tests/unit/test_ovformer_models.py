@@ -12,6 +12,7 @@ torch = pytest.importorskip("torch", reason="the models are PyTorch's")
 from tiny_instformer import EMBED, SIDE  # noqa: E402 - after the skip
 from tiny_ovformer import OPEN, QUERIES, tiny_minvis, tiny_ovformer  # noqa: E402
 from torch import nn  # noqa: E402
+from torch.nn import functional as F  # noqa: E402
 
 from openvis_rt.models.attention import BLOCKED  # noqa: E402
 from openvis_rt.models.network import build_network  # noqa: E402
@@ -216,17 +217,40 @@ def test_cells_come_frame_after_frame_and_row_after_row():
 
 
 def test_a_row_is_opened_only_if_it_sees_no_cell_of_any_frame():
-    masks = -torch.ones(1, 4, 2, 8, 12)
+    masks = -torch.ones(1, 4, 2, 2, 3)
     masks[0, 1] = 1  # sees all
     masks[0, 2, 1] = 1  # the second frame alone
-    masks[0, 3, 0, :4] = 1  # the upper half of the first frame
-    bias = decoder().attention_bias(masks, torch.zeros(2, WIDTH, 2, 3))
+    masks[0, 3, 0, :1] = 1  # the upper half of the first frame
+    bias = decoder().attention_bias(masks)
     assert bias.shape == (1, 1, 4, 12)
     nothing, low = [0.0] * 6, [BLOCKED] * 6
     rows = bias[0, 0].tolist()
     assert rows[0] == rows[1] == nothing + nothing
     assert rows[2] == low + nothing
     assert rows[3] == [0.0] * 3 + [BLOCKED] * 3 + low
+
+
+@pytest.mark.parametrize("kind", [QueryDecoder, WindowQueryDecoder])
+def test_attention_masks_are_the_mask_logits_at_the_level_s_size(kind):
+    """A bit differs from the official order, product before resize, only within rounding of 0."""
+    mask_features, memory = features(2)
+    model = decoder(kind)
+    query = model.first_queries(mask_features) + torch.randn(1, 1, WIDTH)
+    whole = model.mask_logits(query, mask_features)
+    for level in memory:
+        small = model.mask_logits(query, model.features_at(mask_features, level))
+        size = (*small.shape[2:-2], *level.shape[-2:])
+        wanted = F.interpolate(
+            whole.flatten(0, -3)[:, None], size=size[-2:], mode="bilinear", align_corners=False
+        ).view_as(small)
+        torch.testing.assert_close(small, wanted, atol=1e-5, rtol=1e-5)
+        blocked = wanted.sigmoid() < 0.5
+        assert ((small < 0) == blocked)[wanted.abs() > 1e-5].all()
+        blocked &= ~blocked.flatten(2).all(-1).view(*blocked.shape[:2], *[1] * (blocked.ndim - 2))
+        bias = model.attention_bias(small)[:, 0].view_as(small)
+        clear = wanted.abs().flatten(2).amin(-1) > 1e-5  # rows without a number near 0
+        assert clear.any()
+        assert ((bias != 0) == blocked)[clear].all()
 
 
 def test_a_clip_of_one_frame_is_a_frame():

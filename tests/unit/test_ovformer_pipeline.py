@@ -42,7 +42,8 @@ from tiny_ovformer import CLASSES, QUERIES, export_small, shared_bundle, tiny_ov
 from torch.nn import functional as F
 
 from openvis_rt.export import bundle as bundle_export
-from openvis_rt.models.clip import CONTEXT_LENGTH, encode_text
+from openvis_rt.models.clip import encode_text
+from openvis_rt.systems.graphs import CONTEXT_LENGTH
 
 EVERYTHING = Selection(threshold=0.0, limit=QUERIES)
 SOURCE = (120, 180)  # twice the network's frame: the host resizes

@@ -110,7 +110,9 @@ def test_tokens_are_those_of_open_clip(tokenizer):
     assert sum(cut) <= 2
     for text, row, long in zip(texts, wanted, cut, strict=True):
         if not long:
-            assert tokenizer.batch([text])[0].tolist() == row.tolist(), repr(text)
+            [ids] = tokenizer.batch([text]).tolist()
+            assert ids == row[: len(ids)].tolist(), repr(text)
+            assert not row[len(ids) :].any(), repr(text)
 
 
 def test_a_name_cannot_smuggle_in_the_tokens_that_begin_and_end_a_phrase(tokenizer):
@@ -156,6 +158,27 @@ def test_order_and_company_of_a_phrase_do_not_change_its_embedding(bundle_copy):
     shutil.rmtree(bundle_copy / "text")
     backward = embedder(bundle_copy)(Vocabulary(many.names[::-1]))
     np.testing.assert_allclose(forward, backward[::-1], atol=1e-6)
+
+
+def test_prompts_of_one_length_share_a_run_that_is_no_longer_than_they_are(bundle_copy, tokenizer):
+    long = " ".join(["cat"] * 60)
+    names = (long, *(f"thing {i}" for i in range(40)))
+    session = OnnxRuntime("cpu").open(Bundle.open(bundle_copy), "text")
+    written, write = [], session.write
+
+    def watched(name, value):
+        written.append(value.copy())
+        write(name, value)
+
+    session.write = watched
+    embedder(bundle_copy, open_session=lambda: session)(Vocabulary(names))
+    prompts = [p for name in names for p in prompts_for(name, VILD_PROMPTS)]
+    assert sum(map(len, written)) == len(prompts)
+    assert max(map(len, written)) <= 128
+    lengths = [tokens.shape[1] for tokens in written]
+    assert max(lengths) == max(len(tokenizer(prompt)) for prompt in prompts)
+    assert sum(length > 30 for length in lengths) == 1  # the long name's
+    assert all(tokens.any(axis=0).all() for tokens in written)  # no column of padding alone
 
 
 def test_a_phrase_that_two_classes_share_is_embedded_once(bundle_copy):
@@ -232,7 +255,7 @@ def test_an_entry_of_one_phrase_does_not_serve_another(bundle_copy):
 
 
 def test_what_was_embedded_before_an_interruption_is_kept(bundle_copy):
-    names = tuple(f"thing {i}" for i in range(20))
+    names = tuple(f"thing {i}" for i in range(50))
 
     def interrupt(done: int, total: int) -> None:
         if done:
@@ -242,7 +265,7 @@ def test_what_was_embedded_before_an_interruption_is_kept(bundle_copy):
         embedder(bundle_copy)(Vocabulary(names), interrupt)
     told = []
     embedder(bundle_copy)(Vocabulary(names), lambda done, total: told.append((done, total)))
-    assert told[0] == (0, 11)  # 9 phrases are one run
+    assert told[0] == (0, 14)  # 36 phrases, 504 prompts, are kept together
 
 
 # where it is kept

@@ -10,7 +10,7 @@ torch = pytest.importorskip("torch", reason="training needs the extra [export]")
 import open_clip  # noqa: E402 - after the skip
 
 from openvis_rt.errors import InputError  # noqa: E402
-from openvis_rt.models.clip import EOT, ClipResNet, encode_text  # noqa: E402
+from openvis_rt.models.clip import EOT, ClipResNet, encode_image, encode_text  # noqa: E402
 from openvis_rt.systems.system import CLIP_MEAN, CLIP_STD  # noqa: E402
 from openvis_rt.training import clip as recipe  # noqa: E402
 from openvis_rt.training import windows as windows_of_world  # noqa: E402
@@ -233,6 +233,22 @@ def test_a_short_row_of_tokens_has_the_embedding_of_the_long_one():
     # the padding comes after the end, which never sees it; sums of other lengths round otherwise
     torch.testing.assert_close(short, long, atol=1e-5, rtol=1e-5)
     assert (long[0] - long[1]).abs().max() > 1e-2
+
+
+def test_pictures_and_phrases_are_embedded_as_open_clip_does():
+    """Only the queries are scaled, and the last block is computed for one token."""
+    clip = new_clip("vit").eval()
+    side = clip.visual.image_size[0]
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(3, 3, side, side, generator=generator)
+    tokens = open_clip.get_tokenizer("ViT-B-32")(["a striped star.", "fish"])
+    with torch.inference_mode():
+        for found, wanted in (
+            (encode_image(clip.visual, images), clip.encode_image(images)),
+            (encode_text(clip, tokens), clip.encode_text(tokens)),
+        ):
+            assert (wanted[0] - wanted[1]).abs().max() > 1e-2
+            torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-5)
 
 
 # the measure

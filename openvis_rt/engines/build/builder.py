@@ -37,7 +37,7 @@ from openvis_rt.engines.plan import (
     capability_number,
 )
 from openvis_rt.errors import EngineError, InputError
-from openvis_rt.systems.graphs import MASKS_PER_RUN, TensorSpec
+from openvis_rt.systems.graphs import CONTEXT_LENGTH, MASKS_PER_RUN, TensorSpec
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -56,6 +56,7 @@ __all__ = [
 DEFAULT_PROFILES: Mapping[str, Profile] = {
     "K": Profile(1, 64, 4096),  # LVIS with every synonym has about 2500 rows
     "B": Profile(1, 64, 128),  # a phrase has at most 14 prompts, the host makes batches
+    "L": Profile(2, 16, CONTEXT_LENGTH),  # a class name in a prompt has about 11 tokens
     "n": Profile(1, MASKS_PER_RUN, MASKS_PER_RUN),
 }
 """Min, opt and max of dynamic axes of ``openvis_rt.systems.graphs``; T's are the bundle's."""

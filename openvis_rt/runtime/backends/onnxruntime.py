@@ -15,6 +15,8 @@ from openvis_rt.systems.graphs import INT8, INT8_FP32, GraphSpec, TensorSpec
 __all__ = ["OnnxRuntime", "OnnxRuntimeSession"]
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+_SLOWER = {"cpu": ["SkipLayerNormFusion"], "cuda": []}
+"""Fusions that cost time: the CPU has a slower kernel for a normed sum than for sum and norm."""
 _TYPES = {
     "tensor(uint8)": "uint8",
     "tensor(bool)": "bool",
@@ -152,7 +154,10 @@ class OnnxRuntimeSession:
             options.intra_op_num_threads = threads
         try:
             self._session = ort.InferenceSession(
-                path if data is None else data, options, providers=[_PROVIDERS[device]]
+                path if data is None else data,
+                options,
+                providers=[_PROVIDERS[device]],
+                disabled_optimizers=_SLOWER[device],
             )
         except Exception as exc:  # its exceptions share no base of their own
             raise BundleError(
