@@ -26,9 +26,7 @@ _KERNEL = re.compile(
     r"(?:Constants: \[(?P<constants>.*?)\], )?Outputs: \[(?P<outputs>.*?)\], "
     r"TacticName: (?P<tactic>[^,]*), StreamId"
 )
-_OPERAND = re.compile(
-    r"Dimensions: \[(?P<dims>[-\d,]*)\].*?Datatype: (?P<type>\w+)"
-)
+_OPERAND = re.compile(r"Dimensions: \[(?P<dims>[-\d,]*)\].*?Datatype: (?P<type>\w+)")
 _MEMORY = re.compile(r"Total (Activation|Weights) Memory: (\d+) bytes")
 _SYNCHRONISATION = ("signal", "wait")
 _PRODUCTS = ("gemm", "correlation")
