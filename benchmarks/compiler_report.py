@@ -76,7 +76,6 @@ def measured(bundle: Bundle, options: argparse.Namespace) -> list[dict[str, Any]
         graphs=options.graph,
         verify=False,
         force=True,
-        report=lambda graph, phase, done, steps: None,
     )
     return [
         {

@@ -26,7 +26,9 @@ _KERNEL = re.compile(
     r"(?:Constants: \[(?P<constants>.*?)\], )?Outputs: \[(?P<outputs>.*?)\], "
     r"TacticName: (?P<tactic>[^,]*), StreamId"
 )
-_OPERAND = re.compile(r"Dimensions: \[(?P<dims>[-\d,]*)\].*?Datatype: (?P<type>\w+)")
+_OPERAND = re.compile(
+    r"Name: (?P<name>[^,]*), Dimensions: \[(?P<dims>[-\d,]*)\].*?Datatype: (?P<type>\w+)"
+)
 _MEMORY = re.compile(r"Total (Activation|Weights) Memory: (\d+) bytes")
 _SYNCHRONISATION = ("signal", "wait")
 _PRODUCTS = ("gemm", "correlation")
@@ -44,10 +46,12 @@ class Operand:
     """A tensor that a kernel reads or writes.
 
     Attributes:
+        name: the compiler's.
         shape: its sizes; a dynamic one is -1.
         dtype: as the compiler names it, such as ``Half``.
     """
 
+    name: str
     shape: tuple[int, ...]
     dtype: str
 
@@ -84,8 +88,11 @@ class Kernel:
 
     @property
     def bytes(self) -> int:
-        """What it moves if it reads every operand once and nothing is in a cache."""
-        return sum(o.bytes for o in (*self.inputs, *self.constants, *self.outputs))
+        """What it moves if it reads every tensor once and nothing is in a cache."""
+        sizes: dict[str, int] = {}  # a tensor that is read in two places is named twice
+        for operand in (*self.inputs, *self.constants, *self.outputs):
+            sizes[operand.name] = max(operand.bytes, sizes.get(operand.name, 0))
+        return sum(sizes.values())
 
     @property
     def is_product(self) -> bool:
@@ -210,4 +217,4 @@ def _operands(text: str) -> tuple[Operand, ...]:
 
 def _operand(found: re.Match[str]) -> Operand:
     sizes: Sequence[str] = found["dims"].split(",") if found["dims"] else ()
-    return Operand(tuple(map(int, sizes)), found["type"])
+    return Operand(found["name"], tuple(map(int, sizes)), found["type"])
