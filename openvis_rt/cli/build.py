@@ -191,7 +191,12 @@ def build(
     if as_json:
         print_json(
             [
-                {"engine": r.plan, "skipped": r.skipped, **json_from_record(r.sidecar)}
+                {
+                    "engine": r.plan,
+                    "skipped": r.skipped,
+                    "compiled": json_from_record(r.compiled) if r.compiled else None,
+                    **json_from_record(r.sidecar),
+                }
                 for r in results
             ]
         )
@@ -209,7 +214,7 @@ def _precisions(bundle: Bundle, text: str) -> list[str]:
 
 
 def _table(results: list[BuildResult]) -> Table:
-    table = Table("graph", "built as", "layers by type", "seconds", "MB", "engine")
+    table = Table("graph", "built as", "layers by type", "kernels", "seconds", "MB", "engine")
     for result in results:
         sidecar = result.sidecar
         types = Counter[str]()
@@ -219,6 +224,7 @@ def _table(results: list[BuildResult]) -> Table:
             sidecar.graph,
             sidecar.precision_built,
             ", ".join(f"{dtype} {number}" for dtype, number in types.most_common()),
+            str(result.compiled.kernels) if result.compiled else "",
             "up to date" if result.skipped else f"{sidecar.build_seconds:.1f}",
             f"{sidecar.plan_bytes / 1e6:.1f}",
             result.plan.name,

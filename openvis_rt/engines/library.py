@@ -17,6 +17,7 @@ none of them.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
@@ -145,8 +146,16 @@ class Messages:
         return "\n".join(f"  {message}" for message in kept if message) or "  (it gave no reason)"
 
 
-def new_logger(trt: Module, messages: Messages) -> Logger:
-    """A logger that keeps warnings and errors and prints nothing."""
+def new_logger(
+    trt: Module, messages: Messages, hear: Callable[[str], None] | None = None
+) -> Logger:
+    """A logger that keeps warnings and errors and prints nothing.
+
+    Args:
+        trt: the library.
+        messages: where they are kept.
+        hear: is called with every message, of whatever severity.
+    """
     severities = (trt.ILogger.INTERNAL_ERROR, trt.ILogger.ERROR, trt.ILogger.WARNING)
 
     base: Any = trt.ILogger
@@ -158,6 +167,8 @@ def new_logger(trt: Module, messages: Messages) -> Logger:
         def log(self, severity: Any, message: str) -> None:
             if severity in severities:
                 messages.kept.append(message)
+            if hear is not None:
+                hear(message)
 
     logger: Logger = Kept()
     return logger

@@ -11,7 +11,12 @@ torch = pytest.importorskip("torch", reason="resizing in a graph is of the extra
 from torchvision import transforms  # noqa: E402
 
 from openvis_rt.geometry import resized_size  # noqa: E402
-from openvis_rt.models.resize import PillowResize, resize_to_clip  # noqa: E402
+from openvis_rt.models.resize import (  # noqa: E402
+    PillowResize,
+    filter_matrix,
+    resize_to_clip,
+    taps,
+)
 from openvis_rt.runtime.preprocessing import clip_picture  # noqa: E402
 
 FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
@@ -59,3 +64,16 @@ def test_clips_picture_is_torchvisions(source, side):
     np.testing.assert_array_equal(clip_picture(np.asarray(image), side), wanted)
     found = resize_to_clip(source, side)(torch.from_numpy(np.array(image)[None]))[0]
     close(found, wanted)
+
+
+@pytest.mark.parametrize("kernel", FILTERS)
+@pytest.mark.parametrize(("source", "target"), [(1920, 853), (61, 97), (64, 64), (640, 7), (3, 5)])
+def test_taps_hold_the_whole_matrix(kernel, source, target):
+    matrix = filter_matrix(source, target, kernel)
+    index, weights = taps(matrix)
+    again = np.zeros_like(matrix)
+    again[np.arange(target), index] = weights
+    np.testing.assert_array_equal(again, matrix)
+    assert all(len(set(column)) == len(index) for column in index.T)
+    if (source, target, kernel) == (1920, 853, "bilinear"):
+        assert len(index) == 5

@@ -20,6 +20,7 @@ from openvis_rt.engines.api import (
     Tensor,
 )
 from openvis_rt.engines.build.callbacks import Progress, Steps, new_monitor
+from openvis_rt.engines.build.compiler_log import CompilerLog, CompilerReport, report_of
 from openvis_rt.engines.build.layers import (
     Layers,
     has_heavy_layers,
@@ -98,6 +99,7 @@ class BuiltPlan:
         layers: layer type -> type that it computes in -> number of layers.
         layers_from: ``network`` or ``inspector``, see :mod:`openvis_rt.engines.build.layers`.
         warnings: what did not work and was done without.
+        report: the compiled kernels in numbers; None where the library does not tell of them.
     """
 
     plan: bytes
@@ -108,6 +110,7 @@ class BuiltPlan:
     layers: Layers
     layers_from: str
     warnings: tuple[str, ...]
+    report: CompilerReport | None
 
 
 def check_targets(library: TensorRtLibrary, targets: Sequence[str]) -> tuple[str, ...]:
@@ -179,8 +182,8 @@ def build_plan(
         EngineError: the parser or the builder refuses the graph; the message is theirs.
         OutputError: the timing cache cannot be written.
     """
-    messages = Messages()
-    log = new_logger(library.module, messages)
+    messages, compiler = Messages(), CompilerLog()
+    log = new_logger(library.module, messages, compiler.hear)
     builder = _builder(library, log, messages)
     flag = int(library.module.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
     network = builder.create_network(1 << flag)
@@ -221,6 +224,7 @@ def build_plan(
         layers=layers,
         layers_from=layers_from,
         warnings=tuple(warnings),
+        report=report_of(compiler),
     )
 
 

@@ -19,6 +19,7 @@ from openvis_rt.engines.build.builder import (
     check_options,
     check_targets,
 )
+from openvis_rt.engines.build.compiler_log import CompilerReport
 from openvis_rt.engines.build.job import Job, Machine, Report, run_job
 from openvis_rt.engines.gpu import gpu_of_this_machine
 from openvis_rt.engines.library import TensorRtLibrary, tensorrt_library
@@ -66,12 +67,14 @@ class BuildResult:
         sidecar: what the sidecar says.
         skipped: an earlier build had made it, and it still fits.
         warnings: what did not work and was done without.
+        compiled: the kernels in numbers, where it was built now and the library tells of them.
     """
 
     plan: Path
     sidecar: Sidecar
     skipped: bool
     warnings: tuple[str, ...] = ()
+    compiled: CompilerReport | None = None
 
 
 def default_backend() -> str:
@@ -255,7 +258,7 @@ def _result(
     if earlier is not None:
         return BuildResult(job.plan, earlier, skipped=True)
     done = run_job(job, report)
-    return BuildResult(job.plan, done.sidecar, skipped=False, warnings=done.warnings)
+    return BuildResult(job.plan, done.sidecar, False, done.warnings, done.compiled)
 
 
 def _earlier_build(job: Job, library_version: str) -> Sidecar | None:

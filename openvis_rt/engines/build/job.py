@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from openvis_rt import __version__
 from openvis_rt.engines.build.builder import BuildRequest, BuiltPlan, build_plan
 from openvis_rt.engines.build.callbacks import Progress
+from openvis_rt.engines.build.compiler_log import CompilerReport
 from openvis_rt.engines.build.layers import precision_of_layers
 from openvis_rt.engines.library import tensorrt_library
 from openvis_rt.engines.plan import Sidecar, sidecar_path
@@ -77,6 +78,7 @@ class Done:
 
     sidecar: Sidecar
     warnings: tuple[str, ...]
+    compiled: CompilerReport | None
 
 
 def run_job(job: Job, report: Report | None) -> Done:
@@ -168,7 +170,7 @@ def _compile(job: Job, progress: Progress) -> Done:
         build_seconds=round(time.perf_counter() - start, 3),
         created_with=__version__,
     )
-    return Done(sidecar, built.warnings)
+    return Done(sidecar, built.warnings, built.report)
 
 
 def _checked_precision(job: Job, built: BuiltPlan) -> str:
