@@ -96,7 +96,8 @@ class _AxisFilter(nn.Module):
             x.index_select(1, places) * weights[:, None, None]
             for places, weights in zip(self.places, self.weights, strict=True)
         ]
-        return reduce(torch.add, terms)
+        total: Tensor = reduce(torch.add, terms)
+        return total
 
 
 def resize_to_clip(source: tuple[int, int], side: int) -> PillowResize:
