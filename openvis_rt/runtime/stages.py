@@ -41,6 +41,8 @@ class Stage(Generic[Item]):
         self._queue: queue.Queue[tuple[Item] | None] = queue.Queue(size)
         self._error: BaseException | None = None
         self._dropped = False
+        # join() would do, but an interrupted join takes the thread for ended (Python up to 3.12)
+        self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     def __enter__(self) -> Stage[Item]:
@@ -66,7 +68,7 @@ class Stage(Generic[Item]):
         self._dropped = error is not None
         try:
             self._queue.put(None)
-            self._thread.join()
+            self._ended.wait()
         except BaseException:  # an interrupt
             self._abandon()
             raise
@@ -76,10 +78,10 @@ class Stage(Generic[Item]):
     def _abandon(self) -> None:
         """Wait for the item in hand alone, whatever comes: its work must not outlive the block."""
         self._dropped = True
-        while self._thread.is_alive():
+        while not self._ended.is_set():
             with contextlib.suppress(queue.Full, KeyboardInterrupt):
                 self._queue.put(None, timeout=0.1)
-                self._thread.join()
+                self._ended.wait()
 
     def _run(self) -> None:
         """The thread's body. It empties the queue to its end in any case: no put waits forever."""
@@ -90,3 +92,4 @@ class Stage(Generic[Item]):
                 self._work(waiting[0])
             except BaseException as exc:  # handed to the caller, whatever it is
                 self._error = exc
+        self._ended.set()

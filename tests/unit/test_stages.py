@@ -17,6 +17,8 @@ from openvis_rt.runtime.stages import Stage
 def _no_threads_left():
     before = set(threading.enumerate())
     yield
+    for thread in set(threading.enumerate()) - before:
+        thread.join(1)  # it has told its end, and is on its last line
     assert set(threading.enumerate()) == before
 
 
