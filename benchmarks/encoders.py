@@ -38,18 +38,17 @@ def main() -> None:
     options = parser.parse_args()
     rows = []
     for name, source in SOURCES.items():
+        canvases = drawn(source, options.frames)
         for preset in options.presets:
             encoder = EncoderOptions(options.encoder, preset)
-            rows.append([name, preset, *spent(source, encoder, options.frames)])
+            rows.append([name, preset, *spent(canvases, source, encoder)])
     head = ["source", "preset", "ms a frame", "CPU ms a frame", "of it converting", "kB a frame"]
     print("\n".join(table(head, rows)))
 
 
-def spent(source: tuple[int, int], options: EncoderOptions, frames: int) -> list[str]:
+def spent(canvases: list[Canvas], source: tuple[int, int], options: EncoderOptions) -> list[str]:
     """Time of the clock and of the processor, that of the conversion, and the file's size."""
-    height, width = source
-    images = islice(sample_frames(width=width, height=height, seconds=frames / 25), frames)
-    canvases = [drawn(image) for image, _ in images]
+    (height, width), frames = source, len(canvases)
     begin = time.process_time()
     for canvas in canvases:
         canvas.frame().reformat(
@@ -69,17 +68,20 @@ def spent(source: tuple[int, int], options: EncoderOptions, frames: int) -> list
     return [*milliseconds, f"{size / frames / 1e3:.1f}"]
 
 
-def drawn(image: np.ndarray) -> Canvas:
-    """The image with ten discs."""
-    height, width = image.shape[:2]
+def drawn(source: tuple[int, int], frames: int) -> list[Canvas]:
+    """Frames of a generated video with ten discs on each."""
+    height, width = source
     masks = discs(np.random.default_rng(0), (DISCS, 1, height, width))[:, 0]
     found = [
         Instance(number, 1, f"class {number}", 0.5, box_of(rle), rle)
         for number, rle in enumerate(encode_masks(masks))
     ]
-    canvas = Canvas(image)
-    Drawer().paint(canvas.planes, FrameResult(0, None, height, width, tuple(found)))
-    return canvas
+    result = FrameResult(0, None, height, width, tuple(found))
+    images = islice(sample_frames(width=width, height=height, seconds=frames / 25), frames)
+    drawer, canvases = Drawer(), [Canvas(image) for image, _ in images]
+    for canvas in canvases:
+        drawer.paint(canvas.planes, result)
+    return canvases
 
 
 if __name__ == "__main__":
