@@ -69,9 +69,9 @@ class Canvas:
 class OverlayWriter:
     """A video with a constant rate, and with the sound of the video that it was made from.
 
-    4:2:0, BT.709. Frame ``i`` is shown at
-    ``i / fps``. Sound is copied as it is, up to the end of the pictures. The file takes its name
-    when the ``with`` block ends well; after an error nothing new stands under that name.
+    4:2:0, BT.709. Frame ``i`` is shown at ``i / fps``. Sound is copied as it is, up to the end of
+    the pictures. The file takes its name when the ``with`` block ends well; after an error nothing
+    new stands under that name.
 
     Args:
         path: ends in ``.mp4``, ``.mkv`` or ``.mov``.
