@@ -114,7 +114,7 @@ def encode_image(visual: Any, images: Tensor) -> Tensor:
         float32 [B, D], not normalised.
     """
     patches = visual.conv1(images).flatten(2).transpose(1, 2)  # [B, P, d]
-    first = visual.class_embedding.expand(len(patches), 1, -1)
+    first = visual.class_embedding.expand(patches.shape[0], 1, -1)  # len() would fix B
     x = visual.ln_pre(torch.cat((first, patches), dim=1) + visual.positional_embedding)
     *blocks, last = visual.transformer.resblocks
     for block in blocks:

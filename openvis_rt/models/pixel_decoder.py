@@ -86,8 +86,8 @@ class DeformableAttention(nn.Module):
         project = self.sampling_offsets
         offsets = F.linear(query, project.weight * scale, project.bias * scale[:, 0])
         offsets = offsets.unflatten(2, (heads, levels, points, 2)).permute(0, 2, 3, 4, 1, 5)
-        locations: Tensor = offsets + (2 * reference - 1)
-        return locations
+        grids: Tensor = offsets + (2 * reference - 1)
+        return grids
 
 
 class _EncoderLayer(nn.Module):
