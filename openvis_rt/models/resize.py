@@ -70,8 +70,7 @@ class PillowResize(nn.Module):
         """Frames uint8 [B, Hs, Ws, 3] to float32 [B, H, W, 3] of whole numbers, 0..255."""
         # the axis that is summed over comes second: a tap is then whole lines of memory
         x = _to_levels(self.columns(frames.to(torch.float32).permute(0, 2, 1, 3)))
-        out: Tensor = self.rows(x.permute(0, 2, 1, 3))
-        return _to_levels(out)
+        return _to_levels(self.rows(x.permute(0, 2, 1, 3)))
 
 
 class _AxisFilter(nn.Module):
@@ -90,8 +89,8 @@ class _AxisFilter(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Float32 [B, source, L, 3] to [B, target, L, 3]."""
         if self.places is None:
-            out: Tensor = (self.weights @ x.flatten(2)).unflatten(2, x.shape[2:])
-            return out
+            product: Tensor = (self.weights @ x.flatten(2)).unflatten(2, x.shape[2:])
+            return product
         terms = [
             x.index_select(1, places) * weights[:, None, None]
             for places, weights in zip(self.places, self.weights, strict=True)

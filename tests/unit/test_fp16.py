@@ -24,7 +24,7 @@ from openvis_rt.errors import InputError, ParityError
 from openvis_rt.export import bundle as bundle_export
 from openvis_rt.export.fp16.convert import fp16_from_fp32, fp16_spec
 from openvis_rt.export.fp16.emulation import fp16_emulation
-from openvis_rt.export.fp16.keeps import KEEPS, GraphView, narrowed
+from openvis_rt.export.fp16.keeps import KEEPS, MOVES, GraphView, narrowed
 from openvis_rt.export.graph_module import GraphModule
 from openvis_rt.models import clip_vis
 from openvis_rt.systems.graphs import HALF_TENSORS, GraphSpec, TensorSpec
@@ -141,15 +141,35 @@ def test_types_agree_in_every_operator(half):
 
 
 def test_no_number_goes_to_the_other_type_and_back(half):
+    """But for the sums that are rounded on purpose, which `test_sums_...` looks at."""
     for model in half.values():
         view = GraphView(model.graph)
         for node in model.graph.node:
             if node.op_type != "Cast" or not view.is_float(node.input[0]):
                 continue
             before = view.producer.get(node.input[0])
+            if before is not None and model.graph.node[before].input[0].endswith(".sum"):
+                continue
             if before is not None and model.graph.node[before].op_type == "Cast":
                 assert not view.is_float(model.graph.node[before].input[0]), node.name
             assert view.types[node.input[0]] != view.types[node.output[0]], node.name
+
+
+def test_mask_products_are_sums_in_fp32_of_fp16_numbers_rounded_at_once(half):
+    """The Casts around it that TensorRT makes one FP16 kernel with an FP32 sum of."""
+    view = GraphView(half["propose"].graph)
+    [keep] = [keep for keep in KEEPS if keep.rounded]
+    products = keep.find(view)
+    assert products
+    for index in products:
+        node = view.nodes[index]
+        assert {view.types[name] for name in (*node.input, *node.output)} == {TensorProto.FLOAT}
+        [rounding] = view.consumers[node.output[0]]
+        assert view.nodes[rounding].op_type == "Cast"
+        assert view.types[view.nodes[rounding].output[0]] == TensorProto.FLOAT16
+        for name in node.input:
+            sources = {view.nodes[i].op_type for i in view.upstream(name, ("Cast",))}
+            assert sources <= MOVES  # nothing computes between the operand's Cast and the product
 
 
 def test_inputs_and_outputs_have_the_types_of_the_manifest(tiny_bundle):

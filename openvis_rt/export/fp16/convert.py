@@ -4,7 +4,8 @@ Each node computes in one of two types: FP32 if :data:`~openvis_rt.export.fp16.k
 it, else FP16. A tensor has the type of the node that makes it, and one Cast, shared by everyone, if
 somebody needs it in the other. Operators that only move numbers have no opinion: they carry FP32 if
 they get FP32 and somebody behind them wants it, so no value is rounded on its way between two kept
-nodes. Constants are stored in the type in which they are used, in both if both are.
+nodes; but where an entry says so, the result of a kept node is rounded. Constants are stored in the
+type in which they are used, in both if both are.
 
 Why not ``onnxruntime.transformers.float16``: tried with onnxruntime 1.31 and the same list, it
  - rounds every kept node's result to FP16, also between two kept nodes (51 such places in the
@@ -82,7 +83,8 @@ def fp16_from_fp32(
     assert not untyped, f"no type is known of {sorted(untyped)[:3]}"
     found = {keep.name: keep.find(view) for keep in keeps}
     kept: set[int] = set().union(*found.values())
-    writer = _Writer(view, half, _node_types(view, kept, half))
+    rounded: set[int] = set().union(*(found[keep.name] for keep in keeps if keep.rounded))
+    writer = _Writer(view, half, _node_types(view, kept, rounded, half), rounded)
     result = onnx.ModelProto()
     result.ir_version, result.producer_name = model.ir_version, model.producer_name
     result.opset_import.extend(model.opset_import)
@@ -90,7 +92,7 @@ def fp16_from_fp32(
     return Fp16Graph(result, half, {name: len(nodes) for name, nodes in found.items() if nodes})
 
 
-def _node_types(view: GraphView, kept: set[int], spec: GraphSpec) -> list[int]:
+def _node_types(view: GraphView, kept: set[int], rounded: set[int], spec: GraphSpec) -> list[int]:
     """The type in which each node computes: FLOAT or FLOAT16; of no meaning where it has none."""
     wide = _wanted_wide(view, kept, spec)
     native: dict[str, int] = {t.name: _ONNX_TYPES[t.dtype] for t in spec.inputs}
@@ -107,7 +109,8 @@ def _node_types(view: GraphView, kept: set[int], spec: GraphSpec) -> list[int]:
         else:
             is_wide = False
         types.append(TensorProto.FLOAT if is_wide else TensorProto.FLOAT16)
-        native.update((name, types[-1]) for name in node.output if view.is_float(name))
+        made = TensorProto.FLOAT16 if index in rounded else types[-1]
+        native.update((name, made) for name in node.output if view.is_float(name))
     return types
 
 
@@ -130,8 +133,10 @@ _ONNX_TYPES: dict[str, int] = {
 class _Writer:
     """Writes the nodes again, each with inputs of its own type."""
 
-    def __init__(self, view: GraphView, spec: GraphSpec, types: list[int]) -> None:
-        self._view, self._types = view, types
+    def __init__(
+        self, view: GraphView, spec: GraphSpec, types: list[int], rounded: set[int]
+    ) -> None:
+        self._view, self._types, self._rounded = view, types, rounded
         # the type whose version of a tensor has the tensor's own name
         self._named: dict[str, int] = {
             t.name: _ONNX_TYPES[t.dtype] for t in (*spec.inputs, *spec.outputs)
@@ -140,12 +145,13 @@ class _Writer:
         for tensor in spec.inputs:
             self._made[tensor.name].add(_ONNX_TYPES[tensor.dtype])
         self._nodes: list[onnx.NodeProto] = []
+        self._sums: set[str] = set()  # tensors that are rounded from a sum in FP32
         self._use = self._constant_types()
 
     def graph(self, old: onnx.GraphProto) -> onnx.GraphProto:
         """The whole graph."""
-        for node, kind in zip(self._view.nodes, self._types, strict=True):
-            self._write(node, kind)
+        for index, (node, kind) in enumerate(zip(self._view.nodes, self._types, strict=True)):
+            self._write(node, kind, rounded=index in self._rounded)
         for value in old.output:  # an output that is made in the other type
             if self._view.is_float(value.name):
                 self._version(value.name, self._named[value.name])
@@ -172,30 +178,33 @@ class _Writer:
             own = self._named.setdefault(tensor, kind)
         return tensor if kind == own else f"{tensor}.{_SHORT[kind]}"
 
-    def _write(self, node: onnx.NodeProto, kind: int) -> None:
+    def _write(self, node: onnx.NodeProto, kind: int, *, rounded: bool) -> None:
         new = onnx.NodeProto()
         new.CopyFrom(node)
         for place, name in enumerate(node.input):
             if name and self._view.is_float(name):
                 new.input[place] = self._version(name, _input_type(node, place, kind))
+        casts = []
         for place, name in enumerate(node.output):
-            if name and self._view.is_float(name):
-                new.output[place] = self._name(name, kind)
-                self._made[name].add(kind)
+            if not (name and self._view.is_float(name)):
+                continue
+            made = TensorProto.FLOAT16 if rounded else kind
+            new.output[place] = self._name(name, made)
+            self._made[name].add(made)
+            if rounded:
+                casts.append(_cast(f"{name}.sum", new.output[place], made))
+                self._sums.add(name)
+                new.output[place] = f"{name}.sum"
         if node.op_type == "Cast" and self._view.is_float(node.output[0]):
             _set_target(new, kind)
-        self._nodes.append(new)
+        self._nodes += [new, *casts]
 
     def _version(self, tensor: str, kind: int) -> str:
         """The name of a tensor in this type, cast from its other one if it has not been yet."""
         name = self._name(tensor, kind)
         if tensor not in self._use and kind not in self._made[tensor]:
             [other] = self._made[tensor]
-            self._nodes.append(
-                helper.make_node(
-                    "Cast", [self._name(tensor, other)], [name], f"{name}:cast", to=kind
-                )
-            )
+            self._nodes.append(_cast(self._name(tensor, other), name, kind))
             self._made[tensor].add(kind)
         return name
 
@@ -222,12 +231,18 @@ class _Writer:
                 continue
             kinds = self._made.get(value.name, set())  # none of a constant
             named = {self._name(value.name, kind): kind for kind in sorted(kinds)}
+            if value.name in self._sums:
+                named[f"{value.name}.sum"] = TensorProto.FLOAT
             out += [_retyped(value, n, kind) for n, kind in named.items() if n not in ports]
         return out
 
 
 def _input_type(node: onnx.NodeProto, place: int, kind: int) -> int:
     return TensorProto.FLOAT if place in _FP32_INPUTS.get(node.op_type, ()) else kind
+
+
+def _cast(source: str, target: str, kind: int) -> onnx.NodeProto:
+    return helper.make_node("Cast", [source], [target], f"{target}:cast", to=kind)
 
 
 def _set_target(cast: onnx.NodeProto, kind: int) -> None:

@@ -98,12 +98,16 @@ class Keep:
         find: its nodes in a graph; none where a graph has nothing of the kind.
         what: which nodes these are.
         reason: why they are not converted.
+        rounded: their results become FP16 at once. Such a product has FP16 operands and an FP16
+            result, and its sum is FP32: a compiler for tensor cores makes one FP16 kernel of the
+            Casts and the product, and must not sum in FP16 as it may in a product of FP16 type.
     """
 
     name: str
     find: Finder
     what: str
     reason: str
+    rounded: bool = False
 
 
 def _ops(*types: str, module: str = r".*") -> Finder:
@@ -231,8 +235,10 @@ KEEPS: tuple[Keep, ...] = (
     Keep(
         "mask product",
         _mask_product,
-        "mask embeddings times mask features",
-        "256 products of both signs make a logit, and its sign is the mask.",
+        "the sum of mask embeddings times mask features; operands and result are FP16",
+        "256 products of both signs make a logit, and its sign is the mask. Rounding the sum to "
+        "FP16 turns no sign, and makes 0 only of what is below 3e-8.",
+        rounded=True,
     ),
     Keep(
         "mask decisions",
