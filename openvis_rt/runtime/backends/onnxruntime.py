@@ -340,7 +340,8 @@ def _check_tensors(session: Any, spec: GraphSpec, path: str) -> None:
             value = found[tensor.name]
             dtype = _TYPES.get(value.type)
             packed = tensor.name == "masks" and dtype == "bool"  # the session packs them
-            if not (dtype == tensor.dtype or packed) or not _is_shape(tuple(value.shape), tensor.shape):
+            same = dtype == tensor.dtype or packed
+            if not same or not _is_shape(tuple(value.shape), tensor.shape):
                 raise BundleError(
                     f"{tensor.name!r} of {path} is {dtype} {list(value.shape)}, and the manifest "
                     f"says {tensor.dtype} {list(tensor.shape)}; export it again"
