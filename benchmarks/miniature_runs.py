@@ -41,6 +41,7 @@ from openvis_rt.runtime.options import TrackingOptions
 from openvis_rt.runtime.pipeline import Pipeline
 from openvis_rt.runtime.video.reading import Frame
 from openvis_rt.runtime.video.results import FrameResult, VideoResult
+from openvis_rt.systems.graphs import PRECISIONS
 from openvis_rt.training.world import Split, World, write_dataset
 from openvis_rt.training.world_files import ANNOTATIONS, IMAGES, SPLIT
 
@@ -88,7 +89,9 @@ def exported(model: Network, folder: Path, facts: dict[str, Any]) -> Bundle:
     """
     if folder.exists():
         return Bundle.open(folder)
-    return export_bundle(model, folder, network_size=SIZE, checkpoint=facts).bundle
+    return export_bundle(
+        model, folder, network_size=SIZE, precisions=PRECISIONS, checkpoint=facts
+    ).bundle
 
 
 def shipped(name: str) -> tuple[Loaded, str]:

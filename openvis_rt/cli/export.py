@@ -14,7 +14,6 @@ from openvis_rt.errors import DependencyError, InputError
 from openvis_rt.files import refuse_existing
 from openvis_rt.records import json_from_record
 from openvis_rt.systems import variant_named
-from openvis_rt.systems.graphs import PRECISIONS
 
 _WEIGHTS, _GRAPHS = "Weights", "Graphs"  # groups of --help
 
@@ -94,9 +93,10 @@ PrecisionOption = Annotated[
     typer.Option(
         metavar="NAME",
         rich_help_panel=_GRAPHS,
-        help="fp32, fp16 or both, with a comma or repeated. Default: both. fp16 halves the "
-        "files and is what TensorRT is fast with; norms, softmax, mask and class scores stay "
-        "FP32 in it (docs/fp16.md). Take fp32 alone where weights exceed FP16's range.",
+        help="fp32, fp16 or both, with a comma or repeated; one that cannot be had is then an "
+        "error. Default: both, without fp16 where these weights fail its comparison with PyTorch. "
+        "fp16 halves the files and is what TensorRT is fast with; norms, softmax, mask and class "
+        "scores stay FP32 in it (docs/fp16.md).",
     ),
 ]
 ReferenceOption = Annotated[
@@ -163,8 +163,8 @@ def export(
         export_bundle,
     )
 
-    wanted = [name.strip() for text in precision or PRECISIONS for name in text.split(",")]
-    precisions = checked_precisions(wanted)
+    named = [name.strip() for text in precision or () for name in text.split(",")]
+    precisions = checked_precisions(named) if named else None
     checked_size(variant, network, source)
     checked_window_length(variant, window_length)
     with progress_bar() as bar:
@@ -184,6 +184,8 @@ def export(
             verify=verify,
             progress=bar,
         )
+        for left_out, why in result.left_out.items():
+            warn(f"{left_out.upper()} is left out, and the rest is written: {why}")
         if reference:
             from openvis_rt.verify.torch_recording import add_reference
 
@@ -194,6 +196,7 @@ def export(
                 "bundle": output,
                 "graphs": json_from_record(result.bundle.manifest)["graphs"],
                 "differences": [d.to_json() for d in result.differences],
+                "left_out": result.left_out,
             }
         )
         return
@@ -203,7 +206,7 @@ def export(
         )
         for d in result.differences:
             table.add_row(
-                *(d.graph, d.precision, d.output),
+                *(d.graph, d.precision, d.output + ", masks given" * d.given_masks),
                 *(f"{d.largest:.1e}", f"{d.relative:.1e}", f"{d.sqnr:.0f}"),
             )
         Console().print(table)

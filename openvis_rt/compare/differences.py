@@ -23,6 +23,7 @@ from openvis_rt.systems.graphs import GraphSpec, TensorSpec
 
 __all__ = [
     "GATES",
+    "GIVEN_MASKS",
     "Difference",
     "difference",
     "differing_share",
@@ -94,6 +95,17 @@ _INT8 = {
     "video ids": 0.6,
 }
 GATES |= {"int8": _INT8, "int8-fp32": _INT8}
+GIVEN_MASKS: dict[str, dict[str, float]] = {
+    "fp16": {
+        **GATES["fp16"],
+        "mask_logits": 30.0,  # 44 to 58, with weights that leave 8 to 12 end to end
+        "queries": 30.0,  # 48 to 57
+        "object_logits": 30.0,  # 45 to 59
+        "guidance_mask": 30.0,  # as mask_logits
+        "bits": 1e-2,  # 2e-3 of pool_mask
+    }
+}
+"""The same where the query decoder is given PyTorch's attention masks: no bit of them can flip."""
 _TINY = 1e-30
 
 
@@ -108,6 +120,7 @@ class Difference:
             over masks the mean difference over the number of pixels.
         sqnr: signal-to-noise ratio in dB; for masks and sums over them infinite.
         passed: whether it is within its gate.
+        given_masks: the query decoder was given PyTorch's attention masks; false end to end.
     """
 
     graph: str
@@ -117,6 +130,7 @@ class Difference:
     relative: float
     sqnr: float
     passed: bool
+    given_masks: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """As JSON types; an infinite ratio is null."""
@@ -127,11 +141,19 @@ class Difference:
             "largest": self.largest,
             "relative": self.relative,
             "sqnr_db": None if math.isinf(self.sqnr) else self.sqnr,
+            "given_masks": self.given_masks,
         }
 
 
 def difference(
-    graph: str, precision: str, tensor: TensorSpec, found: Array, wanted: Array, pixels: int
+    graph: str,
+    precision: str,
+    tensor: TensorSpec,
+    found: Array,
+    wanted: Array,
+    pixels: int,
+    *,
+    given_masks: bool = False,
 ) -> Difference:
     """One output beside its reference.
 
@@ -140,19 +162,22 @@ def difference(
         tensor: the output.
         found, wanted: its values, of one shape.
         pixels: of the grid that masks are summed over.
+        given_masks: as :class:`Difference` has it; it decides the gates, too.
     """
-    gates = GATES[precision]
+    gates = (GIVEN_MASKS if given_masks else GATES)[precision]
     largest = largest_error(found, wanted)
     share = differing_share(tensor.name, found, wanted, pixels)
     if share is not None:
         if is_mask(wanted):
             largest = share
         passed = share <= gates["bits"]
-        return Difference(graph, precision, tensor.name, largest, share, math.inf, passed)
+        told = largest, share, math.inf, passed
+        return Difference(graph, precision, tensor.name, *told, given_masks)
     ratio = sqnr(found, wanted)
     relative = largest / max(float(np.abs(wanted.astype(np.float64)).max()), _TINY)
     passed = bool(ratio >= gates[tensor.name])  # false for NaN as well
-    return Difference(graph, precision, tensor.name, largest, relative, ratio, passed)
+    told = largest, relative, ratio, passed
+    return Difference(graph, precision, tensor.name, *told, given_masks)
 
 
 def is_mask(value: Array) -> bool:

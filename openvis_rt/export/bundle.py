@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import platform
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -26,9 +26,9 @@ from openvis_rt.bundle.bundle import (
 )
 from openvis_rt.compare.differences import Difference
 from openvis_rt.compare.torch_reference import TorchReference, compare_with_torch
-from openvis_rt.errors import InputError
+from openvis_rt.errors import InputError, ParityError
 from openvis_rt.export.fp16.convert import fp16_from_fp32
-from openvis_rt.export.fp16.emulation import fp16_emulation
+from openvis_rt.export.fp16.parity import compare_fp16_with_torch
 from openvis_rt.export.graph_module import graph_modules
 from openvis_rt.export.masks import masks_graph
 from openvis_rt.export.onnx_export import OPSET, add_metadata, onnx_from_module
@@ -62,10 +62,17 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class ExportResult:
-    """A finished export: the bundle, and each file's largest differences from PyTorch FP32."""
+    """A finished export.
+
+    Attributes:
+        bundle: that was written.
+        differences: each file's largest differences from PyTorch FP32.
+        left_out: by precision, why the bundle has none of it; empty if it has all.
+    """
 
     bundle: Bundle
     differences: list[Difference]
+    left_out: dict[str, str] = field(default_factory=dict)
 
 
 def export_bundle(
@@ -75,7 +82,7 @@ def export_bundle(
     network_size: tuple[int, int] | None = None,
     source_size: tuple[int, int] | None = None,
     window_length: int | None = None,
-    precisions: Sequence[str] = PRECISIONS,
+    precisions: Sequence[str] | None = None,
     checkpoint: dict[str, Any],
     overwrite: bool = False,
     verify: bool = True,
@@ -93,8 +100,9 @@ def export_bundle(
             resizes them itself, and `masks` makes masks of this size. None: the host resizes.
         window_length: most frames of a window, for models that take windows; None for the released
             one.
-        precisions: of :data:`PRECISIONS`, at least one. Every graph is traced once; its FP16
-            version is made from the FP32 one in memory.
+        precisions: of :data:`PRECISIONS`, at least one; none is left out. None for both, but only
+            FP32 if these weights cannot be FP16. Every graph is traced once; its FP16 version is
+            made from the FP32 one in memory.
         checkpoint: where the weights came from, for the manifest.
         overwrite: replace an existing bundle; no other directory is replaced.
         verify: run every graph in ONNX Runtime against PyTorch on a random input.
@@ -102,13 +110,13 @@ def export_bundle(
 
     Raises:
         InputError: a size, window length or precision that cannot be exported, or weights beyond
-            FP16's range.
+            FP16's range where FP16 is asked for.
         OutputError: ``output`` exists or cannot be written.
-        ParityError: a graph's outputs are not PyTorch's.
+        ParityError: a graph's outputs are not PyTorch's; nothing was written.
     """
     size = checked_size(model.variant, network_size, source_size)
     length = checked_window_length(model.variant, window_length)
-    precisions = checked_precisions(precisions)
+    wanted = checked_precisions(PRECISIONS if precisions is None else precisions)
     tools = tool_versions()
     facts = {
         "openvis_rt": tools["openvis-rt"],
@@ -116,14 +124,18 @@ def export_bundle(
         "checkpoint": checkpoint,
     }
     with output_directory(output, overwrite=overwrite, ours=_is_bundle) as folder:
-        work = _Export(folder, precisions, facts, model, verify=verify, progress=progress)
-        work.write_graphs(size, source_size)
+        work = _Export(folder, wanted, facts, model, verify=verify, progress=progress)
+        work.fp16_is_required = precisions is not None
+        try:
+            work.write_graphs(size, source_size)
+        except ParityError as exc:
+            raise ParityError(f"{exc} Nothing was written.") from exc
         work.step("writing the manifest")
         others = _write_companions(model, folder)
         preprocess = _preprocess(model.variant, size, source_size)
         manifest = _manifest(model, work.files, preprocess, length, checkpoint, tools)
         write_manifest(folder, manifest, others)
-    return ExportResult(Bundle.open(output, verify=False), work.differences)
+    return ExportResult(Bundle.open(output, verify=False), work.differences, work.left_out)
 
 
 class _Export:
@@ -132,6 +144,8 @@ class _Export:
     Attributes:
         files: for the manifest, by precision and graph.
         differences: of every file that was compared with PyTorch.
+        fp16_is_required: else FP16 is left out if it cannot be had.
+        left_out: by precision, why it was left out.
     """
 
     def __init__(
@@ -146,12 +160,10 @@ class _Export:
     ) -> None:
         self._folder, self._facts, self._model = folder, facts, model
         self._verify, self._progress, self._done = verify, progress, 0
-        graphs = len(model.graphs)
-        converted = graphs - len(_WIDE) if "fp16" in precisions else 0
-        traced = graphs if "fp32" in precisions else len(_WIDE)
-        self._steps = 1 + graphs + converted + (converted + traced) * verify
         self.files: dict[str, dict[str, GraphFile]] = {p: {} for p in precisions}
         self.differences: list[Difference] = []
+        self.fp16_is_required, self.left_out = True, dict[str, str]()
+        self._steps = self._steps_with(model.graphs)
 
     def step(self, phase: str) -> None:
         """Tell what is done now."""
@@ -162,7 +174,8 @@ class _Export:
         """Trace every graph and write it in every precision; sizes as :func:`sized_graphs`."""
         specs, padded = sized_graphs(self._model, size, source)
         modules = graph_modules(self._model, padded, size, source)
-        for name, spec in specs.items():
+        names = list(specs)
+        for place, (name, spec) in enumerate(specs.items(), 1):
             self.step(f"exporting {name}")
             if name == "masks":
                 frame = source or size
@@ -172,6 +185,14 @@ class _Export:
             else:
                 graph = onnx_from_module(modules[name], spec)
             self._write(graph, spec, modules[name])
+            self._steps = self._steps_with(names[place:])  # fewer, once a precision is left out
+
+    def _steps_with(self, graphs: Collection[str]) -> int:
+        """Steps in all, if these graphs are not written yet."""
+        alone, count = len(_WIDE.intersection(graphs)), len(graphs)
+        narrow = count - alone if "fp16" in self.files else 0
+        wide = count if "fp32" in self.files else alone
+        return self._done + count + narrow + (narrow + wide) * self._verify + 1
 
     def _write(self, model: onnx.ModelProto, spec: GraphSpec, module: nn.Module) -> None:
         """Write a traced graph in every precision, each compared with the module."""
@@ -179,32 +200,45 @@ class _Export:
         wide = GraphFile(f"{spec.name}.onnx", "fp32", spec)
         alone = spec.name in _WIDE  # one file for every precision
         if "fp32" in self.files or alone:
-            self._save(model, wide, reference, {})
+            path = self._save(model, wide, {})
+            if self._verify:
+                self.step(f"comparing {wide.file} with PyTorch")
+                self.differences += compare_with_torch(path, spec, reference)
         for precision in self.files:
             self.files[precision][spec.name] = wide
         if "fp16" in self.files and not alone:
-            self.step(f"converting {spec.name} to FP16")
-            half = fp16_from_fp32(model, spec)
-            narrow = GraphFile(f"{spec.name}.fp16.onnx", "fp16", half.spec)
-            self._save(half.model, narrow, reference, {"kept_in_fp32": half.kept})
-            self.files["fp16"][spec.name] = narrow
+            try:
+                self.files["fp16"][spec.name] = self._write_fp16(model, spec, reference)
+            except (InputError, ParityError) as exc:
+                if self.fp16_is_required:
+                    raise
+                self._leave_fp16_out(str(exc))
 
-    def _save(
-        self,
-        model: onnx.ModelProto,
-        file: GraphFile,
-        reference: TorchReference,
-        facts: dict[str, Any],
-    ) -> None:
+    def _write_fp16(
+        self, model: onnx.ModelProto, spec: GraphSpec, reference: TorchReference
+    ) -> GraphFile:
+        self.step(f"converting {spec.name} to FP16")
+        half = fp16_from_fp32(model, spec)
+        file = GraphFile(f"{spec.name}.fp16.onnx", "fp16", half.spec)
+        self._save(half.model, file, {"kept_in_fp32": half.kept})
+        if self._verify:
+            self.step(f"comparing {file.file} with PyTorch")
+            self.differences += compare_fp16_with_torch(half, model, reference)
+        return file
+
+    def _leave_fp16_out(self, why: str) -> None:
+        del self.files["fp16"]
+        self.left_out["fp16"] = why
+        self.differences = [d for d in self.differences if d.precision != "fp16"]
+        for path in self._folder.glob("*.fp16.onnx"):
+            path.unlink()
+
+    def _save(self, model: onnx.ModelProto, file: GraphFile, facts: dict[str, Any]) -> Path:
         add_metadata(model, file.spec, {"precision": file.precision, **facts, **self._facts})
         path = self._folder / file.file
         onnx.save_model(model, path)
         onnx.checker.check_model(path, full_check=True)
-        if self._verify:
-            self.step(f"comparing {file.file} with PyTorch")
-            narrow = file.precision == "fp16"
-            graph = fp16_emulation(model).SerializeToString() if narrow else path
-            self.differences += compare_with_torch(graph, file.spec, reference, file.precision)
+        return path
 
 
 def tool_versions() -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from itertools import pairwise
@@ -19,12 +20,18 @@ from typer.testing import CliRunner
 
 from openvis_rt.bundle.bundle import Bundle
 from openvis_rt.cli.main import app
+from openvis_rt.compare.differences import GATES, sqnr
 from openvis_rt.compare.torch_reference import TorchReference, compare_with_torch
 from openvis_rt.errors import InputError, ParityError
 from openvis_rt.export import bundle as bundle_export
-from openvis_rt.export.fp16.convert import fp16_from_fp32, fp16_spec
+from openvis_rt.export.fp16.convert import Fp16Graph, fp16_from_fp32, fp16_spec
 from openvis_rt.export.fp16.emulation import fp16_emulation
 from openvis_rt.export.fp16.keeps import KEEPS, MOVES, GraphView, narrowed
+from openvis_rt.export.fp16.parity import (
+    attention_masks,
+    compare_fp16_with_torch,
+    with_given_masks,
+)
 from openvis_rt.export.graph_module import GraphModule
 from openvis_rt.models import clip_vis
 from openvis_rt.systems.graphs import HALF_TENSORS, GraphSpec, TensorSpec
@@ -385,3 +392,121 @@ def test_only_tensors_that_stay_on_the_device_are_fp16(wide):
             strict=True,
         ):
             assert (before.dtype != after.dtype) == (before.name == "features")
+
+
+# flipped bits of attention masks, and what is lost otherwise
+
+
+def with_other_threshold(model: onnx.ModelProto, masks: list[str], threshold: float) -> None:
+    """Let the graph decide its attention masks at another logit than 0, so that bits flip."""
+    for node in model.graph.node:
+        if node.output[0] in masks:
+            node.input[1] = f"{node.output[0]}.threshold"
+            value = numpy_helper.from_array(np.array(threshold, np.float32), node.input[1])
+            model.graph.initializer.append(value)
+
+
+@pytest.fixture
+def close(monkeypatch) -> None:
+    """A gate end to end that 36 dB miss; all flipped bits together leave the tiny model so many."""
+    monkeypatch.setitem(GATES["fp16"], "mask_logits", 45.0)
+
+
+@pytest.fixture
+def flipping(monkeypatch, close) -> None:
+    """Exports whose FP16 `propose` computes well, but with attention masks of flipped bits."""
+
+    def converted(model: onnx.ModelProto, spec: GraphSpec) -> Fp16Graph:
+        half = fp16_from_fp32(model, spec)
+        with_other_threshold(half.model, attention_masks(model), 0.5)
+        return half
+
+    monkeypatch.setattr(bundle_export, "fp16_from_fp32", converted)
+
+
+def test_attention_masks_are_found_by_what_reads_them(wide, tmp_path_factory):
+    assert len(attention_masks(wide["propose"][0])) == tiny_model().sem_seg_head.predictor.layers
+    assert attention_masks(wide["classify"][0]) == attention_masks(wide["text"][0]) == []
+    windows = onnx.load(shared_bundle("ovformer-video-r50", tmp_path_factory).graph_path("propose"))
+    assert len(attention_masks(windows)) > 0
+
+
+def test_given_masks_take_the_place_of_those_that_the_graph_decides(wide):
+    model, spec = wide["propose"]
+    masks = attention_masks(model)
+    reference = TorchReference(spec, GraphModule(tiny_model(), spec))
+    inputs, wanted = reference.answer(0)
+    shown = onnx.ModelProto()
+    shown.CopyFrom(model)
+    shown.graph.output.extend(onnx.ValueInfoProto(name=name) for name in masks)
+    known = dict(zip(masks, run(shown, inputs)[-len(masks) :], strict=True))
+    given = run(with_given_masks(model, masks), inputs | known)
+    assert sqnr(given[0], wanted[0]) > 80
+    turned = {name: ~mask for name, mask in known.items()}
+    assert sqnr(run(with_given_masks(model, masks), inputs | turned)[0], wanted[0]) < 40
+
+
+def test_flipped_bits_are_told_from_a_loss_of_precision(wide, close):
+    model, spec = wide["propose"]
+    reference = TorchReference(spec, GraphModule(tiny_model(), spec))
+    half = fp16_from_fp32(model, spec)
+    sound = compare_fp16_with_torch(half, model, reference)
+    assert {d.given_masks for d in sound} == {False, True}
+    with_other_threshold(half.model, attention_masks(model), 0.5)
+    with pytest.raises(ParityError, match="flipped bits of attention masks, not a loss of prec"):
+        compare_fp16_with_torch(half, model, reference)
+    lossy = fp16_from_fp32(model, spec)
+    first = next(n for n in lossy.model.graph.node if n.op_type == "Conv")
+    for tensor in lossy.model.graph.initializer:
+        if tensor.name == first.input[1]:
+            coarse = np.round(numpy_helper.to_array(tensor) * 16) / 16
+            tensor.CopyFrom(numpy_helper.from_array(coarse.astype(np.float16), tensor.name))
+    with pytest.raises(ParityError, match="even if it is given PyTorch's attention masks"):
+        compare_fp16_with_torch(lossy, model, reference)
+
+
+def test_the_default_leaves_fp16_out_and_says_why(tiny_bundle, tmp_path, monkeypatch, flipping):
+    monkeypatch.setattr(clip_vis, "build", lambda _: tiny_model())
+    monkeypatch.setattr(bundle_export, "onnx_from_module", traced_before(tiny_bundle))
+    place = ("-o", str(tmp_path / "new"), "--size", "60x90", "--random-weights", "0", "--json")
+    done = CliRunner().invoke(app, ["export", VARIANT.name, *place, "--no-reference"])
+    assert done.exit_code == 0, done.output
+    told = json.loads(done.stdout)
+    assert "flipped bits" in told["left_out"]["fp16"]
+    assert "warning: FP16 is left out" in done.stderr
+    assert {d["precision"] for d in told["differences"]} == {"fp32"}
+    bundle = Bundle.open(tmp_path / "new")
+    assert list(bundle.manifest.graphs) == ["fp32"]
+    assert not list(bundle.path.glob("*.fp16.onnx"))
+
+
+@pytest.mark.parametrize("named", ["fp16", "fp32,fp16"])
+def test_fp16_that_is_asked_for_by_name_is_not_left_out(
+    tiny_bundle, tmp_path, monkeypatch, flipping, named
+):
+    monkeypatch.setattr(clip_vis, "build", lambda _: tiny_model())
+    monkeypatch.setattr(bundle_export, "onnx_from_module", traced_before(tiny_bundle))
+    place = ("-o", str(tmp_path / "new"), "--size", "60x90", "--random-weights", "0")
+    done = CliRunner().invoke(app, ["export", VARIANT.name, *place, "--precision", named])
+    assert isinstance(done.exception, ParityError)
+    assert done.exception.exit_code == 4
+    assert str(done.exception).endswith("Nothing was written.")
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_weight_beyond_fp16_leaves_fp32(tiny_bundle, tmp_path, monkeypatch):
+    def large(model: onnx.ModelProto, spec: GraphSpec) -> Fp16Graph:
+        if spec.name != "text":  # the last one, when other FP16 files are written already
+            return fp16_from_fp32(model, spec)
+        raise InputError("the weight 'w' holds 1e+05")
+
+    monkeypatch.setattr(bundle_export, "onnx_from_module", traced_before(tiny_bundle))
+    monkeypatch.setattr(bundle_export, "fp16_from_fp32", large)
+    steps: list[tuple[int, int]] = []
+    result = export_tiny(
+        tmp_path / "bundle", progress=lambda _, done, total: steps.append((done, total))
+    )
+    assert result.left_out == {"fp16": "the weight 'w' holds 1e+05"}
+    result.bundle.verify()
+    assert not list(result.bundle.path.glob("*.fp16.onnx"))
+    assert steps[-1][0] == steps[-1][1] - 1
