@@ -197,7 +197,8 @@ def write_video_bundle(path: Path, **changes) -> Bundle:
         precision: {name: _fetched(file) for name, file in files.items()}
         for precision, files in bundle.manifest.graphs.items()
     }
-    write_manifest(bundle.path, replace(bundle.manifest, score=score, graphs=graphs))
+    manifest = replace(bundle.manifest, system="minvis", score=score, graphs=graphs)
+    write_manifest(bundle.path, manifest)
     return Bundle.open(path)
 
 

@@ -140,6 +140,8 @@ def _check_spec(spec: GraphSpec, contract: GraphSpec, sizes: dict[str, int], whe
     for kind in ("inputs", "outputs", "overridable"):
         for tensor, needed in zip(getattr(spec, kind), getattr(contract, kind), strict=True):
             _check_tensor(tensor, needed, sizes, f"{where}: {tensor.name}")
+            if kind == "outputs" and tensor.fetched != needed.fetched:
+                raise BundleError(f"{where}: {tensor.name}: fetched must be {needed.fetched}")
 
 
 def _check_tensor(
@@ -148,8 +150,6 @@ def _check_tensor(
     types = {contract.dtype, *(["float16"] if contract.name in HALF_TENSORS else [])}
     if tensor.dtype not in types:
         raise BundleError(f"{where} is {tensor.dtype}, and needs {' or '.join(sorted(types))}")
-    if tensor.fetched != contract.fetched:
-        raise BundleError(f"{where}.fetched is {tensor.fetched}, and must be {contract.fetched}")
     if len(tensor.shape) != len(contract.shape):
         raise BundleError(
             f"{where} has shape {list(tensor.shape)}, and needs {list(contract.shape)}"

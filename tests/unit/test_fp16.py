@@ -188,7 +188,10 @@ def test_inputs_and_outputs_have_the_types_of_the_manifest(tiny_bundle):
         for values, tensors in ((ports.input, file.spec.inputs), (ports.output, file.spec.outputs)):
             for value, tensor in zip(values, tensors, strict=False):  # overridable ones come last
                 dtype = helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
-                assert (value.name, dtype.name) == (tensor.name, tensor.dtype)
+                in_file = (
+                    "bool" if tensor.name == "masks" else tensor.dtype
+                )  # rows are packed later
+                assert (value.name, dtype.name) == (tensor.name, in_file)
                 half_wanted = tensor.name in HALF_TENSORS
                 assert (tensor.dtype == "float16") == half_wanted
 
@@ -408,8 +411,8 @@ def with_other_threshold(model: onnx.ModelProto, masks: list[str], threshold: fl
 
 @pytest.fixture
 def close(monkeypatch) -> None:
-    """A gate end to end that 36 dB miss; all flipped bits together leave the tiny model so many."""
-    monkeypatch.setitem(GATES["fp16"], "mask_logits", 45.0)
+    """A gate that flipped bits miss: they leave the tiny model 36 to 47 dB, which has 54."""
+    monkeypatch.setitem(GATES["fp16"], "mask_logits", 50.0)
 
 
 @pytest.fixture
