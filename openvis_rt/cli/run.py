@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -22,7 +22,11 @@ from openvis_rt.files import refuse_existing
 from openvis_rt.runtime.options import Selection, TrackingOptions
 from openvis_rt.vocabulary import Vocabulary
 
+if TYPE_CHECKING:
+    from openvis_rt.runtime.run import RunReport
+
 # groups of --help
+_INTERRUPTED = 130  # what shells give a process that Ctrl-C ended
 _LOOK_FOR, _TRACKING = "What to look for", "Tracking"
 _WHERE, _OUTPUT = "Where it runs", "What is read and written"
 
@@ -242,7 +246,7 @@ def run(
     """Segment, classify and track the named classes in a video.
 
     Writes overlay.mp4, frames.jsonl (one line a frame) and, in video mode, results.json in the
-    YTVIS / LV-VIS format.
+    YTVIS / LV-VIS format. Ctrl-C ends it with whole files of the frames so far.
 
     Example: `openvis run bundle street.mp4 -c person -c "bicycle, bike" -o out`
     """
@@ -284,6 +288,12 @@ def run(
             warn=warn,
         ) as pipeline:
             report = run_video(pipeline, source, output, options, bar, warn)
+    _tell(report, as_json=as_json)
+    if report.stopped:
+        raise typer.Exit(_INTERRUPTED)
+
+
+def _tell(report: RunReport, *, as_json: bool) -> None:
     if as_json:
         print_json(report.to_json())
         return
@@ -298,6 +308,8 @@ def run(
         )
     for kind, path in report.outputs.items():
         CONSOLE.print(f"  {kind}: {path}", markup=False)
+    if report.stopped:
+        CONSOLE.print(f"stopped after {report.frames} frames; every file is whole, and of these")
 
 
 def _beside(words: Vocabulary, listed: str) -> str:

@@ -12,7 +12,7 @@ Each of these four has a thread, and a few frames wait between them.
 
 from __future__ import annotations
 
-import signal
+import json
 import threading
 import time
 from collections import deque
@@ -29,6 +29,7 @@ import numpy.typing as npt
 from openvis_rt.errors import InputError, OutputError, VideoError
 from openvis_rt.files import output_directory
 from openvis_rt.runtime.pipeline import Mode, Pipeline
+from openvis_rt.runtime.stopping import stoppable
 from openvis_rt.runtime.video.drawn import DrawnVideo
 from openvis_rt.runtime.video.encoders import Encoder, EncoderOptions, choose_encoder
 from openvis_rt.runtime.video.overlay import OverlayWriter
@@ -44,7 +45,8 @@ from openvis_rt.runtime.video.results import (
 __all__ = ["RunOptions", "RunReport", "resolve_mode", "run_video"]
 
 _NO_IMAGE = np.empty((0, 0, 3), np.uint8)
-_OUTPUTS = frozenset({"overlay.mp4", "frames.jsonl", "results.json", "categories.json"})
+_STOPPED = "stopped.json"  # only where a run ended before its source did
+_OUTPUTS = frozenset({"overlay.mp4", "frames.jsonl", "results.json", "categories.json", _STOPPED})
 
 Progress = Callable[[str, int, int | None], None]
 """Called with the phase, frames done, and frames in all if that is known."""
@@ -89,6 +91,8 @@ class RunReport:
         outputs: the files that were written, by kind.
         warnings: what was told of this run and of its pipeline.
         encoder: FFmpeg's name of the overlay's encoder; None without an overlay.
+        stopped: Ctrl-C or SIGTERM ended it before its source: the files are whole, and of the
+            frames so far.
     """
 
     mode: Mode
@@ -101,6 +105,7 @@ class RunReport:
     outputs: dict[str, Path]
     warnings: list[str]
     encoder: str | None = None
+    stopped: bool = False
 
     @property
     def frames_per_second(self) -> float:
@@ -121,6 +126,7 @@ class RunReport:
             "outputs": {kind: str(path) for kind, path in self.outputs.items()},
             "warnings": self.warnings,
             "encoder": self.encoder,
+            "stopped": self.stopped,
         }
 
 
@@ -148,6 +154,9 @@ def run_video(
     warn: Warn = lambda _: None,
 ) -> RunReport:
     """Run a whole source in the pipeline's own mode; :func:`resolve_mode` tells which one fits it.
+
+    The first SIGINT or SIGTERM ends it with whole files of the frames so far, and of a source that
+    has an end with ``stopped.json``, which says so; the second one aborts.
 
     Args:
         pipeline: open, with its vocabulary. It begins a new video, and forgets it at the end, also
@@ -178,7 +187,8 @@ def run_video(
         folder = stack.enter_context(
             output_directory(output, overwrite=options.overwrite, ours=_is_run)
         )
-        run = _Run(pipeline, source, folder, options, progress, tell)
+        stopped = stack.enter_context(stoppable())
+        run = _Run(pipeline, source, folder, options, progress, tell, stopped)
         pipeline.reset()
         stack.callback(pipeline.reset)
         with run.opened() as video:
@@ -190,6 +200,9 @@ def run_video(
             found = run.stream(video, encoder) if mode == "stream" else run.whole(video, encoder)
             delay = pipeline.delay(_in_flight(video)) if mode == "stream" else 0
             delay_seconds = float(delay / video.fps)
+        if stopped.is_set() and not video.live:
+            facts = {"frames": found.frames, "of": video.frame_count}
+            (folder / _STOPPED).write_text(json.dumps(facts) + "\n", encoding="utf-8")
         if not found.tracks:
             tell(_nothing_found(pipeline, found.best))
         outputs = {file.stem: output / file.name for file in sorted(folder.iterdir())}
@@ -204,6 +217,7 @@ def run_video(
         outputs=outputs,
         warnings=[*told, *pipeline.warnings],
         encoder=None if encoder is None else encoder.name,
+        stopped=stopped.is_set() and not video.live,
     )
 
 
@@ -227,6 +241,7 @@ class _Run:
     options: RunOptions
     progress: Progress
     tell: Warn
+    stopped: threading.Event
 
     @contextmanager
     def opened(self) -> Iterator[VideoSource]:
@@ -272,10 +287,12 @@ class _Run:
     ) -> set[int]:
         """The second pass: every frame with the whole video's tracks and scores.
 
+        Where it is stopped, the overlay ends there, and the log goes on.
+
         Returns:
             the ids of the tracks that some frame shows.
         """
-        selection = self.pipeline.selection
+        selection, before = self.pipeline.selection, self.stopped.is_set()
         tracks: set[int] = set()
         with ExitStack() as stack:
             again: Iterator[Frame] = iter(())
@@ -290,7 +307,7 @@ class _Run:
                 )
                 log.write(shown)
                 tracks.update(instance.track_id for instance in shown.instances)
-                if overlay is not None:
+                if overlay is not None and self.stopped.is_set() == before:
                     overlay.write(self._read_again(again, index).image, shown)
                 self.progress("drawing", index + 1, result.frame_count)
         return tracks
@@ -316,24 +333,24 @@ class _Run:
         most = self.options.max_frames
         kept: deque[npt.NDArray[np.uint8]] = deque()  # of the frames in flight
         begin = time.perf_counter()
-        with _stop_on_interrupt(enabled=video.live) as stopped:
 
-            def frames() -> Iterator[Frame]:
-                for frame in islice(video, most):
-                    kept.append(frame.image if images else _NO_IMAGE)
-                    yield frame
-                    if stopped.is_set():
-                        break
+        def frames() -> Iterator[Frame]:
+            for frame in islice(video, most):
+                kept.append(frame.image if images else _NO_IMAGE)
+                yield frame
+                if self.stopped.is_set():
+                    break
 
-            for result in self.pipeline.stream(frames(), in_flight=_in_flight(video)):
-                clock.frames += 1
-                yield kept.popleft(), result
-                self.progress("segmenting", clock.frames, most or video.frame_count)
+        for result in self.pipeline.stream(frames(), in_flight=_in_flight(video)):
+            clock.frames += 1
+            yield kept.popleft(), result
+            self.progress("segmenting", clock.frames, most or video.frame_count)
         clock.seconds = time.perf_counter() - begin
         if not clock.frames:
             raise VideoError(f"{video.name} gave no frame")
         given = self.pipeline.given_embeddings
-        if given is not None and given != clock.frames and most is None:
+        cut = most is not None or self.stopped.is_set()
+        if given is not None and given != clock.frames and not cut:
             self.tell(
                 f"image embeddings were given for {given} frames, and the video has "
                 f"{clock.frames}: they may be another video's"
@@ -389,26 +406,6 @@ def _nothing_found(pipeline: Pipeline, best: tuple[float, str]) -> str:
         f"no object reached the threshold of {threshold:g}; the best score was {score:.3f} "
         f"({name}). Try --threshold {max(0.0, 0.8 * score):.2g}, or other names"
     )
-
-
-@contextmanager
-def _stop_on_interrupt(*, enabled: bool) -> Iterator[threading.Event]:
-    """Ctrl-C is the ordinary end of a live source: the first ends the run, the next aborts it."""
-    stopped = threading.Event()
-    if not enabled or threading.current_thread() is not threading.main_thread():
-        yield stopped
-        return
-    before = signal.getsignal(signal.SIGINT)
-
-    def stop(*_: object) -> None:
-        stopped.set()
-        signal.signal(signal.SIGINT, before)
-
-    signal.signal(signal.SIGINT, stop)
-    try:
-        yield stopped
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def _explain_letterbox(pipeline: Pipeline, video: VideoSource, tell: Warn) -> None:

@@ -24,6 +24,7 @@ from PIL import Image
 from pycocotools import mask as coco
 from tiny import VARIANT, tiny_model, traced_before
 
+from openvis_rt import open_video
 from openvis_rt.bundle.bundle import MANIFEST, Bundle
 from openvis_rt.checkpoints import load
 from openvis_rt.checkpoints.load import save_checkpoint
@@ -665,17 +666,28 @@ def wait_for_work(process: subprocess.Popen[str], folder: Path, mode: str) -> No
     pytest.fail(f"it did not begin: {process.communicate(timeout=5)}")
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("mode", ["video", "stream"])
-def test_ctrl_c_exits_130_and_leaves_nothing(cached_bundle, long_source, tmp_path, mode):
+def test_the_first_ctrl_c_ends_a_run_with_whole_files(
+    cached_bundle, long_source, tmp_path, mode, number
+):
     before = names(tmp_path)
     args = ("run", cached_bundle, long_source, "-o", tmp_path / "out", *WORDS, "--mode", mode)
-    with running(*args) as process:
+    with running(*args, "--json") as process:
         wait_for_work(process, tmp_path, mode)
-        process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=LIMIT)
+        process.send_signal(number)
+        out, err = process.communicate(timeout=LIMIT)
     assert process.returncode == 130, err
     assert "Traceback" not in err
-    assert names(tmp_path) == before
+    report = json.loads(out)
+    assert report["stopped"]
+    assert names(tmp_path) == sorted([*before, "out"])
+    folder = tmp_path / "out"
+    assert len((folder / "frames.jsonl").read_text().splitlines()) == report["frames"] > 0
+    assert json.loads((folder / "stopped.json").read_text())["frames"] == report["frames"]
+    assert (folder / "results.json").exists() == (mode == "video")
+    with open_video(str(folder / "overlay.mp4")) as drawn:
+        assert sum(1 for _ in drawn) == report["frames"]
 
 
 def test_kill_9_leaves_no_output_and_the_next_run_cleans_up(
