@@ -57,8 +57,8 @@ if TYPE_CHECKING:
         Instance,
         VideoInstance,
         VideoResult,
-        decode_mask,
     )
+    from openvis_rt.runtime.video.run_lengths import decode_mask
     from openvis_rt.verify.torch_recording import add_reference
     from openvis_rt.verify.verify import VerifyReport, verify_bundle
     from openvis_rt.vocabulary import Vocabulary
@@ -90,9 +90,9 @@ _HOME = {
     **dict.fromkeys(("Drawer", "draw"), "runtime.video.drawing"),
     **dict.fromkeys(("OverlayWriter",), "runtime.video.overlay"),
     **dict.fromkeys(
-        ("FrameResult", "Instance", "VideoInstance", "VideoResult", "decode_mask"),
-        "runtime.video.results",
+        ("FrameResult", "Instance", "VideoInstance", "VideoResult"), "runtime.video.results"
     ),
+    **dict.fromkeys(("decode_mask",), "runtime.video.run_lengths"),
     **dict.fromkeys(("add_reference",), "verify.torch_recording"),
     **dict.fromkeys(("VerifyReport", "verify_bundle"), "verify.verify"),
     **dict.fromkeys(("Vocabulary",), "vocabulary"),

@@ -15,7 +15,7 @@ __all__ = ["printable", "without_password"]
 _UNSAFE = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ud800-\udfff]"
 )
-_PASSWORD = re.compile(r"(?<=://)([^/\s:@]*):[^/\s@]*@")
+_PASSWORD = re.compile(r"(?<=://)(?!user:password@)([^/\s:@]*):[^/\s@]*@")  # as advice writes it
 
 
 def printable(text: str) -> str:

@@ -7,6 +7,7 @@ OPENVIS_REQUIRE_REFERENCE=1 a test that misses them fails instead of being skipp
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -32,6 +33,7 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     # as a shell starts its background jobs, and their children inherit it; tests press Ctrl-C
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+FUZZED_A_MINUTE = 400  # cases of one test, at the most; one takes 5 to 300 ms
 ALONE = "fake_gpu"  # this tier loads a CUDA driver that is none into its process
 
 
@@ -46,6 +48,33 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--kills", default=2, type=int, help="times that tests/faults kills each command"
     )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Fuzz always the same cases, or new ones for as long as was asked."""
+    with contextlib.suppress(ImportError):
+        from hypothesis import HealthCheck, settings
+
+        minutes = float(config.getoption("--fuzz-minutes"))
+        settings.register_profile(
+            "fuzz",
+            max_examples=int(FUZZED_A_MINUTE * minutes) or 60,
+            derandomize=not minutes,
+            deadline=None,  # tests/fuzz/borders.py has the limit
+            database=None,
+            suppress_health_check=[  # each case writes its file anew
+                HealthCheck.function_scoped_fixture,
+                HealthCheck.too_slow,
+                HealthCheck.data_too_large,
+            ],
+        )
+        settings.load_profile("fuzz")
+
+
+@pytest.fixture
+def kills(request: pytest.FixtureRequest) -> int:
+    """How often each command is killed."""
+    return int(request.config.getoption("--kills"))
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:

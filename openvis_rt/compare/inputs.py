@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import numpy.typing as npt
 
@@ -12,23 +14,31 @@ __all__ = ["random_inputs"]
 Array = npt.NDArray[np.generic]
 
 
-def random_inputs(spec: GraphSpec, seed: int) -> dict[str, Array]:
+def random_inputs(
+    spec: GraphSpec, seed: int, lengths: Mapping[str, int] | None = None
+) -> dict[str, Array]:
     """Inputs of a graph by name, the same for the same seed.
 
-    Dynamic axes have other lengths than those that an export traces. Pictures are patches of
-    colour, tokens are phrases, text embeddings have length 1, and the first mask has no pixel.
+    Pictures are patches of colour, tokens are phrases, text embeddings have length 1, and the first
+    mask has no pixel.
+
+    Args:
+        spec: the graph's.
+        seed: of the numbers.
+        lengths: of dynamic axes; the others have lengths that an export does not trace.
     """
     rng = np.random.default_rng(seed)
-    lengths = {"K": 7, "B": 5, "L": 32, "n": 4, "T": 2}  # not the lengths that were traced
+    lengths = {"K": 7, "B": 5, "L": 32, "n": 4, "T": 2, **(lengths or {})}
     out: dict[str, Array] = {}
     for tensor in spec.inputs:
         shape = [d if isinstance(d, int) else lengths[d] for d in tensor.shape]
         if tensor.name == "tokens":
             value: Array = np.zeros(shape, np.int64)
-            for row, words in enumerate(rng.integers(1, 30, shape[0])):  # phrases, as text is
+            longest = min(30, max(2, shape[1] - 1))  # words and the two ends fit
+            for row, words in enumerate(rng.integers(1, longest, shape[0])):  # as text is
                 value[row, : words + 2] = [49406, *rng.integers(1, 49405, words), 49407]
         elif tensor.name == "selected":
-            value = rng.permutation(4)
+            value = rng.permutation(max(4, shape[0]))[: shape[0]]
         elif tensor.dtype == "uint8":
             value = _picture(rng, shape)
         elif tensor.dtype == "bool":

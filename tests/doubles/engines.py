@@ -8,14 +8,14 @@ import sysconfig
 import onnx
 from doubles.tensorrt_double import VERSIONS, Plan
 
-from openvis_rt.engines.plan import LIBRARY_DEFAULTS, Sidecar, plan_path, sidecar_path
+from openvis_rt.engines.plan import LIBRARY_DEFAULTS, Profile, Sidecar, plan_path, sidecar_path
 from openvis_rt.engines.rewrites.packing import gives_masks, pack_masks
 from openvis_rt.runtime.options import Selection
 from openvis_rt.runtime.video.generated import sample_frames
 
 CLASSES = ("cat", "dog", "monkey, ape")
 EVERYTHING = Selection(threshold=0.0, limit=100)
-PROFILES = {"K": (1, 8, 64), "B": (1, 16, 128), "n": (1, 8, 8), "T": (1, 5, 5)}
+PROFILES = {"K": (1, 8, 64), "B": (1, 16, 128), "L": (3, 16, 77), "n": (1, 8, 8), "T": (1, 5, 5)}
 SIZES = {
     "picture_size": ((1, 1), (60, 90), (60, 90)),
     "frame_size": ((1, 1), (120, 180), (256, 256)),
@@ -84,7 +84,7 @@ def write_plan(bundle, graph, kind="tensorrt", data=None, precision="fp32", **ch
         replacement_error=None,
         inputs=spec.inputs,
         outputs=spec.outputs,
-        profiles={},
+        profiles={symbol: Profile(*sizes) for symbol, sizes in PROFILES.items()},
         shape_values={},
         layers={},
         layers_from="network",

@@ -180,7 +180,12 @@ def _loaded(path: str, _changed: float) -> onnxruntime.InferenceSession:
     options.add_session_config_entry(
         "session.intra_op.allow_spinning", "0"
     )  # many are open at once
-    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(
+        path,
+        options,
+        providers=["CPUExecutionProvider"],
+        disabled_optimizers=["SkipLayerNormFusion"],  # as the project's own sessions, to the bit
+    )
 
 
 # the library

@@ -98,6 +98,13 @@ def changeable(built, tmp_path):
     return bundle
 
 
+@pytest.fixture(autouse=True)
+def unproven(request, monkeypatch):
+    """Engines serve without a proof, but where a test is about it."""
+    if not request.node.get_closest_marker("proven"):
+        monkeypatch.setattr("openvis_rt.runtime.backends.proof.prove", lambda *_: {})
+
+
 @pytest.fixture
 def use(driver, monkeypatch):
     """Puts a library into the place of the real one."""

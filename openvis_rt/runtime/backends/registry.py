@@ -28,12 +28,15 @@ class BackendOptions:
         threads: that compute one graph on the CPU; None for the library's choice.
         cuda_graphs: let the TensorRT backends use CUDA graphs where they can; without them every
             kernel is launched by itself, which is slower and gives the same numbers.
+        verify: compare each engine with ONNX Runtime before it serves for the first time on this
+            machine; without, a warning says for good that it was not.
     """
 
     device: Device = "auto"
     cuda: CudaChoice = "auto"
     threads: int | None = None
     cuda_graphs: bool = True
+    verify: bool = True
 
     def __post_init__(self) -> None:
         """Refuse what there is not."""
@@ -70,6 +73,7 @@ BACKENDS: dict[str, Callable[[BackendOptions, Warn], Backend]] = {
     "onnxruntime": _onnxruntime,
 }
 """By name, in the order in which ``auto`` tries them; the last one works everywhere."""
+_OF_ENGINES = ("tensorrt", "tensorrt-rtx")
 
 
 def open_backend(
@@ -93,6 +97,7 @@ def open_backend(
         DependencyError: its library is not installed.
         EngineError: the bundle has no engine that fits this machine.
         BackendError: it does not work on this machine.
+        ParityError: an engine does not give ONNX Runtime's numbers on this machine.
     """
     options = options or BackendOptions()
     if name != "auto":
@@ -112,12 +117,27 @@ def open_backend(
     return _checked(last, bundle, precision, options, warn)
 
 
+def _prove(
+    backend: Backend, bundle: Bundle, precision: str, options: BackendOptions, warn: Warn
+) -> None:
+    from openvis_rt.runtime.backends.proof import prove
+    from openvis_rt.runtime.backends.tensorrt.backend import TensorRt
+
+    assert isinstance(backend, TensorRt)
+    if options.verify:
+        prove(backend, bundle, precision, warn)
+    else:
+        warn(f"the engines of {bundle.path} serve without having been compared with ONNX Runtime")
+
+
 def _checked(
     name: str, bundle: Bundle, precision: str, options: BackendOptions, warn: Warn
 ) -> Backend:
     backend = BACKENDS[name](options, warn)
     try:
         backend.check(bundle, precision)
+        if name in _OF_ENGINES:
+            _prove(backend, bundle, precision, options, warn)
     except BaseException:
         backend.close()
         raise

@@ -34,7 +34,6 @@ __all__ = [
     "Instance",
     "VideoInstance",
     "VideoResult",
-    "decode_mask",
     "read_frame_log",
     "write_categories",
     "write_results",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 from openvis_rt.bundle.bundle import Bundle
@@ -92,6 +93,20 @@ class TensorRt:
         self._sessions.append(session)
         return session
 
+    @property
+    def gpu(self) -> str:
+        """The GPU's name."""
+        return self._cuda.device_name
+
+    @property
+    def library(self) -> str:
+        """The library and its version."""
+        return f"{self.name} {self._library.version}"
+
+    def engine(self, bundle: Bundle, graph: str, precision: str) -> tuple[Path, Sidecar]:
+        """The engine of a graph and its sidecar; EngineError if none fits."""
+        return self._plan(bundle, graph, precision)
+
     def counters(self) -> dict[str, float]:
         """Seconds on the device, bytes over the bus and launches of CUDA graphs since the opening.
 
@@ -105,11 +120,12 @@ class TensorRt:
         }
 
     def close(self) -> None:
-        """Close what is still open, and give the device back."""
-        for session in reversed(self._sessions):
-            session.close()
-        self._sessions.clear()
-        self._cuda.close()
+        """Close what is still open, and give the device back, whatever fails on the way."""
+        with ExitStack() as stack:
+            stack.callback(self._cuda.close)
+            for session in self._sessions:  # the last one is closed first
+                stack.callback(session.close)
+            self._sessions.clear()
 
     def _plan(self, bundle: Bundle, graph: str, precision: str) -> tuple[Path, Sidecar]:
         """The engine of a graph, checked once: its hash takes a while."""

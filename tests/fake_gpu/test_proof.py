@@ -1,0 +1,118 @@
+"""An engine is compared with ONNX Runtime before it serves, once; a wrong one does not serve."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from doubles.engines import CLASSES
+
+from openvis_rt import Pipeline
+from openvis_rt.errors import ParityError
+from openvis_rt.runtime.backends import proof as proofs
+from openvis_rt.runtime.backends.registry import BackendOptions
+from openvis_rt.runtime.backends.tensorrt.backend import TensorRt
+
+pytestmark = pytest.mark.proven
+
+
+def opened(bundle, **options):
+    return Pipeline.open(bundle, backend="tensorrt", vocabulary=CLASSES, **options)
+
+
+def records(bundle):
+    return {p.name: json.loads(p.read_text()) for p in bundle.path.glob("engines/*/*.proof.json")}
+
+
+def test_engines_are_compared_once_at_every_corner(use, changeable, frames, monkeypatch):
+    use()
+    with opened(changeable) as pipeline:
+        assert sum("comparing the engine" in w for w in pipeline.warnings) == len(changeable.graphs)
+    found = records(changeable)
+    assert set(found) == {f"{graph}.fp32.proof.json" for graph in changeable.graphs}
+    classify = found["classify.fp32.proof.json"]
+    assert [corner["lengths"] for corner in classify["corners"]] == [{"K": 1}, {"K": 8}, {"K": 64}]
+    outputs = {one["output"] for one in classify["corners"][0]["outputs"]}
+    assert outputs == {t.name for t in changeable.graph("classify").spec.outputs}
+    masks = found["masks.fp32.proof.json"]["corners"][0]["outputs"]
+    assert masks[0]["measure"] == "share"
+
+    def never(*_: object) -> None:
+        raise AssertionError("it was compared again")
+
+    monkeypatch.setattr(proofs, "_compared", never)
+    with opened(changeable) as pipeline:
+        assert not pipeline.warnings
+        pipeline.step(frames[0])
+
+
+def test_a_changed_engine_is_compared_again(use, changeable):
+    use()
+    opened(changeable).close()
+    [place] = changeable.path.glob("engines/*/classify.fp32.proof.json")
+    record = json.loads(place.read_text())
+    for change in ({"plan_sha256": "0" * 64}, {"gpu": "another"}, {"library": "tensorrt 99"}):
+        place.write_text(json.dumps({**record, **change}))
+        with opened(changeable) as pipeline:
+            assert sum("comparing" in w for w in pipeline.warnings) == 1
+        assert json.loads(place.read_text()) == record
+    place.write_text("damaged")
+    opened(changeable).close()
+    assert json.loads(place.read_text()) == record
+
+
+@pytest.mark.parametrize("how", [lambda x: x * 1.1, lambda x: np.full_like(x, np.nan)])
+def test_a_wrong_engine_does_not_serve(use, changeable, frames, how):
+    double = use()
+
+    def wrong(stem, outputs):
+        if stem == "propose":
+            outputs["queries"] = how(outputs["queries"])
+
+    double.edit = wrong
+    for _ in range(2):  # the second time by what is known
+        with pytest.raises(
+            ParityError, match=r"(?s)propose.*queries.*needed at least 25"
+        ) as caught:
+            opened(changeable)
+        assert caught.value.exit_code == 4
+    double.edit = lambda *_: None
+    with pytest.raises(ParityError, match="--no-verify"):
+        opened(changeable)
+    with opened(changeable, backend_options=BackendOptions(verify=False)) as pipeline:
+        assert any("without having been compared" in w for w in pipeline.warnings)
+        pipeline.step(frames[0])
+
+
+def test_a_bundle_that_takes_no_files_has_its_proofs_in_the_cache(
+    use, changeable, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    use()
+    written = proofs.output_file
+
+    def refuse(path):
+        if path.is_relative_to(changeable.path):
+            raise proofs.OutputError("read only")
+        return written(path)
+
+    monkeypatch.setattr(proofs, "output_file", refuse)
+    opened(changeable).close()
+    assert records(changeable) == {}
+    assert len(list((tmp_path / "cache").glob("openvis-rt/proofs/*.json"))) == len(
+        changeable.graphs
+    )
+    with opened(changeable) as pipeline:
+        assert not [w for w in pipeline.warnings if "comparing" in w]
+
+
+def test_the_words_of_a_proof(use, changeable):
+    use()
+    backend = TensorRt("tensorrt")
+    try:
+        found = proofs.prove(backend, changeable, "fp32")
+    finally:
+        backend.close()
+    assert proofs.proof_words(None).startswith("not compared")
+    assert "compared with ONNX Runtime on" in proofs.proof_words(found["classify"])
