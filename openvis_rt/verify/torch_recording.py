@@ -299,6 +299,7 @@ class _Recording:
             classifier=self._classifier,
             image_embeddings=given,
             backend=self._backend,
+            precision=next(iter(self.bundle.manifest.graphs)),  # PyTorch's is FP32 in any case
             selection=Selection(threshold=0.0, limit=_SHOWN),
         ) as pipeline:
             self._results = list(pipeline.stream(self.frames))

@@ -511,3 +511,14 @@ def test_a_weight_beyond_fp16_leaves_fp32(tiny_bundle, tmp_path, monkeypatch):
     result.bundle.verify()
     assert not list(result.bundle.path.glob("*.fp16.onnx"))
     assert steps[-1][0] == steps[-1][1] - 1
+
+
+def test_a_bundle_of_fp16_alone_gets_pytorchs_answers(tiny_bundle, tmp_path, monkeypatch):
+    monkeypatch.setattr(clip_vis, "build", lambda _: tiny_model())
+    monkeypatch.setattr(bundle_export, "onnx_from_module", traced_before(tiny_bundle))
+    place = ("-o", str(tmp_path / "new"), "--size", "60x90", "--random-weights", "0")
+    done = CliRunner().invoke(app, ["export", VARIANT.name, *place, "--precision", "fp16"])
+    assert done.exit_code == 0, done.output
+    bundle = Bundle.open(tmp_path / "new")
+    assert list(bundle.manifest.gates) == ["fp16"]
+    assert any(name.startswith("reference/") for name in bundle.manifest.files)
