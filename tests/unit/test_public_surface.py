@@ -44,9 +44,8 @@ HOMES = {  # a module below openvis_rt, and the public names that it has
     "runtime.video.drawing": {"Drawer", "draw"},
     "runtime.video.overlay": {"OverlayWriter"},
     "runtime.video.reading": {"Frame", "VideoSource", "open_video"},
-    "runtime.video.results": {
-        *("FrameResult", "Instance", "VideoInstance", "VideoResult", "decode_mask"),
-    },
+    "runtime.video.results": {"FrameResult", "Instance", "VideoInstance", "VideoResult"},
+    "runtime.video.run_lengths": {"decode_mask"},
     "verify.torch_recording": {"add_reference"},
     "verify.verify": {"VerifyReport", "verify_bundle"},
     "vocabulary": {"Vocabulary"},
