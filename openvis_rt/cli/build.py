@@ -10,6 +10,7 @@ import typer
 from rich.table import Table
 
 from openvis_rt.bundle.bundle import Bundle
+from openvis_rt.cli.export import ON_THE_HOST
 from openvis_rt.cli.ui import CONSOLE, Console, parse_size, print_json, progress_bar, warn
 from openvis_rt.engines.build.engines import (
     DEFAULT_TARGETS,
@@ -188,6 +189,8 @@ def build(
         )
     for text in dict.fromkeys(text for result in results for text in result.warnings):
         warn(text)
+    if opened.manifest.preprocess.source_size is None:
+        CONSOLE.print(ON_THE_HOST, markup=False)
     if as_json:
         print_json(
             [

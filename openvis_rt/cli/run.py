@@ -104,6 +104,14 @@ CudaOption = Annotated[
         help="CUDA binding: auto, cuda-python (has CUDA graphs), pycuda.",
     ),
 ]
+EngineVerifyOption = Annotated[
+    bool,
+    typer.Option(
+        "--verify/--no-verify",
+        rich_help_panel=_WHERE,
+        help="Compare engines with ONNX Runtime before their first run.",
+    ),
+]
 ThresholdOption = Annotated[
     float,
     typer.Option(
@@ -227,6 +235,7 @@ def run(
     device: DeviceOption = "auto",
     precision: PrecisionOption = "fp32",
     cuda: CudaOption = "auto",
+    verify: EngineVerifyOption = True,
     threshold: ThresholdOption = Selection.threshold,
     max_instances: MaxInstancesOption = Selection.limit,
     max_frames: MaxFramesOption = None,
@@ -279,7 +288,7 @@ def run(
             classifier=classifier,
             image_embeddings=image_embeddings,
             backend=backend,
-            backend_options=BackendOptions(device, cuda),
+            backend_options=BackendOptions(device, cuda, verify=verify),
             precision=precision,
             mode=resolved,
             selection=Selection(threshold, max_instances),

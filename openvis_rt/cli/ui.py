@@ -7,6 +7,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import rich.console
@@ -32,6 +33,7 @@ __all__ = [
     "Console",
     "Verb",
     "parse_size",
+    "parse_source_size",
     "print_json",
     "progress_bar",
     "say",
@@ -121,6 +123,27 @@ def say(text: str) -> None:
 def print_json(value: Any) -> None:
     """A result for machines, on stdout."""
     print(json.dumps(value, indent=2, default=str))  # noqa: T201 - stdout is data
+
+
+_NAMED_SIZES = {"720p": (720, 1280), "1080p": (1080, 1920), "1440p": (1440, 2560)}
+_NAMED_SIZES |= {"4k": (2160, 3840), "2160p": (2160, 3840)}
+
+
+def parse_source_size(text: str | None) -> tuple[int, int] | None:
+    """(height, width) of ``--source-size``: ``HxW``, a name such as ``1080p``, or a video's own.
+
+    Raises:
+        InputError: it is none of these.
+        VideoError: the video cannot be opened.
+    """
+    if text is None or text.lower() in _NAMED_SIZES:
+        return None if text is None else _NAMED_SIZES[text.lower()]
+    if Path(text).exists():
+        from openvis_rt.runtime.video.reading import open_video
+
+        with open_video(text) as video:
+            return video.height, video.width
+    return parse_size(text, "--source-size (or a video file, or 720p, 1080p, 1440p, 4k)")
 
 
 def parse_size(text: str | None, option: str) -> tuple[int, int] | None:

@@ -471,3 +471,27 @@ def test_another_error_is_named_with_its_function(cuda, driver, owner):
         lane.send(1)
     lane.send(2)
     cuda.synchronize(lane.event)
+
+
+def test_a_binding_that_is_newer_than_the_driver_is_refused_with_the_pin(driver, monkeypatch):
+    bindings = pytest.importorskip("cuda.bindings", reason="cuda-python is not installed")
+    from cuda.bindings import driver as functions
+
+    success = functions.CUresult.CUDA_SUCCESS
+    monkeypatch.setattr(functions, "cuDriverGetVersion", lambda: (success, 12_040))
+    monkeypatch.setattr(bindings, "__version__", "13.0.1")
+    with pytest.raises(BackendError, match=r"CUDA 12\.8.*CUDA 12\.4.*'cuda-python<13'"):
+        CudaPython()
+    monkeypatch.setattr(bindings, "__version__", "12.9.0")
+    CudaPython().close()
+
+
+def test_a_function_that_the_driver_lacks_is_an_error_of_ours(graphs, owner, monkeypatch):
+    def missing(*_: object) -> None:
+        raise RuntimeError("Function 'cuEventElapsedTime_v2' not found")
+
+    missing.__name__ = "cuEventElapsedTime"
+    monkeypatch.setattr(graphs._driver, "cuEventElapsedTime", missing)
+    event = graphs.event(owner)
+    with pytest.raises(BackendError, match=r"cuEventElapsedTime.*not found.*'cuda-python<13'"):
+        graphs.elapsed(event, event)

@@ -35,6 +35,8 @@ _LOST = (  # names as cuda-python gives them, and the driver's texts as pycuda d
     *("ILLEGAL_ADDRESS", "LAUNCH_FAILED", "LAUNCH_TIMEOUT", "ECC_UNCORRECTABLE", "ASSERT"),
     *("ILLEGAL_MEMORY_ACCESS", "LAUNCH_FAILURE", "LAUNCH_TIMED_OUT", "UNCORRECTABLE_ECC"),
 )
+_NEEDED_BY_13 = 12_080  # CUDA 12.8, as cuDriverGetVersion counts
+_OLDER_BINDING = "Upgrade the driver, or: pip install 'cuda-python<13'"
 _MAJOR, _MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_*
 
 
@@ -207,9 +209,12 @@ class CudaPython(Cuda):
         self.binding = f"cuda-python {__version__}"
         self._driver = driver
         try:
-            self._call(driver.cuInit, 0)
+            [error] = driver.cuInit(0)
         except RuntimeError as exc:  # where there is no libcuda to load
             raise BackendError(f"there is no NVIDIA driver here: {exc}") from exc
+        if int(error):
+            raise _failed("cuInit", str(error.name).removeprefix("CUDA_ERROR_"))
+        self._check_versions(__version__)
         device = self._call(driver.cuDeviceGet, 0)
         name = self._call(driver.cuDeviceGetName, 256, device)
         self.device_name = name.split(b"\0")[0].decode()
@@ -313,6 +318,18 @@ class CudaPython(Cuda):
     def _copy_out(self, target: Bytes, pointer: int, stream: int) -> None:
         self._call(self._driver.cuMemcpyDtoHAsync, target.ctypes.data, pointer, target.size, stream)
 
+    def _check_versions(self, binding: str) -> None:
+        """Refuse a cuda-python that calls what the driver does not have.
+
+        cuda-python 13 looks for functions of CUDA 12.8, and says so at the first use only.
+        """
+        found = int(self._call(self._driver.cuDriverGetVersion))
+        if int(binding.split(".", maxsplit=1)[0]) >= 13 and found < _NEEDED_BY_13:
+            raise BackendError(
+                f"cuda-python {binding} needs a driver of CUDA 12.8 or newer, and this one is of "
+                f"CUDA {found // 1000}.{found % 1000 // 10}. {_OLDER_BINDING}"
+            )
+
     def _free(self, function: Callable[..., tuple[Any, ...]], *arguments: Any) -> None:
         """Give something back; where the context is lost, the driver has done so already."""
         with contextlib.suppress(BackendError):
@@ -320,7 +337,13 @@ class CudaPython(Cuda):
 
     def _call(self, function: Callable[..., tuple[Any, ...]], *arguments: Any) -> Any:
         """What a driver function returns beside its error; BackendError for that."""
-        error, *values = function(*arguments)
+        try:
+            error, *values = function(*arguments)
+        except Exception as exc:  # a function that the driver lacks is a RuntimeError
+            raise BackendError(
+                f"{self.binding} cannot call {function.__name__}: {exc}. The driver may be older "
+                f"than this cuda-python needs: {_OLDER_BINDING}"
+            ) from exc
         if int(error):
             raise _failed(function.__name__, str(error.name).removeprefix("CUDA_ERROR_"))
         return values[0] if len(values) == 1 else tuple(values)
