@@ -12,7 +12,8 @@ An engine is used only where all of this holds:
     library      the same backend in exactly the same version; with ``--version-compatible`` also
                  any newer version, and never an older one
     GPU          its compute capability is among the engine's targets, or at least 8.0 where it was
-                 built with ``--hardware-compatible ampere+``
+                 built with ``--hardware-compatible ampere+``; and it is the same model as the one
+                 that the engine was built on, if it was on one and not ``--hardware-compatible``
 """
 
 from __future__ import annotations
@@ -239,6 +240,7 @@ def find_plan(
     backend: str,
     version: str,
     capability: str | None,
+    gpu: str | None = None,
 ) -> tuple[Path, Sidecar]:
     """The engine of a graph that this library and this GPU can load, and its sidecar.
 
@@ -251,6 +253,7 @@ def find_plan(
         backend: ``tensorrt`` or ``tensorrt-rtx``.
         version: of the library that is to load it.
         capability: of the GPU, such as ``sm87``; None if that is not known, and then any fits.
+        gpu: its name; the same.
 
     Raises:
         BundleError: the bundle does not hold this graph in this precision.
@@ -266,7 +269,7 @@ def find_plan(
         except EngineError as exc:
             problems.append(str(exc))
             continue
-        problem = _misfit(sidecar, backend, version, capability) or _other_graph(
+        problem = _misfit(sidecar, backend, version, capability, gpu) or _other_graph(
             sidecar, bundle.graph_sha256(graph, precision)
         )
         if problem:
@@ -289,7 +292,9 @@ def find_plan(
     )
 
 
-def _misfit(sidecar: Sidecar, backend: str, version: str, capability: str | None) -> str | None:
+def _misfit(
+    sidecar: Sidecar, backend: str, version: str, capability: str | None, gpu: str | None
+) -> str | None:
     """Why this library and GPU cannot load an engine, as the end of a sentence about it."""
     platform = sysconfig.get_platform()
     if sidecar.backend != backend:
@@ -304,6 +309,12 @@ def _misfit(sidecar: Sidecar, backend: str, version: str, capability: str | None
         )
     if capability is not None and not _capability_fits(sidecar.targets, capability):
         return f"was built for {', '.join(sidecar.targets)}, and this GPU is {capability}"
+    known = backend == "tensorrt" and sidecar.gpu and gpu  # TensorRT-RTX compiles for a capability
+    if known and sidecar.gpu != gpu and sidecar.options.hardware_compatible is None:
+        return (
+            f"was built on {sidecar.gpu}, and this is {gpu}: on another model of the same "
+            "capability TensorRT may be slow or wrong; --hardware-compatible builds for both"
+        )
     return None
 
 

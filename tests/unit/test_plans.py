@@ -300,3 +300,21 @@ def test_every_candidate_is_named(bundle):
     with pytest.raises(EngineError) as caught:
         find(bundle)
     assert len(str(caught.value).splitlines()) == 5
+
+
+def test_an_engine_of_another_gpu_of_the_same_capability_is_refused(bundle):
+    on_orin = {**TENSORRT, "gpu": "Orin (nvgpu)"}
+    plan = put(bundle, **on_orin)
+    here = {"backend": "tensorrt", "version": "10.3.0", "capability": "sm87"}
+    assert find(bundle, **here, gpu="Orin (nvgpu)")[0] == plan
+    assert find(bundle, **here)[0] == plan  # of a GPU that is not known any fits
+    with pytest.raises(EngineError, match=r"built on Orin \(nvgpu\), and this is Orin Nano"):
+        find(bundle, **here, gpu="Orin Nano")
+    same = BuildOptions(hardware_compatible="same-compute-capability")
+    put(bundle, **on_orin, options=same)
+    assert find(bundle, **here, gpu="Orin Nano")[0] == plan
+
+
+def test_a_plan_of_tensorrt_rtx_is_for_a_capability(bundle):
+    plan = put(bundle, gpu="NVIDIA L40S")
+    assert find(bundle, gpu="NVIDIA GeForce RTX 4090")[0] == plan

@@ -138,6 +138,7 @@ class TensorRt:
                 backend=self.name,
                 version=self._library.version,
                 capability=self._cuda.capability,
+                gpu=self._cuda.device_name,
             )
         return self._plans[key]
 

@@ -331,6 +331,8 @@ class TensorRtSession:
                 f"{self._library} cannot load {plan}:\n{self._log.text()}\nBuild it again with: "
                 f"openvis build {plan.parents[2]} --backend {self._library.backend} --force"
             )
+        if self._log.kept:  # such as that it was built on another GPU
+            self._warn(f"{plan.name}, as the library loads it:\n{self._log.text()}")
         self._engines.append(loaded)
         del loaded
         self._kernels = KernelCache(self._engine, plan, cuda_graphs=self._cuda_graphs)
