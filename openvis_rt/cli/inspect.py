@@ -12,7 +12,7 @@ from openvis_rt.bundle.bundle import MANIFEST, Bundle
 from openvis_rt.checkpoints.formats import refuse_foreign_file
 from openvis_rt.cli.ui import Console, print_json, say
 from openvis_rt.engines.plan import check_plan
-from openvis_rt.errors import BundleError, DependencyError, EngineError
+from openvis_rt.errors import BundleError, DependencyError, EngineError, InputError
 from openvis_rt.files import sha256_of
 from openvis_rt.records import json_from_record
 from openvis_rt.systems.graphs import TensorSpec
@@ -170,12 +170,25 @@ def _engines(bundle: Bundle) -> dict[str, str]:
             where = f"{', '.join(made.targets)}{f' ({made.gpu})' if made.gpu else ''}"
             state = (
                 f"fits this bundle; {made.precision_built}, by {made.backend} "
-                f"{made.library_version} for {where}"
+                f"{made.library_version} for {where}; {_proof(plan)}"
             )
         except (BundleError, EngineError) as exc:
             state = str(exc)
         found[name] = state
     return found
+
+
+def _proof(plan: Path) -> str:
+    """What is known of an engine beside ONNX Runtime, on whatever GPU it was compared last."""
+    from openvis_rt.given_files import given_json
+    from openvis_rt.records import record_from_json
+    from openvis_rt.runtime.backends.proof import Proof, proof_words
+
+    try:
+        record = given_json(plan.with_suffix(".proof.json"), 1 << 20)
+        return proof_words(record_from_json(Proof, record))
+    except InputError:
+        return proof_words(None)
 
 
 def _checkpoint(path: Path) -> dict[str, Any]:

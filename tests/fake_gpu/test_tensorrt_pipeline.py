@@ -277,15 +277,16 @@ def test_kernels_that_rtx_compiled_are_kept(use, changeable, driver):
     for graph in changeable.graphs:
         write_plan(changeable, graph, "tensorrt-rtx")
     frame = frames_of(1)[0]
+    folder = changeable.path / "engines" / "tensorrt-rtx-sm87"
     kept = []
     for _ in range(2):
         double = use("tensorrt-rtx")
         with Pipeline.open(changeable, backend="tensorrt-rtx", vocabulary=["cat"]) as pipeline:
             pipeline.step(frame)
+            # a process that is killed now has kept them
+            assert (folder / "propose.fp32.kernels").read_bytes() == b"KERNELS:propose"
         kept.append("propose" in double.compiled)
     assert kept == [True, False]
-    folder = changeable.path / "engines" / "tensorrt-rtx-sm87"
-    assert (folder / "propose.fp32.kernels").read_bytes() == b"KERNELS:propose"
 
 
 def test_damaged_kernels_are_compiled_anew(use, changeable, driver, expected, frames):

@@ -36,7 +36,7 @@ from openvis_rt.runtime.backends.onnxruntime import OnnxRuntime
 from openvis_rt.runtime.text_cache import cache_places
 from openvis_rt.systems.graphs import GraphSpec
 
-__all__ = ["Compared", "Corner", "Proof", "ProvenBackend", "prove", "read_proof"]
+__all__ = ["Compared", "Corner", "Proof", "ProvenBackend", "proof_words", "prove", "read_proof"]
 
 Array = npt.NDArray[np.generic]
 
@@ -277,7 +277,7 @@ def _refusal(plan: Path, graph: str, precision: str, proof: Proof) -> str:
 def proof_words(proof: Proof | None) -> str:
     """The state of an engine's proof, for people."""
     if proof is None:
-        return "not compared with ONNX Runtime on this machine"
+        return "not compared with ONNX Runtime yet"
     if proof.failures:
         return f"refused on {proof.gpu}: {proof.failures[0][1].output} is too far from ONNX Runtime"
     ratios = [o.value for c in proof.corners for o in c.outputs if o.measure == "dB"]

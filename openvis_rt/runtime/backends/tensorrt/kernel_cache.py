@@ -27,7 +27,7 @@ class KernelCache:
         self._path, self._cuda_graphs = plan.with_suffix(".kernels"), cuda_graphs
         self._config: RuntimeConfig | None = None
         self._cache: RuntimeCache | None = None
-        self._loaded = b""
+        self._loaded, self._saved = b"", False
         if not hasattr(engine, "create_runtime_config"):
             return  # TensorRT 10
         config = engine.create_runtime_config()
@@ -53,8 +53,14 @@ class KernelCache:
         )
         return engine.create_execution_context(self._config)
 
+    def save_once(self) -> None:
+        """Write what the first run compiled; later calls do nothing."""
+        if not self._saved:
+            self.save()
+
     def save(self) -> None:
         """Write the kernels if there are new ones; a bundle that takes no files goes without."""
+        self._saved = True
         if self._cache is None:
             return
         kernels = bytes(memoryview(self._cache.serialize()))
@@ -64,4 +70,5 @@ class KernelCache:
             with output_file(self._path) as partial:
                 partial.write_bytes(kernels)
         except OutputError:
-            pass
+            return
+        self._loaded = kernels

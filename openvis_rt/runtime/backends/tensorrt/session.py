@@ -259,6 +259,7 @@ class TensorRtSession:
             )
         for event in self._runs_of(own):
             self._cuda.synchronize(event)
+        self._kernels.save_once()  # a process that is killed later compiles nothing anew
         shape = self._shapes[own][name]
         dtype = np.dtype(self._tensors[name].dtype)
         raw = self._host[own][name][: math.prod(shape) * dtype.itemsize]
@@ -309,7 +310,8 @@ class TensorRtSession:
             self._kernels.save()
         except BackendError:  # the device failed, and whoever used it was told
             pass
-        self._release()
+        finally:
+            self._release()
 
     def _release(self) -> None:
         """Free everything on the device, though someone may still refer to the session."""
