@@ -123,10 +123,9 @@ def _prove(
     from openvis_rt.runtime.backends.proof import prove
     from openvis_rt.runtime.backends.tensorrt.backend import TensorRt
 
-    assert isinstance(backend, TensorRt)
-    if options.verify:
+    if isinstance(backend, TensorRt) and options.verify:
         prove(backend, bundle, precision, warn)
-    else:
+    elif isinstance(backend, TensorRt):
         warn(f"the engines of {bundle.path} serve without having been compared with ONNX Runtime")
 
 
