@@ -21,6 +21,7 @@ from openvis_rt import (
     BackendOptions,
     Bundle,
     BundleError,
+    DependencyError,
     EngineError,
     InputError,
     Pipeline,
@@ -542,6 +543,17 @@ def test_auto_tells_why_it_does_not_run_on_a_library_that_is_there(
     assert why in message
     assert pipeline.warnings == told
     sys.modules.pop("tensorrt", None)
+
+
+def test_auto_tells_of_a_missing_binding_of_a_library_that_is_there(opened, monkeypatch):
+    def without_binding(options, warn) -> WatchedBackend:
+        raise DependencyError("cuda-python", "tensorrt")
+
+    monkeypatch.setitem(BACKENDS, "tensorrt", without_binding)
+    told = []
+    opened(backend="auto", warn=told.append)
+    [message] = [one for one in told if one.startswith("not running on tensorrt: ")]
+    assert "cuda-python is not installed" in message
 
 
 def test_auto_tells_of_a_missing_engine_and_gives_its_device_back(opened, libraries, monkeypatch):

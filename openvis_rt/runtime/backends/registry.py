@@ -110,11 +110,15 @@ def open_backend(
     for other in others if options.device != "cpu" else ():
         try:
             return _checked(other, bundle, precision, options, warn)
-        except DependencyError:
-            continue
         except UnavailableError as exc:
-            warn(f"not running on {other}: {exc}")
+            if not _is_absent(other, exc):
+                warn(f"not running on {other}: {exc}")
     return _checked(last, bundle, precision, options, warn)
+
+
+def _is_absent(name: str, error: UnavailableError) -> bool:
+    """Whether the backend's own library is not installed; that CUDA's binding is not, is told."""
+    return isinstance(error, DependencyError) and error.module == name.replace("-", "_")
 
 
 def _prove(
