@@ -38,7 +38,7 @@ def inspect(
             _print_facts(facts)
         return
     bundle = Bundle.open(path)
-    engines, calibration = _engines(bundle), _calibration(bundle)
+    engines, calibration = engines_of(bundle), _calibration(bundle)
     if as_json:
         facts = {"engines": engines, "calibration": calibration}
         print_json({**json_from_record(bundle.manifest), **facts})
@@ -130,7 +130,7 @@ def _part_of_a_bundle(path: Path) -> dict[str, Any] | None:
     name = path.absolute().relative_to(folder).as_posix()
     facts: dict[str, Any] = {"file": str(path), "bundle": str(folder)}
     facts["model"] = bundle.manifest.variant
-    if path.suffix == ".plan" and name in (engines := _engines(bundle)):
+    if path.suffix == ".plan" and name in (engines := engines_of(bundle)):
         return {**facts, "engine": engines[name]}
     if name not in bundle.manifest.files:
         return None
@@ -156,7 +156,7 @@ def _shape(tensor: TensorSpec) -> str:
     return f"[{', '.join(map(str, tensor.shape))}]"
 
 
-def _engines(bundle: Bundle) -> dict[str, str]:
+def engines_of(bundle: Bundle) -> dict[str, str]:
     """Engines below the bundle, and whether each is whole and built from these graphs."""
     found = {}
     for plan in sorted(bundle.path.glob("engines/*/*.plan")):
@@ -170,7 +170,7 @@ def _engines(bundle: Bundle) -> dict[str, str]:
             where = f"{', '.join(made.targets)}{f' ({made.gpu})' if made.gpu else ''}"
             state = (
                 f"fits this bundle; {made.precision_built}, by {made.backend} "
-                f"{made.library_version} for {where}; {_proof(plan)}"
+                f"{made.library_version} for {where}; {_proof(plan, made.plan_sha256)}"
             )
         except (BundleError, EngineError) as exc:
             state = str(exc)
@@ -178,17 +178,21 @@ def _engines(bundle: Bundle) -> dict[str, str]:
     return found
 
 
-def _proof(plan: Path) -> str:
-    """What is known of an engine beside ONNX Runtime, on whatever GPU it was compared last."""
+def _proof(plan: Path, sha256: str) -> str:
+    """What is known of an engine beside ONNX Runtime, on whatever GPU it was compared last.
+
+    A proof of other bytes, which a new build leaves behind, is none of this engine.
+    """
     from openvis_rt.given_files import given_json
     from openvis_rt.records import record_from_json
     from openvis_rt.runtime.backends.proof import Proof, proof_words
 
     try:
         record = given_json(plan.with_suffix(".proof.json"), 1 << 20)
-        return proof_words(record_from_json(Proof, record))
+        proof = record_from_json(Proof, record)
     except InputError:
         return proof_words(None)
+    return proof_words(proof if proof.plan_sha256 == sha256 else None)
 
 
 def _checkpoint(path: Path) -> dict[str, Any]:

@@ -6,13 +6,16 @@ import json
 
 import numpy as np
 import pytest
-from doubles.engines import CLASSES
+from doubles.engines import CLASSES, write_plan
 
 from openvis_rt import Pipeline
+from openvis_rt.cli import inspect
+from openvis_rt.engines.plan import Profile
 from openvis_rt.errors import ParityError
 from openvis_rt.runtime.backends import proof as proofs
 from openvis_rt.runtime.backends.registry import BackendOptions
 from openvis_rt.runtime.backends.tensorrt.backend import TensorRt
+from openvis_rt.systems.graphs import GraphSpec, TensorSpec
 
 pytestmark = pytest.mark.proven
 
@@ -105,6 +108,26 @@ def test_a_bundle_that_takes_no_files_has_its_proofs_in_the_cache(
     )
     with opened(changeable) as pipeline:
         assert not [w for w in pipeline.warnings if "comparing" in w]
+
+
+def test_inspect_takes_no_proof_of_other_bytes(use, changeable):
+    """A new build leaves the old engine's proof beside it."""
+
+    def told():
+        [state] = [s for n, s in inspect.engines_of(changeable).items() if "classify" in n]
+        return state
+
+    use()
+    opened(changeable).close()
+    assert "compared with ONNX Runtime on Fake GPU" in told()
+    write_plan(changeable, "classify", inspected="fp16")
+    assert "not compared with ONNX Runtime yet" in told()
+
+
+def test_windows_of_every_length_are_compared():
+    spec = GraphSpec("propose", (TensorSpec("frames", "uint8", ("T", 6, 8, 3)),), ())
+    profiles = {"T": Profile(1, 4, 4), "K": Profile(1, 8, 64)}
+    assert [lengths["T"] for lengths in proofs.corners_of(profiles, spec)] == [1, 4, 2, 3]
 
 
 def test_the_words_of_a_proof(use, changeable):

@@ -36,7 +36,16 @@ from openvis_rt.runtime.backends.onnxruntime import OnnxRuntime
 from openvis_rt.runtime.text_cache import cache_places
 from openvis_rt.systems.graphs import GraphSpec
 
-__all__ = ["Compared", "Corner", "Proof", "ProvenBackend", "proof_words", "prove", "read_proof"]
+__all__ = [
+    "Compared",
+    "Corner",
+    "Proof",
+    "ProvenBackend",
+    "corners_of",
+    "proof_words",
+    "prove",
+    "read_proof",
+]
 
 Array = npt.NDArray[np.generic]
 
@@ -192,7 +201,7 @@ def _compared(
         try:
             corners = tuple(
                 _corner(engine, truth, bundle, precision, lengths)
-                for lengths in _lengths(sidecar.profiles, spec)
+                for lengths in corners_of(sidecar.profiles, spec)
             )
         finally:
             truth.close()
@@ -204,8 +213,11 @@ def _compared(
     return Proof(sidecar.plan_sha256, backend.gpu, backend.library, told, corners)
 
 
-def _lengths(profiles: dict[str, Profile], spec: GraphSpec) -> Iterator[dict[str, int]]:
-    """The least, the usual and the largest lengths of the dynamic axes, each set once."""
+def corners_of(profiles: dict[str, Profile], spec: GraphSpec) -> Iterator[dict[str, int]]:
+    """The least, the usual and the largest lengths of the dynamic axes, and every window's.
+
+    Batches have been wrong at one length and right at another.
+    """
     found: list[dict[str, int]] = []
     symbols = {d for tensor in spec.inputs for d in tensor.shape if isinstance(d, str)}
     profiles = {symbol: profile for symbol, profile in profiles.items() if symbol in symbols}
@@ -213,6 +225,11 @@ def _lengths(profiles: dict[str, Profile], spec: GraphSpec) -> Iterator[dict[str
         lengths = {symbol: int(getattr(profile, end)) for symbol, profile in profiles.items()}
         if lengths not in found:
             found.append(lengths)
+    if "T" in profiles:
+        usual = {symbol: profile.opt for symbol, profile in profiles.items()}
+        windows = range(profiles["T"].min, profiles["T"].max + 1)
+        missing = [length for length in windows if all(f["T"] != length for f in found)]
+        found += [{**usual, "T": length} for length in missing]
     yield from found
 
 
