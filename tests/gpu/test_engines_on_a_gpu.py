@@ -14,8 +14,9 @@ from tiny_ovformer import shared_bundle
 
 from openvis_rt import Pipeline
 from openvis_rt.bundle.bundle import Bundle
+from openvis_rt.engines.build.builder import check_targets
 from openvis_rt.engines.library import tensorrt_library
-from openvis_rt.errors import UnavailableError
+from openvis_rt.errors import InputError, UnavailableError
 from openvis_rt.runtime.backends.registry import open_backend
 from openvis_rt.runtime.backends.tensorrt.cuda import open_cuda
 from openvis_rt.runtime.video.generated import sample_frames
@@ -27,10 +28,15 @@ SQNR = {"fp32": 40.0, "fp16": 20.0}  # dB; a defect leaves about 0
 def backend(request) -> str:
     """A backend whose library is here, on a machine with a GPU."""
     try:
-        open_cuda().close()
-        tensorrt_library(request.param)
+        cuda = open_cuda()
+        cuda.close()
+        library = tensorrt_library(request.param)
     except UnavailableError as exc:
         pytest.skip(f"engines run on a GPU alone: {exc}")
+    try:
+        check_targets(library, [cuda.capability] if library.compiles_for_a_list else [])
+    except InputError as exc:
+        pytest.skip(f"{cuda.device_name} is not served: {exc}")
     return request.param
 
 
