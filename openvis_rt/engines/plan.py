@@ -120,8 +120,8 @@ class Sidecar:
         profiles: for each symbol of the inputs.
         shape_values: for each input that holds sizes.
         layers: layer type -> type that it computes in -> number of layers.
-        layers_from: ``network`` if they are those of the parsed, strongly typed network;
-            ``inspector`` if the built engine was asked.
+        layers_from: ``network``, the parsed, strongly typed one, which fixes every type; engines
+            of earlier versions may say ``inspector``.
         build_seconds: wall time, with rewriting and its check.
         created_with: version of this distribution.
         schema: of this JSON.

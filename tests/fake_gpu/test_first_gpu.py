@@ -217,7 +217,7 @@ def test_a_text_tower_that_only_departs_from_onnx_runtime(first_day, monkeypatch
     stopped(first_day(prepare=prepare), "text", 4, "beside ONNX Runtime")
 
 
-def test_layers_of_another_precision(first_day, monkeypatch):
+def test_layers_that_an_inspector_names_of_another_precision_are_told(first_day, monkeypatch):
     def prepare(_double):
         written = first_gpu_engines.build_engines
 
@@ -229,7 +229,11 @@ def test_layers_of_another_precision(first_day, monkeypatch):
 
         monkeypatch.setattr(first_gpu_engines, "build_engines", build)
 
-    stopped(first_day(prepare=prepare), "layers", 3, "propose was to be built as fp16")
+    code, record, _ = first_day(prepare=prepare)
+    assert code == 0
+    found, verdict = row_of(record, "layers of propose fp16")
+    assert "the network is fp16, and these names are fp32" in found
+    assert verdict == "told"
 
 
 def test_a_profiler_that_tells_nothing_can_be_left_out(first_day, monkeypatch):

@@ -6,6 +6,7 @@ what each of its versions really has is the business of ``tests/model/test_tenso
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import signal
 import subprocess
@@ -31,7 +32,7 @@ from graph_bundle import (
 )
 from onnx import TensorProto, helper
 
-from openvis_rt.bundle.bundle import Bundle
+from openvis_rt.bundle.bundle import Bundle, write_manifest
 from openvis_rt.engines.build import engines as build_module
 from openvis_rt.engines.build.builder import (
     DEFAULT_PROFILES,
@@ -139,7 +140,6 @@ def test_sizes_without_ranges_are_refused(tmp_path):
 def test_fp16_layers_are_counted_as_such(tmp_path):
     built = compiled(tmp_path, half_model())
     assert built.layers["MATRIX_MULTIPLY"] == {"float16": 1}
-    assert built.layers_from == "network"
 
 
 def test_workspace_is_limited(tmp_path):
@@ -592,9 +592,8 @@ def test_tensorrt_builds_for_the_gpu_of_this_machine(tmp_path, compatible, targe
         ("Orin", ["sm87"], "10.3.0") if compatible is None else ("Orin", ["ampere+"], "10.3.0")
     )
     assert first["options"]["hardware_compatible"] == compatible
-    # without a GPU the stand-in cannot load what it built, so it is the network that is counted
     assert first["layers_from"] == "network"
-    assert "names no layer's type" in first["warnings"][0]
+    assert first["warnings"] == []  # without a GPU the stand-in cannot load what it built
     assert (first["skipped"], second["skipped"]) == (False, True)
 
 
@@ -621,19 +620,43 @@ def inspected(kind, dtype):
     return json.dumps({"Layers": [{"LayerType": kind, "Inputs": [tensor], "Outputs": [tensor]}]})
 
 
-def test_layers_are_those_of_the_loaded_engine(tmp_path):
-    library = loading(inspected("gemm", "Half"))
-    built = compiled(tmp_path, half_model(), library, inspect=True)
-    assert (built.layers, built.layers_from) == ({"gemm": {"float16": 1}}, "inspector")
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        inspected("gemm", "Half"),
+        inspected("correlation", "Half"),
+        # what they hide is not told
+        *(inspected(kind, "Float") for kind in ("ForeignNode", "kgen", "runtime_fusion")),
+    ],
+)
+def test_the_typed_network_is_the_proof_of_precision(tmp_path, text):
+    built = compiled(tmp_path, half_model(), loading(text), inspect=True)
+    assert built.layers["MATRIX_MULTIPLY"] == {"float16": 1}
     assert built.warnings == ()
 
 
-@pytest.mark.parametrize("text", ["", inspected("ForeignNode", "Float")])
-def test_an_engine_that_hides_its_products_is_counted_as_network(tmp_path, text):
-    built = compiled(tmp_path, half_model(), loading(text), inspect=True)
-    assert built.layers_from == "network"
+@pytest.mark.parametrize("kind", ["gemm", "correlation"])
+def test_an_inspector_that_says_otherwise_is_told_and_refuses_nothing(tmp_path, kind):
+    built = compiled(tmp_path, half_model(), loading(inspected(kind, "Float")), inspect=True)
     assert built.layers["MATRIX_MULTIPLY"] == {"float16": 1}
-    assert "names no layer's type that matters" in built.warnings[0]
+    [warning] = built.warnings
+    assert "types are fp16" in warning
+    assert "products that are fp32" in warning
+
+
+@pytest.mark.parametrize(
+    ("precision", "window", "is_told"), [("fp16", 5, True), ("fp16", 4, False), ("fp32", 5, False)]
+)
+def test_an_attention_over_more_keys_than_fp16_counts_is_told(tmp_path, precision, window, is_told):
+    """720x1280 has 14,400 places at stride 8, and FP16 ends at 65,504."""
+    bundle = write_bundle(tmp_path, half={"propose": half_model()}, propose=classify_model())
+    rule = dataclasses.replace(bundle.manifest.preprocess, network_size=(720, 1280))
+    write_manifest(
+        tmp_path, dataclasses.replace(bundle.manifest, preprocess=rule, window_length=window)
+    )
+    [result] = build_rtx(Bundle.open(tmp_path), precisions=[precision])
+    assert any("72000 places" in warning for warning in result.warnings) == is_told
 
 
 def test_a_library_that_does_not_start_says_why(tmp_path):

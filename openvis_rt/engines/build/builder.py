@@ -7,7 +7,7 @@ asks for a precision. TensorFloat-32, which the library would use for FP32 on it
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -26,6 +26,7 @@ from openvis_rt.engines.build.layers import (
     has_heavy_layers,
     inspector_layers,
     network_layers,
+    precision_of_layers,
     type_name,
 )
 from openvis_rt.engines.build.timing_cache import load_timing_cache, save_timing_cache
@@ -75,7 +76,8 @@ class BuildRequest:
         shape_values: for each input whose values are sizes.
         options: what else the library is asked.
         timing_cache: file of measured kernel times, read if it is there and written afterwards.
-        inspect: load the finished engine and ask it for its layers; needs the GPU it is for.
+        inspect: load the finished engine and warn where it names products of another precision;
+            needs the GPU it is for.
     """
 
     targets: tuple[str, ...] = ()
@@ -96,8 +98,7 @@ class BuiltPlan:
         outputs: in the network's order; a size that follows from the inputs is ``?``.
         profiles: the symbols that occur in the inputs.
         shape_values: the inputs whose values are sizes.
-        layers: layer type -> type that it computes in -> number of layers.
-        layers_from: ``network`` or ``inspector``, see :mod:`openvis_rt.engines.build.layers`.
+        layers: of the parsed network: layer type -> type that it computes in -> number of them.
         warnings: what did not work and was done without.
         report: the compiled kernels in numbers; None where the library does not tell of them.
     """
@@ -108,7 +109,6 @@ class BuiltPlan:
     profiles: dict[str, Profile]
     shape_values: dict[str, ShapeValues]
     layers: Layers
-    layers_from: str
     warnings: tuple[str, ...]
     report: CompilerReport | None
 
@@ -205,16 +205,10 @@ def build_plan(
         raise EngineError(f"{library} cannot compile {onnx_path}{targets}:\n{messages.text()}")
     if request.timing_cache:
         save_timing_cache(config, request.timing_cache)
-    layers, layers_from = network_layers(network), "network"
+    layers = network_layers(network)
     if request.inspect:
         inspected = _inspected_layers(library, log, plan, request.options)
-        if _tells_more(inspected, layers):
-            layers, layers_from = inspected, "inspector"
-        else:
-            warnings.append(
-                f"{onnx_path.name}: the inspector of {library} names no layer's type that matters; "
-                "layers are counted in the parsed network instead"
-            )
+        warnings += _doubts(onnx_path.name, library, inspected, layers)
     return BuiltPlan(
         plan=bytes(memoryview(plan)),
         inputs=inputs,
@@ -222,15 +216,25 @@ def build_plan(
         profiles=profiles,
         shape_values=values,
         layers=layers,
-        layers_from=layers_from,
         warnings=tuple(warnings),
         report=report_of(compiler),
     )
 
 
-def _tells_more(inspected: Layers, layers: Layers) -> bool:
-    """An engine that is fused into a few opaque layers tells less than the network does."""
-    return has_heavy_layers(inspected) or (bool(inspected) and not has_heavy_layers(layers))
+def _doubts(
+    name: str, library: TensorRtLibrary, inspected: Layers, layers: Layers
+) -> Iterator[str]:
+    """Where the built engine's layers, by their names, are of another precision than the network's.
+
+    A strongly typed network fixes every type, so it is the proof; an inspector names layers as it
+    likes, and fuses products into ``kgen`` and ``runtime_fusion``, whose names tell nothing.
+    """
+    wanted, found = precision_of_layers(layers), precision_of_layers(inspected)
+    if has_heavy_layers(inspected) and found != wanted:
+        yield (
+            f"{name}: the network's types are {wanted}, and the inspector of {library} names "
+            f"products that are {found}: {inspected}. The comparison with ONNX Runtime decides"
+        )
 
 
 def _compiled(

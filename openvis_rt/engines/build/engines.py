@@ -36,7 +36,7 @@ from openvis_rt.engines.plan import (
     plan_path,
 )
 from openvis_rt.errors import EngineError, InputError, UnavailableError
-from openvis_rt.systems.graphs import masks_per_run
+from openvis_rt.systems.graphs import INT8, masks_per_run
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -55,6 +55,8 @@ __all__ = [
 DEFAULT_TARGETS = ("sm86", "sm89", "sm120")
 """What TensorRT-RTX compiles for if nothing else is asked: GeForce RTX 30, 40 and 50."""
 
+_FINEST_STRIDE = 8  # of the maps that queries attend to
+_LARGEST_HALF = 65_504
 _OPT_FRAME, LARGEST_FRAME = (1080, 1920), (2304, 4096)  # height, width of a video
 
 
@@ -151,7 +153,27 @@ def build_engines(
             sized = replace(request, shape_values=sizes)
             job = _job(bundle, graph, precision, library, machine, sized, verify=verify)
             jobs[job.plan] = job
-    return [_result(job, library, force=force, report=report) for job in jobs.values()]
+    results = [_result(job, library, force=force, report=report) for job in jobs.values()]
+    return [_with_long_attention_told(result, bundle) for result in results]
+
+
+def _with_long_attention_told(result: BuildResult, bundle: Bundle) -> BuildResult:
+    """A warning more where an FP16 sum of ones over the keys of an attention is infinite.
+
+    The graph asks for a softmax in FP32, and the compiler fuses it into FP16 attention.
+    """
+    height, width = bundle.manifest.preprocess.network_size
+    frame = (height // _FINEST_STRIDE) * (width // _FINEST_STRIDE)
+    keys = frame * bundle.manifest.window_length
+    own = result.sidecar
+    if own.graph != "propose" or own.precision not in ("fp16", INT8) or keys <= _LARGEST_HALF:
+        return result
+    told = (
+        f"queries attend to {keys} places of a window, and a sum of so many ones is beyond FP16 "
+        f"({_LARGEST_HALF}): TensorRT's fused attention may give infinity or NaN. Export at a "
+        "smaller --size, or run --precision fp32"
+    )
+    return replace(result, warnings=(*result.warnings, told))
 
 
 def _job(

@@ -166,7 +166,7 @@ def _compile(job: Job, progress: Progress) -> Done:
         profiles=built.profiles,
         shape_values=built.shape_values,
         layers=built.layers,
-        layers_from=built.layers_from,
+        layers_from="network",
         build_seconds=round(time.perf_counter() - start, 3),
         created_with=__version__,
     )
@@ -178,7 +178,7 @@ def _checked_precision(job: Job, built: BuiltPlan) -> str:
     precision = precision_of_layers(built.layers)
     if precision != job.precision:
         raise EngineError(
-            f"{job.onnx} was to be built as {job.precision}, and by its {built.layers_from} its "
+            f"{job.onnx} was to be built as {job.precision}, and by its network its "
             f"layers compute in {precision}: {built.layers}. Export the bundle again."
         )
     return precision

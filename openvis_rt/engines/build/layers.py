@@ -3,7 +3,9 @@
 Layers are counted as ``{layer type: {type: number}}``, from either of
 
     network      the parsed network before any fusion; being strongly typed, it fixes every type
-    inspector    the engine inspector's JSON of the built engine; needs a GPU that loads it
+    inspector    the engine inspector's JSON of the built engine; needs a GPU that loads it, and
+                 names layers as it likes: a ``correlation`` is a convolution, and what was fused
+                 into ``kgen`` or ``runtime_fusion`` no name tells. A hint, and no proof
 
 The type of a convolution or of a matrix product is that of its operands, which is what it computes
 in; in a network whose operands are dequantised for it that is INT8, as the compiler fuses them. The
