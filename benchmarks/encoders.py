@@ -24,7 +24,8 @@ from openvis_rt.runtime.video.drawing import Drawer
 from openvis_rt.runtime.video.encoders import EncoderOptions, choose_encoder
 from openvis_rt.runtime.video.generated import sample_frames
 from openvis_rt.runtime.video.overlay import Canvas, OverlayWriter
-from openvis_rt.runtime.video.results import FrameResult, Instance, box_of, encode_masks
+from openvis_rt.runtime.video.results import FrameResult, Instance
+from openvis_rt.runtime.video.run_lengths import box_of, encode_masks
 
 
 def main() -> None:

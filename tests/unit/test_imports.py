@@ -7,6 +7,7 @@ works without the heavy libraries, is tried in processes of its own.
 from __future__ import annotations
 
 import ast
+import importlib
 import json
 import subprocess
 import sys
@@ -325,3 +326,16 @@ with Pipeline.open(sys.argv[2], vocabulary=["cat", "never seen before"]) as pipe
 def test_a_video_runs_without_torch_and_onnx(bundle_copy):
     pytest.importorskip("onnxruntime", reason="running needs the extra [cpu]")
     assert run(WITHOUT, ",".join(HEAVY), bundle_copy) == "2\n"
+
+
+@pytest.mark.parametrize(
+    "script", sorted((PACKAGE.parent / "benchmarks").glob("*.py")), ids=lambda path: path.stem
+)
+def test_a_benchmark_imports_what_the_project_has(script):
+    """Scripts are run by hand, so a name that moved would be missed when it is needed."""
+    pytest.importorskip("torch", reason="some benchmarks need the extra [export]")
+    for node in ast.walk(ast.parse(script.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == ROOT:
+            module = importlib.import_module(node.module)
+            for name in (alias.name for alias in node.names):
+                assert hasattr(module, name) or importlib.import_module(f"{node.module}.{name}")
