@@ -32,7 +32,6 @@ LARGEST_SIDE = 8192
 LONGEST_WINDOW = 64
 """Frames of a window."""
 
-_NEED_CLIP = frozenset({"text", "embed"})  # graphs that a model without CLIP's weights lacks
 _LARGEST_AXIS = 1 << 20
 _LARGEST_TENSOR = 1 << 30  # numbers, the dynamic axes left out
 _MOST_DETECTIONS = 10_000

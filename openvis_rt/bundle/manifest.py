@@ -35,6 +35,12 @@ class Preprocess:
     size_divisor: int
     pixel_mean: tuple[float, float, float]
 
+    @property
+    def mask_sizes(self) -> dict[str, tuple[int, ...]]:
+        """What `masks` is given where no source tells: its overridable inputs, (H, W) in pixels."""
+        frame = self.source_size or self.network_size
+        return {"picture_size": self.network_size, "frame_size": frame}
+
 
 @dataclass(frozen=True)
 class GraphFile:

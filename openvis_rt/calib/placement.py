@@ -27,8 +27,6 @@ from openvis_rt.systems.graphs import HALF_TENSORS
 __all__ = ["Placement", "block_of", "place", "products_of"]
 
 _PRODUCTS = frozenset({"Conv", "MatMul", "Gemm"})
-_NORMS = frozenset({"LayerNormalization", "InstanceNormalization"})
-_UNTOLD = frozenset({"model", "proposal", "norm"})  # parts of a path that tell nothing
 _APART = MOVES | {"Add", "Sub", "Mul", "Div", "Cast", "Relu", "Gelu", "Erf", "Clip", "Sigmoid"}
 
 

@@ -21,7 +21,8 @@ from openvis_rt.checkpoints.instformer import (
 from openvis_rt.checkpoints.keys import variant_of
 from openvis_rt.checkpoints.load import Checkpoint
 from openvis_rt.checkpoints.lora import adapter_from_peft
-from openvis_rt.checkpoints.weights import read_weights, some_of, without_ignored
+from openvis_rt.checkpoints.tensors import some_of
+from openvis_rt.checkpoints.weights import read_weights, without_ignored
 from openvis_rt.errors import CheckpointError, InputError
 from openvis_rt.files import output_file, refuse_existing, sha256_of
 from openvis_rt.models.network import sizes_of_checkpoint

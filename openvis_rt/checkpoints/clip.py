@@ -21,7 +21,8 @@ from torch import Tensor
 
 from openvis_rt.checkpoints.instformer import FORMAT, parts_from_weights
 from openvis_rt.checkpoints.keys import CLIP, HUGGING_FACE_CLIP, signature_of
-from openvis_rt.checkpoints.weights import read_weights, some_of
+from openvis_rt.checkpoints.tensors import some_of
+from openvis_rt.checkpoints.weights import read_weights
 from openvis_rt.errors import CheckpointError, UnavailableError
 from openvis_rt.files import sha256_of
 from openvis_rt.systems.system import Variant

@@ -24,7 +24,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from openvis_rt.checkpoints.lora import Adapter, adapter_from_tensors, merge_adapter
-from openvis_rt.checkpoints.weights import Weights, load_strictly, refuse_nan, some_of
+from openvis_rt.checkpoints.tensors import some_of
+from openvis_rt.checkpoints.weights import Weights, load_strictly, refuse_nan
 from openvis_rt.errors import CheckpointError, InputError, OutputError
 from openvis_rt.given_files import json_from_bytes
 from openvis_rt.models.instformer import InstFormer

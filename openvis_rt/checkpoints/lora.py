@@ -18,7 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from openvis_rt.checkpoints.weights import Weights, read_weights, refuse_nan, some_of
+from openvis_rt.checkpoints.tensors import some_of
+from openvis_rt.checkpoints.weights import Weights, read_weights, refuse_nan
 from openvis_rt.errors import CheckpointError
 from openvis_rt.given_files import given_json
 

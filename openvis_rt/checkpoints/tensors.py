@@ -17,11 +17,11 @@ from torch import Tensor
 
 from openvis_rt.errors import CheckpointError
 
-__all__ = ["checked_tensors"]
+__all__ = ["checked_tensors", "some_of"]
 
 _LONGEST = 300  # letters of a name; those of the systems known here have at most 120
 _MOST = 100_000  # tensors
-_SHOWN = 12
+_SHOWN = 12  # keys of each kind that a message lists before it only counts
 _TYPES = frozenset(
     {
         *(torch.float16, torch.bfloat16, torch.float32, torch.float64),
@@ -47,16 +47,21 @@ def checked_tensors(state: Mapping[Any, Any], path: Path) -> dict[str, Tensor]:
     if strange:
         raise CheckpointError(
             f"{path}: {len(strange)} keys of its state dict are no names of up to {_LONGEST} "
-            f"letters: {', '.join(strange[:_SHOWN])}"
+            f"letters: {some_of(strange)}"
         )
     reasons = [f"{key} ({why})" for key, value in state.items() if (why := _fault(value))]
     if reasons:
-        rest = f" and {len(reasons) - _SHOWN} more" if len(reasons) > _SHOWN else ""
         raise CheckpointError(
             f"{path}: {len(reasons)} entries of its state dict are not tensors that can be used: "
-            f"{', '.join(reasons[:_SHOWN])}{rest}"
+            f"{some_of(reasons)}"
         )
     return dict(state)
+
+
+def some_of(keys: list[str]) -> str:
+    """The first keys of a list, and how many more there are."""
+    rest = f" and {len(keys) - _SHOWN} more" if len(keys) > _SHOWN else ""
+    return ", ".join(keys[:_SHOWN]) + rest
 
 
 def _is_name(key: object) -> bool:

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from openvis_rt.checkpoints.archives import check_archive
 from openvis_rt.checkpoints.formats import refuse_foreign_file
 from openvis_rt.checkpoints.shipped import expanded
-from openvis_rt.checkpoints.tensors import checked_tensors
+from openvis_rt.checkpoints.tensors import checked_tensors, some_of
 from openvis_rt.errors import CheckpointError
 
 __all__ = [
@@ -33,7 +33,6 @@ __all__ = [
     "load_strictly",
     "read_weights",
     "refuse_nan",
-    "some_of",
     "without_ignored",
 ]
 
@@ -48,7 +47,6 @@ OPTIONAL = {
     r".*\.num_batches_tracked": "a counter of training that older detectron2 leaves out",
 }
 _ENTRIES = ("model", "state_dict")  # of detectron2, and of open_clip's training
-_SHOWN = 12  # keys of each kind that a message lists before it only counts
 _SCRIPTS = (
     'python -c "import torch; '
     "torch.save(torch.jit.load('FILE.pt', map_location='cpu').state_dict(), 'weights.pt')\""
@@ -160,12 +158,6 @@ def refuse_nan(state: Mapping[str, Tensor], path: Path, shown: Callable[[str], s
 def without_ignored(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """A state dict without the keys that :data:`IGNORED` lists."""
     return {key: value for key, value in state.items() if not _matches(key, IGNORED)}
-
-
-def some_of(keys: list[str]) -> str:
-    """The first keys of a list, and how many more there are."""
-    rest = f" and {len(keys) - _SHOWN} more" if len(keys) > _SHOWN else ""
-    return ", ".join(keys[:_SHOWN]) + rest
 
 
 def _load_torch_file(path: Path) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
@@ -22,6 +22,9 @@ from openvis_rt.errors import DependencyError, InputError
 from openvis_rt.files import refuse_existing
 from openvis_rt.records import json_from_record
 from openvis_rt.systems import variant_named
+
+if TYPE_CHECKING:
+    from openvis_rt.export.bundle import ExportResult
 
 _WEIGHTS, _GRAPHS = "Weights", "Graphs"  # groups of --help
 ON_THE_HOST = (
@@ -202,6 +205,12 @@ def export(
             from openvis_rt.verify.torch_recording import add_reference
 
             add_reference(result.bundle, loaded.model, bar)
+    _tell(result, output, as_json=as_json)
+    if source is None and not as_json:
+        CONSOLE.print(ON_THE_HOST, markup=False)
+
+
+def _tell(result: ExportResult, output: Path, *, as_json: bool) -> None:
     if as_json:
         print_json(
             {
@@ -223,8 +232,6 @@ def export(
             )
         Console().print(table)
     CONSOLE.print(f"wrote {output}", markup=False)
-    if source is None:
-        CONSOLE.print(ON_THE_HOST, markup=False)
 
 
 def require_export() -> None:

@@ -12,7 +12,7 @@ from openvis_rt.bundle.bundle import MANIFEST, Bundle
 from openvis_rt.checkpoints.formats import refuse_foreign_file
 from openvis_rt.cli.ui import Console, print_json, say
 from openvis_rt.engines.plan import check_plan
-from openvis_rt.errors import BundleError, DependencyError, EngineError, InputError
+from openvis_rt.errors import BundleError, DependencyError, EngineError
 from openvis_rt.files import sha256_of
 from openvis_rt.records import json_from_record
 from openvis_rt.systems.graphs import TensorSpec
@@ -158,6 +158,8 @@ def _shape(tensor: TensorSpec) -> str:
 
 def engines_of(bundle: Bundle) -> dict[str, str]:
     """Engines below the bundle, and whether each is whole and built from these graphs."""
+    from openvis_rt.runtime.backends.proof import proof_beside, proof_words
+
     found = {}
     for plan in sorted(bundle.path.glob("engines/*/*.plan")):
         name = plan.relative_to(bundle.path).as_posix()
@@ -168,31 +170,15 @@ def engines_of(bundle: Bundle) -> dict[str, str]:
         try:
             made = check_plan(plan, bundle.graph_sha256(graph, precision))
             where = f"{', '.join(made.targets)}{f' ({made.gpu})' if made.gpu else ''}"
+            compared = proof_words(proof_beside(plan, made.plan_sha256))
             state = (
                 f"fits this bundle; {made.precision_built}, by {made.backend} "
-                f"{made.library_version} for {where}; {_proof(plan, made.plan_sha256)}"
+                f"{made.library_version} for {where}; {compared}"
             )
         except (BundleError, EngineError) as exc:
             state = str(exc)
         found[name] = state
     return found
-
-
-def _proof(plan: Path, sha256: str) -> str:
-    """What is known of an engine beside ONNX Runtime, on whatever GPU it was compared last.
-
-    A proof of other bytes, which a new build leaves behind, is none of this engine.
-    """
-    from openvis_rt.given_files import given_json
-    from openvis_rt.records import record_from_json
-    from openvis_rt.runtime.backends.proof import Proof, proof_words
-
-    try:
-        record = given_json(plan.with_suffix(".proof.json"), 1 << 20)
-        proof = record_from_json(Proof, record)
-    except InputError:
-        return proof_words(None)
-    return proof_words(proof if proof.plan_sha256 == sha256 else None)
 
 
 def _checkpoint(path: Path) -> dict[str, Any]:

@@ -20,13 +20,12 @@ from openvis_rt.cli.export import export
 from openvis_rt.cli.inspect import inspect
 from openvis_rt.cli.models import models
 from openvis_rt.cli.run import run
-from openvis_rt.cli.ui import CONSOLE, Verb
+from openvis_rt.cli.ui import CONSOLE, INTERRUPTED, Verb
 from openvis_rt.cli.verify import verify
 from openvis_rt.errors import OpenVISError
 
 __all__ = ["app", "main"]
 
-_INTERRUPTED = 130  # what shells give a process that Ctrl-C ended
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -71,6 +70,6 @@ def main() -> None:
         CONSOLE.print(f"[bold red]error:[/] {escape(str(exc))}")
         sys.exit(exc.exit_code)
     except SystemExit as exc:  # typer has turned Ctrl-C into its exit code
-        if exc.code == _INTERRUPTED:
+        if exc.code == INTERRUPTED:
             CONSOLE.print("interrupted; nothing half-written was left")
         raise

@@ -17,7 +17,7 @@ from openvis_rt.cli.names import (
     given_names,
     names_beside,
 )
-from openvis_rt.cli.ui import CONSOLE, print_json, progress_bar, warn
+from openvis_rt.cli.ui import CONSOLE, INTERRUPTED, print_json, progress_bar, warn
 from openvis_rt.files import refuse_existing
 from openvis_rt.runtime.options import Selection, TrackingOptions
 from openvis_rt.vocabulary import Vocabulary
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from openvis_rt.runtime.run import RunReport
 
 # groups of --help
-_INTERRUPTED = 130  # what shells give a process that Ctrl-C ended
 _LOOK_FOR, _TRACKING = "What to look for", "Tracking"
 _WHERE, _OUTPUT = "Where it runs", "What is read and written"
 
@@ -299,7 +298,7 @@ def run(
             report = run_video(pipeline, source, output, options, bar, warn)
     _tell(report, as_json=as_json)
     if report.stopped:
-        raise typer.Exit(_INTERRUPTED)
+        raise typer.Exit(INTERRUPTED)
 
 
 def _tell(report: RunReport, *, as_json: bool) -> None:

@@ -29,6 +29,7 @@ from openvis_rt.printable import printable, without_password
 
 __all__ = [
     "CONSOLE",
+    "INTERRUPTED",
     "Bar",
     "Console",
     "Verb",
@@ -52,6 +53,8 @@ class Console(rich.console.Console):
 CONSOLE = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
+INTERRUPTED = 130
+"""The exit code that shells give a process that Ctrl-C ended."""
 _NAMES = 24  # columns for the names of options; a longer one stands on a line of its own
 
 

@@ -24,6 +24,7 @@ from openvis_rt.bundle.bundle import (
     Preprocess,
     write_manifest,
 )
+from openvis_rt.bundle.contract import LARGEST_SIDE, LONGEST_WINDOW
 from openvis_rt.compare.differences import Difference
 from openvis_rt.compare.torch_reference import TorchReference, compare_with_torch
 from openvis_rt.errors import InputError, ParityError
@@ -51,9 +52,7 @@ __all__ = [
 ]
 
 _WIDE = frozenset({"masks"})  # nothing in it may be converted to FP16
-_LONGEST = 64  # frames of a window
 
-_LARGEST = 8192  # pixels a side; an 8K frame
 _STRETCH = 1.02  # of a picture's shape, by rounding to whole pixels
 
 Progress = Callable[[str, int, int], None]
@@ -286,10 +285,10 @@ def checked_size(
             f"size {size[0]}x{size[1]} is too small: both sides must be at least {divisor} pixels"
         )
     for height, width in (size, source or size):
-        if max(height, width) > _LARGEST:
+        if max(height, width) > LARGEST_SIDE:
             raise InputError(
-                f"size {height}x{width} is too large: sizes go up to {_LARGEST} pixels a side; the "
-                f"default of {variant.name} is {rule[0]}x{rule[1]}"
+                f"size {height}x{width} is too large: sizes go up to {LARGEST_SIDE} pixels a side; "
+                f"the default of {variant.name} is {rule[0]}x{rule[1]}"
             )
     if source is None:
         return size
@@ -312,8 +311,8 @@ def checked_window_length(variant: Variant, wanted: int | None) -> int:
         return variant.window_length
     if variant.window_length == 1 and wanted != 1:
         raise InputError(f"{variant.name} works frame by frame, and takes no --window-length")
-    if not 1 <= wanted <= _LONGEST:
-        raise InputError(f"windows have 1 to {_LONGEST} frames; got --window-length {wanted}")
+    if not 1 <= wanted <= LONGEST_WINDOW:
+        raise InputError(f"windows have 1 to {LONGEST_WINDOW} frames; got --window-length {wanted}")
     return wanted
 
 

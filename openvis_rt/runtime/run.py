@@ -28,6 +28,7 @@ import numpy.typing as npt
 
 from openvis_rt.errors import InputError, OutputError, VideoError
 from openvis_rt.files import output_directory
+from openvis_rt.runtime.advice import Warn, explain_letterbox, nothing_found
 from openvis_rt.runtime.pipeline import Mode, Pipeline
 from openvis_rt.runtime.stopping import stoppable
 from openvis_rt.runtime.video.drawn import DrawnVideo
@@ -50,7 +51,6 @@ _OUTPUTS = frozenset({"overlay.mp4", "frames.jsonl", "results.json", "categories
 
 Progress = Callable[[str, int, int | None], None]
 """Called with the phase, frames done, and frames in all if that is known."""
-Warn = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -195,16 +195,17 @@ def run_video(
             encoder = None  # chosen before anything is computed
             if options.overlay:
                 encoder = choose_encoder(options.encoder, video.width, video.height, video.fps)
-            _explain_letterbox(pipeline, video, tell)
+            explain_letterbox(pipeline, video, tell)
             write_categories(folder / "categories.json", pipeline.class_names)
             found = run.stream(video, encoder) if mode == "stream" else run.whole(video, encoder)
             delay = pipeline.delay(_in_flight(video)) if mode == "stream" else 0
             delay_seconds = float(delay / video.fps)
-        if stopped.is_set() and not video.live:
+        ended_early = stopped.is_set() and not video.live
+        if ended_early:
             facts = {"frames": found.frames, "of": video.frame_count}
             (folder / _STOPPED).write_text(json.dumps(facts) + "\n", encoding="utf-8")
         if not found.tracks:
-            tell(_nothing_found(pipeline, found.best))
+            tell(nothing_found(pipeline, found.best))
         outputs = {file.stem: output / file.name for file in sorted(folder.iterdir())}
     return RunReport(
         mode=mode,
@@ -217,7 +218,7 @@ def run_video(
         outputs=outputs,
         warnings=[*told, *pipeline.warnings],
         encoder=None if encoder is None else encoder.name,
-        stopped=stopped.is_set() and not video.live,
+        stopped=ended_early,
     )
 
 
@@ -392,39 +393,3 @@ def _in_flight(video: VideoSource) -> int | None:
 
 def _is_run(folder: Path) -> bool:
     return {file.name for file in folder.iterdir()} <= _OUTPUTS
-
-
-def _nothing_found(pipeline: Pipeline, best: tuple[float, str]) -> str:
-    score, name = best
-    threshold = pipeline.selection.threshold
-    if score <= 0:
-        return (
-            "no object was found at all; check that the frames show what the names say, and try "
-            "other names"
-        )
-    return (
-        f"no object reached the threshold of {threshold:g}; the best score was {score:.3f} "
-        f"({name}). Try --threshold {max(0.0, 0.8 * score):.2g}, or other names"
-    )
-
-
-def _explain_letterbox(pipeline: Pipeline, video: VideoSource, tell: Warn) -> None:
-    letterbox = pipeline.letterbox(video.height, video.width)
-    rule = pipeline.bundle.manifest.preprocess
-    network = rule.source_size or rule.network_size
-    resized = rule.source_size is not None and rule.source_size != letterbox.source
-    if resized and "embed" in pipeline.bundle.graphs and pipeline.given_embeddings is None:
-        tell(
-            "CLIP sees this video's frames as they are fitted into the bundle's "
-            f"{network[0]}x{network[1]}, not as they are; for the official image embeddings, "
-            f"export with --source-size {video.height}x{video.width}, or without it"
-        )
-    if not letterbox.fills:
-        option, exact = "--size", letterbox.official
-        if rule.source_size is not None:  # the graph resizes, by the rule
-            option, exact = "--source-size", letterbox.source
-        tell(
-            f"the video's frames fill only {letterbox.picture[0]}x{letterbox.picture[1]} (height x "
-            f"width) of the bundle's {network[0]}x{network[1]}; for the official numbers on this "
-            f"video, export with {option} {exact[0]}x{exact[1]}"
-        )

@@ -18,7 +18,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -42,6 +42,7 @@ __all__ = [
     "Proof",
     "ProvenBackend",
     "corners_of",
+    "proof_beside",
     "proof_words",
     "prove",
     "read_proof",
@@ -101,6 +102,11 @@ class Proof:
     schema: int = SCHEMA
 
     @property
+    def facts(self) -> tuple[str, str, str]:
+        """What it holds for: these bytes of the engine, on this GPU, with this library."""
+        return self.plan_sha256, self.gpu, self.library
+
+    @property
     def failures(self) -> list[tuple[Corner, Compared]]:
         """What is outside its gate, and where."""
         return [(c, found) for c in self.corners for found in c.outputs if not found.passed]
@@ -158,14 +164,30 @@ def prove(
 
 def read_proof(plan: Path, bundle: Path, sha256: str, gpu: str, library: str) -> Proof | None:
     """What is known of an engine on this GPU with this library; None if it was not compared."""
-    for place in _places(plan, bundle, sha256, gpu, library):
-        try:
-            proof = record_from_json(Proof, given_json(place, _LARGEST))
-        except InputError:  # there is none, or it is damaged: the engine is compared again
-            continue
-        if (proof.plan_sha256, proof.gpu, proof.library) == (sha256, gpu, library):
-            return proof
-    return None
+    facts = (sha256, gpu, library)
+    found = (_read(place) for place in _places(plan, bundle, *facts))
+    return next((proof for proof in found if proof is not None and proof.facts == facts), None)
+
+
+def proof_beside(plan: Path, sha256: str) -> Proof | None:
+    """What stands beside an engine of these bytes, of whatever GPU compared it last; None without.
+
+    A proof of other bytes, which a new build leaves behind, is none of this engine.
+    """
+    proof = _read(_beside_plan(plan))
+    return proof if proof is not None and proof.plan_sha256 == sha256 else None
+
+
+def _read(place: Path) -> Proof | None:
+    """A proof; None where there is none, or a damaged one: the engine is compared again."""
+    try:
+        return record_from_json(Proof, given_json(place, _LARGEST))
+    except InputError:
+        return None
+
+
+def _beside_plan(plan: Path) -> Path:
+    return plan.with_suffix(".proof.json")
 
 
 def _places(plan: Path, bundle: Path, *facts: str) -> list[Path]:
@@ -173,12 +195,11 @@ def _places(plan: Path, bundle: Path, *facts: str) -> list[Path]:
     name = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
     _, *elsewhere = cache_places(bundle)
     proofs = [place.with_name("proofs") / f"{name}.json" for place in elsewhere]
-    return [plan.with_suffix(".proof.json"), *proofs]
+    return [_beside_plan(plan), *proofs]
 
 
 def _write(proof: Proof, plan: Path, bundle: Path) -> None:
-    facts = (proof.plan_sha256, proof.gpu, proof.library)
-    for place in _places(plan, bundle, *facts):
+    for place in _places(plan, bundle, *proof.facts):
         try:
             with output_file(place) as partial:
                 text = json.dumps(json_from_record(proof), indent=1)
@@ -249,8 +270,7 @@ def _corner(
 
 
 def _outputs(session: Session, inputs: dict[str, Array], bundle: Bundle) -> dict[str, Array]:
-    rule = bundle.manifest.preprocess
-    sizes = {"picture_size": rule.network_size, "frame_size": rule.source_size or rule.network_size}
+    sizes = bundle.manifest.preprocess.mask_sizes
     for tensor in session.spec.overridable:
         session.write(tensor.name, np.array(sizes[tensor.name], np.int64))
     for tensor in session.spec.inputs:
@@ -299,5 +319,5 @@ def proof_words(proof: Proof | None) -> str:
         return f"refused on {proof.gpu}: {proof.failures[0][1].output} is too far from ONNX Runtime"
     ratios = [o.value for c in proof.corners for o in c.outputs if o.measure == "dB"]
     least = min((value for value in ratios if value is not None), default=math.inf)
-    words: Any = f"{least:.0f} dB at least" if math.isfinite(least) else "the same numbers"
+    words = f"{least:.0f} dB at least" if math.isfinite(least) else "the same numbers"
     return f"compared with ONNX Runtime on {proof.gpu}: {words}"

@@ -10,7 +10,7 @@ from openvis_rt.bundle.bundle import Bundle
 from openvis_rt.engines.library import Messages, new_logger, tensorrt_library
 from openvis_rt.engines.plan import Sidecar, find_plan
 from openvis_rt.runtime.backends.tensorrt.cuda import CudaChoice, open_cuda
-from openvis_rt.runtime.backends.tensorrt.session import IN_FLIGHT, Shape, TensorRtSession
+from openvis_rt.runtime.backends.tensorrt.session import IN_FLIGHT, TensorRtSession
 
 __all__ = ["TensorRt"]
 
@@ -84,7 +84,7 @@ class TensorRt:
             self._logger,
             *self._plan(bundle, graph, precision),
             bundle.graph(graph, precision).spec,
-            constants=_constants(bundle),
+            constants=bundle.manifest.preprocess.mask_sizes,  # that an engine has built in
             slots=slots,
             fetched=fetched,
             warn=self._warn,
@@ -141,12 +141,3 @@ class TensorRt:
                 gpu=self._cuda.device_name,
             )
         return self._plans[key]
-
-
-def _constants(bundle: Bundle) -> dict[str, Shape]:
-    """Values of what ONNX Runtime takes as inputs of `masks`, where an engine has them built in."""
-    rule = bundle.manifest.preprocess
-    return {
-        "picture_size": rule.network_size,
-        "frame_size": rule.source_size or rule.network_size,
-    }
