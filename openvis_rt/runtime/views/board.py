@@ -8,6 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from fractions import Fraction
 from typing import Any, Literal
 
 from openvis_rt.printable import printable, without_password
@@ -35,6 +36,7 @@ class Setting:
         names: what is looked for.
         frame_count: frames of the source; None where unknown.
         size: width and height of its frames in pixels.
+        rate: its frames a second.
     """
 
     source: str
@@ -44,6 +46,7 @@ class Setting:
     names: tuple[str, ...]
     frame_count: int | None
     size: tuple[int, int]
+    rate: Fraction = Fraction(25)
 
     def to_json(self) -> dict[str, Any]:
         """As JSON types, safe to show."""

@@ -10,6 +10,7 @@ from openvis_rt.runtime.video.reading import VideoSource
 from openvis_rt.runtime.views.address import is_loopback, parse_place
 from openvis_rt.runtime.views.board import Board, Setting
 from openvis_rt.runtime.views.page import Page
+from openvis_rt.runtime.views.sending import Sending
 from openvis_rt.runtime.views.views import View, Views
 
 __all__ = ["ViewOptions", "open_views", "setting_of"]
@@ -21,9 +22,11 @@ class ViewOptions:
 
     Attributes:
         serve: ``PORT`` or ``HOST:PORT`` of a page; None for no page.
+        send_to: addresses or devices that the overlay is sent to.
     """
 
     serve: str | None = None
+    send_to: tuple[str, ...] = ()
 
 
 def open_views(
@@ -40,6 +43,7 @@ def open_views(
         InputError: a place or an address that nobody can use.
     """
     board, views = Board(), list[View]()
+    views.extend(Sending(address, say, warn) for address in options.send_to)
     if options.serve is not None:
         host, port = parse_place(options.serve)
         page = Page(host, port, board, warn)
@@ -63,4 +67,5 @@ def setting_of(pipeline: Pipeline, video: VideoSource) -> Setting:
         names=pipeline.class_names,
         frame_count=video.frame_count,
         size=(video.width, video.height),
+        rate=video.fps,
     )
