@@ -216,6 +216,12 @@ ServeOption = Annotated[
         "lets other machines look on too.",
     ),
 ]
+ShowOption = Annotated[
+    bool,
+    typer.Option(
+        "--show", rich_help_panel=_WATCH, help="Show the run in a window; q or Escape ends it."
+    ),
+]
 OverlayToOption = Annotated[
     list[str] | None,
     typer.Option(
@@ -264,6 +270,7 @@ def run(
     video_id: VideoIdOption = 1,
     overlay: OverlayOption = True,
     serve: ServeOption = None,
+    show: ShowOption = False,
     overlay_to: OverlayToOption = None,
     encoder: EncoderOption = "auto",
     encoder_preset: EncoderPresetOption = None,
@@ -291,7 +298,7 @@ def run(
     encoding = EncoderOptions(encoder, encoder_preset, encoder_quality)
     check_encoder(encoding)
     options = RunOptions(video_id, overlay, allow_truncated, max_frames, overwrite, encoding)
-    watching = ViewOptions(serve, tuple(overlay_to or ()))
+    watching = ViewOptions(serve, show, tuple(overlay_to or ()))
     resolved = resolve_mode(mode, source)
     with progress_bar() as bar, open_views(watching, _tell_aside, warn) as views:
         bar("opening the bundle", 0, None)

@@ -12,6 +12,7 @@ from openvis_rt.runtime.views.board import Board, Setting
 from openvis_rt.runtime.views.page import Page
 from openvis_rt.runtime.views.sending import Sending
 from openvis_rt.runtime.views.views import View, Views
+from openvis_rt.runtime.views.window import Window
 
 __all__ = ["ViewOptions", "open_views", "setting_of"]
 
@@ -22,10 +23,12 @@ class ViewOptions:
 
     Attributes:
         serve: ``PORT`` or ``HOST:PORT`` of a page; None for no page.
+        show: a window on this machine's display.
         send_to: addresses or devices that the overlay is sent to.
     """
 
     serve: str | None = None
+    show: bool = False
     send_to: tuple[str, ...] = ()
 
 
@@ -54,6 +57,8 @@ def open_views(
                 "encrypted. Give the port alone to serve this machine only"
             )
         views.append(page)
+    if options.show:
+        views.append(Window(warn))
     return Views(board, views, warn)
 
 

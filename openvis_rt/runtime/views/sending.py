@@ -52,6 +52,7 @@ class Sending:
         self._child: Child | None = None
         self._connected, self._why, self._told = threading.Event(), "", ""
         self._wait, self._next, self._began = _FIRST_WAIT, 0.0, 0.0
+        self._ending = False
         self._feed = NewestStage(f"send to {self._name}", self._send, self._failed)
         self._stack = ExitStack()
 
@@ -108,7 +109,7 @@ class Sending:
         self._next = time.monotonic() + self._wait
         self._wait = min(2 * self._wait, _LONGEST_WAIT)
         why = self._why or "the connection ended"
-        if why != self._told:
+        if why != self._told and not self._ending:
             self._warn(f"nothing reaches {self._name}: {why}. The run goes on; trying again")
         self._told = why
 
@@ -124,7 +125,7 @@ class Sending:
             self._why = self._why or "it took no data for too long"
 
     def _give_up(self) -> None:
-        child = self._child
+        child, self._ending = self._child, True
         if child is not None and not self._connected.is_set():
             child.kill()
 
