@@ -13,6 +13,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,6 +30,14 @@ _FLAGS = (
     *("--no-first-run", "--disable-extensions", "--disable-background-networking"),
     *("--remote-debugging-pipe", "--disable-dev-shm-usage"),
 )
+
+_AS_3_AND_4 = """
+import fcntl, os, sys
+ends = [fcntl.fcntl(int(end), fcntl.F_DUPFD, 10) for end in sys.argv[1:3]]
+os.dup2(ends[0], 3)
+os.dup2(ends[1], 4)
+os.execv(sys.argv[3], sys.argv[3:])
+"""
 
 
 class Chromium:
@@ -47,8 +56,9 @@ class Chromium:
         assert BROWSER is not None
         read_here, write_there = os.pipe()
         read_there, write_here = os.pipe()
-        fds = f'exec 3<&{read_there} 4>&{write_there}; exec "$@"'
-        command = ["/bin/sh", "-c", fds, "sh", BROWSER, *_FLAGS, f"--user-data-dir={folder}"]
+        ends = (str(read_there), str(write_there))
+        flags = (*_FLAGS, f"--user-data-dir={folder}")
+        command = [sys.executable, "-c", _AS_3_AND_4, *ends, BROWSER, *flags]
         process = subprocess.Popen(
             command, pass_fds=(read_there, write_there), stderr=subprocess.DEVNULL
         )
@@ -84,17 +94,19 @@ class Chromium:
 
     def value(self, expression: str) -> Any:
         """What a JavaScript expression gives, as JSON."""
-        found = self.call("Runtime.evaluate", expression=expression, returnByValue=True)
+        found = self._evaluated(expression)
         assert "exceptionDetails" not in found, found
         return found["result"].get("value")
 
     def until(self, expression: str, seconds: float = 10.0) -> Any:
-        """Wait for an expression to become true."""
+        """Wait for an expression to become true; it may fail until then, as a page is loaded."""
         end = time.monotonic() + seconds
-        while not (value := self.value(expression)):
-            assert time.monotonic() < end, f"{expression} did not come true; {self.said}"
+        while True:
+            found = self._evaluated(expression)
+            if "exceptionDetails" not in found and found["result"].get("value"):
+                return found["result"]["value"]
+            assert time.monotonic() < end, f"{expression} did not come true; {found} {self.said}"
             time.sleep(0.02)
-        return value
 
     def look(self, width: int, height: int, *, dark: bool = False, scale: float = 1.0) -> None:
         """Set the window's size in CSS pixels and the wished colours."""
@@ -112,6 +124,9 @@ class Chromium:
         """The window as a PNG."""
         data = self.call("Page.captureScreenshot", format="png")["data"]
         path.write_bytes(base64.b64decode(data))
+
+    def _evaluated(self, expression: str) -> Any:
+        return self.call("Runtime.evaluate", expression=expression, returnByValue=True)
 
     def _attach(self) -> None:
         [page] = [t for t in self.call("Target.getTargets")["targetInfos"] if t["type"] == "page"]

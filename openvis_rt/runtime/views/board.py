@@ -159,9 +159,14 @@ class Board:
         self._tracks[instance.track_id] = (track, now)
 
     def _rate(self, now: float) -> float | None:
-        """Frames a second of late; of a run that stands still it falls from second to second."""
+        """Frames a second of late; of the whole run when its last frame has come.
+
+        While no frame comes it falls.
+        """
         if len(self._came) < 2:
             return None
+        if self._phase not in ("opening", "running"):
+            return round(self._frames / (self._came[-1] - self._begin), 2)
         span = max(self._came[-1] - self._came[0], now - self._came[0] - 1.0)
         return round((len(self._came) - 1) / span, 2) if span > 0 else None
 
