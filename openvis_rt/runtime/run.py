@@ -385,7 +385,10 @@ class _Run:
             writer = stack.enter_context(
                 OverlayWriter(path, video.width, video.height, video.fps, audio, encoder)
             )
-            with DrawnVideo(writer) as overlay:
+            also = None  # in video mode the first pass is shown
+            if self.views is not None and self.pipeline.mode == "stream":
+                also = self.views.show_drawn
+            with DrawnVideo(writer, also) as overlay:
                 yield log, overlay
             for message in writer.warnings:
                 self.tell(message)

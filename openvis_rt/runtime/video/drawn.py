@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import ExitStack
 from types import TracebackType
 
 import numpy as np
 import numpy.typing as npt
+from av.video.frame import VideoFrame
 
 from openvis_rt.runtime.stages import Stage
 from openvis_rt.runtime.video.drawing import Drawer
@@ -25,10 +27,16 @@ class DrawnVideo:
 
     Args:
         writer: open; it is only used within the block, and stays open.
+        also: is called with each frame that was drawn, green, blue and red of even size, and with
+            what was drawn. It must not wait, and not write into the frame.
     """
 
-    def __init__(self, writer: OverlayWriter) -> None:
-        self._drawer, self._stack = Drawer(), ExitStack()
+    def __init__(
+        self,
+        writer: OverlayWriter,
+        also: Callable[[VideoFrame, FrameResult], None] | None = None,
+    ) -> None:
+        self._drawer, self._stack, self._also = Drawer(), ExitStack(), also
         self._encode = Stage("encode overlay", writer.write_canvas)
         self._draw = Stage("draw overlay", self._drawn)
 
@@ -63,4 +71,6 @@ class DrawnVideo:
         image, result = pair
         canvas = Canvas(image)
         self._drawer.paint(canvas.planes, result)
+        if self._also is not None:
+            self._also(canvas.frame(), result)
         self._encode.put(canvas)
