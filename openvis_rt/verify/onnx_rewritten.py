@@ -45,7 +45,8 @@ class RewrittenGraphs:
         model = onnx.load(str(bundle.graph_path(graph, precision)))
         path = Path(self._folder.name) / f"{graph}.{precision}.onnx"
         onnx.save(replace_grid_sample(model), str(path))
-        return OnnxRuntimeSession(str(path), bundle.graph(graph, precision).spec, "cpu")
+        file = bundle.graph(graph, precision)
+        return OnnxRuntimeSession(str(path), file.spec, "cpu", precision=file.precision)
 
     def changed(self, bundle: Bundle, precision: str) -> list[str]:
         """The graphs that are rewritten; the others are the bundle's own."""
