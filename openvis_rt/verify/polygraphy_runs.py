@@ -21,6 +21,7 @@ from openvis_rt.bundle.bundle import Bundle
 from openvis_rt.engines.plan import check_plan
 from openvis_rt.errors import BackendError, DependencyError, OpenVISError
 from openvis_rt.files import output_errors
+from openvis_rt.runtime.backends.onnxruntime import WRONG
 from openvis_rt.verify.checks import gates_of
 from openvis_rt.verify.reference import Reference
 
@@ -136,8 +137,12 @@ def _runners(bundle: Bundle, graph: str, precision: str) -> Iterator[Any]:
     def session() -> Any:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
-        path = str(bundle.graph_path(graph, precision))
-        return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(
+            str(bundle.graph_path(graph, precision)),
+            options,
+            providers=["CPUExecutionProvider"],
+            disabled_optimizers=WRONG.get(bundle.graph(graph, precision).precision, []),
+        )
 
     yield OnnxrtRunner(session, name=f"onnxruntime {precision}")
     plans = sorted(bundle.path.glob(f"engines/*/{graph}.{precision}.plan"))

@@ -102,7 +102,7 @@ def changeable(built, tmp_path):
 def unproven(request, monkeypatch):
     """Engines serve without a proof, but where a test is about it."""
     if not request.node.get_closest_marker("proven"):
-        monkeypatch.setattr("openvis_rt.runtime.backends.proof.prove", lambda *_: {})
+        monkeypatch.setattr("openvis_rt.runtime.backends.proving.prove", lambda *_: {})
 
 
 @pytest.fixture

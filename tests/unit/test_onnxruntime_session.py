@@ -5,12 +5,15 @@ from __future__ import annotations
 import weakref
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 from graph_bundle import NETWORK_SIZE, window_models, write_bundle
+from onnx import TensorProto, helper, numpy_helper
 
 from openvis_rt.errors import BackendError, InputError
-from openvis_rt.runtime.backends.onnxruntime import OnnxRuntime
+from openvis_rt.runtime.backends.onnxruntime import OnnxRuntime, OnnxRuntimeSession
+from openvis_rt.systems.graphs import GraphSpec, TensorSpec
 
 LENGTHS = (5, 2, 5, 1)
 SELECTED = np.array([7, 2, 3])
@@ -286,3 +289,35 @@ def test_the_number_of_threads_reaches_the_library(bundle, monkeypatch):
     for threads in (None, 3):
         OnnxRuntime("cpu", threads=threads).open(bundle, "classify").close()
     assert [options.intra_op_num_threads for options in asked] == [0, 3]  # 0: its own choice
+
+
+def test_an_int8_graph_with_fp16_scales_keeps_its_biases(tmp_path):
+    """ONNX Runtime would bring the bias to steps of 1e-4 * 1e-4, which FP16 does not hold."""
+    tensors = [
+        numpy_helper.from_array(np.array(1e-4, np.float16), "scale"),
+        numpy_helper.from_array(np.array(1 / 128, np.float16), "wide"),
+        numpy_helper.from_array(np.array(0, np.int8), "zero"),
+        numpy_helper.from_array(np.full((1, 1, 1, 1), 100, np.int8), "weight"),
+        numpy_helper.from_array(np.array([0.25], np.float16), "bias"),
+    ]
+    make = helper.make_node
+    nodes = [
+        make("QuantizeLinear", ["x", "scale", "zero"], ["xq"]),
+        make("DequantizeLinear", ["xq", "scale", "zero"], ["xd"]),
+        make("DequantizeLinear", ["weight", "scale", "zero"], ["wd"]),
+        make("Conv", ["xd", "wd", "bias"], ["sum"]),
+        make("QuantizeLinear", ["sum", "wide", "zero"], ["yq"]),
+        make("DequantizeLinear", ["yq", "wide", "zero"], ["y"]),
+    ]
+    shape = [1, 1, 2, 2]
+    ends = [helper.make_tensor_value_info(n, TensorProto.FLOAT16, shape) for n in "xy"]
+    graph = helper.make_graph(nodes, "biased", ends[:1], ends[1:], tensors)
+    path = tmp_path / "biased.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)]), str(path))
+    tensor = [TensorSpec(name, "float16", tuple(shape)) for name in "xy"]
+    spec = GraphSpec("propose", (tensor[0],), (tensor[1],))
+    session = OnnxRuntimeSession(str(path), spec, "cpu", precision="int8")
+    session.write("x", np.zeros(shape, np.float16))
+    session.run()
+    np.testing.assert_allclose(session.fetch("y"), 0.25, rtol=1e-3)
+    session.close()
