@@ -13,6 +13,7 @@ from openvis_rt.cli.assemble import assemble
 from openvis_rt.cli.bench import bench
 from openvis_rt.cli.build import build
 from openvis_rt.cli.calibrate import calibrate
+from openvis_rt.cli.convert import convert
 from openvis_rt.cli.demo import demo
 from openvis_rt.cli.doctor import doctor
 from openvis_rt.cli.eval import evaluate
@@ -33,7 +34,8 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 VERBS = (
-    *(models, assemble, export, calibrate, build, run, verify, evaluate, bench, inspect, doctor),
+    *(models, assemble, export, calibrate, build, run, convert, verify, evaluate, bench, inspect),
+    doctor,
     demo,
 )
 for verb in VERBS:
