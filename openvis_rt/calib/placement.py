@@ -155,8 +155,9 @@ def _is_normed_alone(view: GraphView, index: int) -> bool:
         if len(readers) != 1:
             return False
         index = readers[0]
-        if view.nodes[index].op_type not in MOVES:
-            return view.nodes[index].op_type == "LayerNormalization"
+        kind: str = view.nodes[index].op_type
+        if kind not in MOVES:
+            return kind == "LayerNormalization"
 
 
 def block_of(module: str) -> str:
