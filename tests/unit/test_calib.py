@@ -645,6 +645,15 @@ def test_wrong_usage_exits_2_and_says_how_to_mend_it(openvis, bundle, arguments,
     assert files_of(bundle) == before
 
 
+def test_tensorrt_is_not_given_what_is_for_a_cpu(openvis, calibrated):
+    path = calibrated.bundle.path
+    code, _, err = openvis("build", path, "--backend", "tensorrt-rtx", "--precision", "int8-fp32")
+    assert code == 2
+    assert "is for ONNX Runtime on a CPU" in " ".join(err.split())
+    with pytest.raises(BundleError, match=r"holds no graph .*openvis calibrate. with videos makes"):
+        write_int8_bundle(path.parent / "plain", half=False).graph("propose", "int8")
+
+
 @pytest.mark.timeout(180)  # compiling, on a busy machine
 def test_an_engine_of_int8_is_built_and_said_to_be_one(calibrated, tmp_path, openvis):
     pytest.importorskip("tensorrt_rtx", reason="compiling needs the extra [rtx]")
