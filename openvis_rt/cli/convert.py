@@ -24,7 +24,9 @@ OutputOption = Annotated[
 ]
 VideoOption = Annotated[
     str | None,
-    typer.Option(metavar="FILE", help="html, rerun: the video file or folder of images that was run."),
+    typer.Option(
+        metavar="FILE", help="html, rerun: the video file or folder of images that was run."
+    ),
 ]
 QualityOption = Annotated[
     int | None,
