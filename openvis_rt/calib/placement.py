@@ -27,6 +27,8 @@ from openvis_rt.systems.graphs import HALF_TENSORS
 __all__ = ["Placement", "block_of", "place", "products_of"]
 
 _PRODUCTS = frozenset({"Conv", "MatMul", "Gemm"})
+_WRAPPERS = frozenset({"model", "proposal", "sem_seg_head", "clip_model", "transformer", "norm"})
+"""Modules that tell nobody where a product is."""
 _APART = MOVES | {"Add", "Sub", "Mul", "Div", "Cast", "Relu", "Gelu", "Erf", "Clip", "Sigmoid"}
 
 
@@ -145,9 +147,7 @@ def block_of(module: str) -> str:
 
     It is the path up to its first number, and the number where it counts layers.
     """
-    parts = [
-        part for part in re.split(r"[./]", module) if part not in ("model", "proposal", "norm")
-    ]
+    parts = [part for part in re.split(r"[./]", module) if part not in _WRAPPERS]
     for place, part in enumerate(parts):
         if part.isdigit():
             return ".".join(parts[: place + 1 if parts[place - 1] == "layers" else place])

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 # groups of --help
 _LOOK_FOR, _TRACKING = "What to look for", "Tracking"
 _WHERE, _OUTPUT = "Where it runs", "What is read and written"
+_WATCH = "Seeing it while it runs"
 
 
 BundleArgument = Annotated[Path, typer.Argument(help="A bundle of `openvis export`.")]
@@ -206,6 +207,15 @@ EncoderQualityOption = Annotated[
         help="As x264's CRF: lower is better and larger. Default: 20.",
     ),
 ]
+ServeOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="PORT",
+        rich_help_panel=_WATCH,
+        help="Show the run on a page at http://127.0.0.1:PORT/ (0: any free port). HOST:PORT "
+        "lets other machines look on too.",
+    ),
+]
 AllowTruncatedOption = Annotated[
     bool,
     typer.Option(
@@ -244,6 +254,7 @@ def run(
     detections: DetectionsOption = None,
     video_id: VideoIdOption = 1,
     overlay: OverlayOption = True,
+    serve: ServeOption = None,
     encoder: EncoderOption = "auto",
     encoder_preset: EncoderPresetOption = None,
     encoder_quality: EncoderQualityOption = None,
@@ -263,6 +274,7 @@ def run(
     from openvis_rt.runtime.pipeline import Pipeline
     from openvis_rt.runtime.run import RunOptions, resolve_mode, run_video
     from openvis_rt.runtime.video.encoders import EncoderOptions, check_encoder
+    from openvis_rt.runtime.views.opening import ViewOptions, open_views
 
     refuse_existing(output, overwrite=overwrite)  # before the bundle is opened
     words = given_names(classes, vocabulary)
@@ -270,7 +282,7 @@ def run(
     check_encoder(encoding)
     options = RunOptions(video_id, overlay, allow_truncated, max_frames, overwrite, encoding)
     resolved = resolve_mode(mode, source)
-    with progress_bar() as bar:
+    with progress_bar() as bar, open_views(ViewOptions(serve), _tell_aside, warn) as views:
         bar("opening the bundle", 0, None)
         opened = Bundle.open(bundle)
         default = default_list(
@@ -295,7 +307,7 @@ def run(
             progress=lambda done, total: bar("embedding class names", done, total),
             warn=warn,
         ) as pipeline:
-            report = run_video(pipeline, source, output, options, bar, warn)
+            report = run_video(pipeline, source, output, options, bar, warn, views)
     _tell(report, as_json=as_json)
     if report.stopped:
         raise typer.Exit(INTERRUPTED)
@@ -325,3 +337,7 @@ def _beside(words: Vocabulary, listed: str) -> str:
         f"{len(words.others)} more names ({listed}) take part and are not reported, so that not "
         "every object is one of yours; --only looks for yours alone"
     )
+
+
+def _tell_aside(words: str) -> None:
+    CONSOLE.print(words, markup=False)

@@ -139,18 +139,21 @@ class OnnxRuntimeSession:
         device: str,
         threads: int | None = None,
         data: bytes | None = None,
+        *,
         precision: str = "fp32",
+        made_here: bool = False,
     ) -> None:
         """Open a graph.
 
         Args:
-            path: its ONNX file, for messages where ``data`` is given.
+            path: its ONNX file, or a name for messages where ``data`` is given.
             spec: its tensors.
             device: ``cpu`` or ``cuda``.
             threads: that compute it on a CPU; None for the library's choice.
-            data: the file's bytes, where they were read and checked already; its tensors must then
-                be those of ``spec``.
+            data: the file's bytes, where they were read and checked already, or a graph that was
+                made in memory, at most 2 GiB; its tensors must be those of ``spec``.
             precision: that the file is in.
+            made_here: ``data`` is no stranger's, so its tensors are not held against ``spec``.
 
         Raises:
             BundleError: the library cannot load it, or it has other tensors.
@@ -183,7 +186,7 @@ class OnnxRuntimeSession:
                 "needs could not be loaded. `openvis doctor` says more; --device cpu "
                 "runs without."
             )
-        if data is not None:  # as a stranger may have made it
+        if data is not None and not made_here:
             _check_tensors(self._session, spec, path)
         self._binding = self._session.io_binding()
         self._hosts: dict[str, Array] = {}  # on a CPU they share their memory with a buffer

@@ -16,6 +16,7 @@ from openvis_rt.runtime.video.results import FrameResult
 __all__ = ["DrawnVideo"]
 
 _Pair = tuple[npt.NDArray[np.uint8], FrameResult]
+_Drawn = tuple[Canvas, float | None]
 
 
 class DrawnVideo:
@@ -28,8 +29,8 @@ class DrawnVideo:
     """
 
     def __init__(self, writer: OverlayWriter) -> None:
-        self._drawer, self._stack = Drawer(), ExitStack()
-        self._encode = Stage("encode overlay", writer.write_canvas)
+        self._writer, self._drawer, self._stack = writer, Drawer(), ExitStack()
+        self._encode = Stage("encode overlay", self._encoded)
         self._draw = Stage("draw overlay", self._drawn)
 
     def __enter__(self) -> DrawnVideo:
@@ -40,11 +41,11 @@ class DrawnVideo:
         return self
 
     def write(self, image: npt.NDArray[np.uint8], result: FrameResult) -> None:
-        """Append a frame.
+        """Append a frame, which is shown at its result's time.
 
         Args:
             image: uint8 [H, W, 3] RGB; it is read later, so its caller changes it no more.
-            result: its objects.
+            result: its objects and its time.
 
         Raises:
             OutputError: an earlier frame could not be written.
@@ -63,4 +64,7 @@ class DrawnVideo:
         image, result = pair
         canvas = Canvas(image)
         self._drawer.paint(canvas.planes, result)
-        self._encode.put(canvas)
+        self._encode.put((canvas, result.time))
+
+    def _encoded(self, drawn: _Drawn) -> None:
+        self._writer.write_canvas(*drawn)
