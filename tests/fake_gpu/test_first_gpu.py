@@ -94,7 +94,7 @@ def test_the_whole_day_on_tensorrt(first_day):
         found, verdict = row_of(record, f"layers of propose {precision}")
         assert (found.split(" ")[1], verdict) == (f"float{precision[2:]}", "ok")
     assert row_of(record, "stream, CUDA graphs on")[0].endswith("bit-equal")
-    assert row_of(record, "launches of CUDA graphs") == ("3, of propose", "ok")
+    assert row_of(record, "launches of CUDA graphs") == ("12, of all graphs together", "ok")
     assert re.fullmatch(r"\d+\.\d", row_of(record, "driver serves CUDA")[0])
     assert row_of(record, "embed")[1] == "does not apply"
     assert row_of(record, "cold and warm start")[1] == "does not apply"
