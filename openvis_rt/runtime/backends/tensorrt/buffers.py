@@ -1,7 +1,9 @@
 """The memory of one engine's tensors: on the device and page-locked on the host, for each slot.
 
-It is all allocated at once, at the max sizes of the engine's profile. A tensor of a dynamic size,
-such as a window's, fills the beginning of its buffer.
+Each buffer has the max size of the engine's profile, and is allocated once: those of outputs when
+the session is opened, those of an input when it is given for the first time, since an input that is
+bound to another session's tensor never needs one. A tensor of a dynamic size, such as a window's,
+fills the beginning of its buffer.
 """
 
 from __future__ import annotations
@@ -30,11 +32,11 @@ class Buffers:
         cuda: the device.
         owner: frees the memory.
         tensors: of the engine, by name.
-        fetched: outputs that have host memory too, as every input has.
+        fetched: outputs that have host memory too.
         graph: its name, for messages.
 
     Attributes:
-        device: address of each tensor that is not a shape input.
+        device: address of each tensor that has device memory.
         shapes: of what each tensor holds; what was never written or made is not in it.
         filled: inputs that were given on the host, and whose copy to the device has not begun.
 
@@ -51,25 +53,25 @@ class Buffers:
         graph: str,
     ) -> None:
         self._tensors, self._graph = tensors, graph
+        self._cuda, self._owner = cuda, owner
         self.device: dict[str, int] = {}
         self.shapes: dict[str, Shape] = {}
         self.filled: set[str] = set()
         self._host: dict[str, npt.NDArray[np.uint8]] = {}
         for name, tensor in tensors.items():
-            if tensor.on_host:
-                self._host[name] = np.zeros(tensor.size, np.uint8)
-                continue
-            self.device[name] = cuda.allocate(owner, tensor.size)
-            if tensor.is_input or name in fetched:
-                self._host[name] = cuda.pinned(owner, tensor.size)
+            if not tensor.is_input:
+                self._allocate(name, on_host=name in fetched)
 
     def begin(self, name: str, shape: Shape) -> Array:
         """The host memory of an input at this shape, which holds its value from now on.
 
         Raises:
             InputError: the engine takes no such size, and nothing was changed.
+            BackendError: there is no memory for it, nor was there an earlier value.
         """
         self.check(name, shape)
+        if name not in self._host:
+            self._allocate(name, on_host=True)
         self.shapes[name] = shape
         if not self._tensors[name].on_host:
             self.filled.add(name)
@@ -93,3 +95,13 @@ class Buffers:
     def value(self, name: str) -> Array:
         """As :meth:`bytes`, in the tensor's own type and shape."""
         return self.bytes(name).view(self._tensors[name].dtype).reshape(self.shapes[name])
+
+    def _allocate(self, name: str, *, on_host: bool) -> None:
+        tensor = self._tensors[name]
+        if tensor.on_host:
+            self._host[name] = np.zeros(tensor.size, np.uint8)
+            return
+        if name not in self.device:
+            self.device[name] = self._cuda.allocate(self._owner, tensor.size)
+        if on_host:
+            self._host[name] = self._cuda.pinned(self._owner, tensor.size)

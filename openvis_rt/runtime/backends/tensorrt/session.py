@@ -9,9 +9,10 @@ in any order that the host likes, and no slot is overwritten too early.
     classify                   [slot 0]--                  [slot 1]
     masks                                     [slot 0]  <- what the host chose of frame t
 
-All buffers are allocated when a session is opened (:mod:`.buffers`); who is bound to a tensor takes
-it at the size that it has in that slot. Runs are queued by :mod:`.launching`. Outputs that the host
-fetches are copied to pinned memory at the end of each run.
+Who is bound to a tensor takes it at the size that it has in that slot. A session may have more
+slots than its sources: slot s reads theirs of number s modulo their number. Buffers are in
+:mod:`.buffers`, and runs are queued by :mod:`.launching`. Outputs that the host fetches are copied
+to pinned memory at the end of each run.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ __all__ = ["IN_FLIGHT", "TensorRtSession"]
 Shape = tuple[int, ...]
 
 IN_FLIGHT = 2
-"""Frames that the device may have at once, and so the most slots of a session."""
+"""Frames, or windows, that the device may have at once."""
 
 
 class TensorRtSession:
@@ -267,8 +268,9 @@ class TensorRtSession:
     def _make_events(self) -> None:
         cuda, owned = self._cuda, self._owned
         self._stream = cuda.stream(owned)
-        self._begun = [cuda.event(owned) for _ in range(IN_FLIGHT)]
-        self._done = [cuda.event(owned) for _ in range(IN_FLIGHT)]
+        runs = range(max(IN_FLIGHT, self._slots))
+        self._begun = [cuda.event(owned) for _ in runs]
+        self._done = [cuda.event(owned) for _ in runs]
         self._copied = [cuda.event(owned) for _ in range(self._slots)]
 
     def _load(self, plan: Path, sidecar: Sidecar) -> None:
@@ -330,12 +332,16 @@ class TensorRtSession:
 
     def _events_of_readers(self, own: int) -> list[Any]:
         """The events after which nobody reads these buffers any more."""
-        runs = [slot for slot in range(IN_FLIGHT) if slot % self._slots == own]
-        return [reader._done[slot] for reader in self._readers for slot in runs]
+        return [
+            done
+            for reader in self._readers
+            for slot, done in enumerate(reader._done)
+            if slot % self._slots == own
+        ]
 
     def _runs_of(self, own: int) -> list[Any]:
         """The ends of the runs in these buffers; a session of one slot runs for all slots in it."""
-        return [self._done[slot] for slot in range(IN_FLIGHT) if slot % self._slots == own]
+        return [done for slot, done in enumerate(self._done) if slot % self._slots == own]
 
     def _check_open(self) -> None:
         if self.closed:
