@@ -216,6 +216,21 @@ ServeOption = Annotated[
         "lets other machines look on too.",
     ),
 ]
+ShowOption = Annotated[
+    bool,
+    typer.Option(
+        "--show", rich_help_panel=_WATCH, help="Show the run in a window; q or Escape ends it."
+    ),
+]
+OverlayToOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="ADDRESS",
+        rich_help_panel=_WATCH,
+        help="Send the overlay to rtmp://, rtsp://, srt://, udp://, tcp:// or rtp://, or a device "
+        "of v4l2loopback (/dev/video9); repeatable. tcp://HOST:PORT?listen waits for a player.",
+    ),
+]
 AllowTruncatedOption = Annotated[
     bool,
     typer.Option(
@@ -255,6 +270,8 @@ def run(
     video_id: VideoIdOption = 1,
     overlay: OverlayOption = True,
     serve: ServeOption = None,
+    show: ShowOption = False,
+    overlay_to: OverlayToOption = None,
     encoder: EncoderOption = "auto",
     encoder_preset: EncoderPresetOption = None,
     encoder_quality: EncoderQualityOption = None,
@@ -281,8 +298,9 @@ def run(
     encoding = EncoderOptions(encoder, encoder_preset, encoder_quality)
     check_encoder(encoding)
     options = RunOptions(video_id, overlay, allow_truncated, max_frames, overwrite, encoding)
+    watching = ViewOptions(serve, show, tuple(overlay_to or ()))
     resolved = resolve_mode(mode, source)
-    with progress_bar() as bar, open_views(ViewOptions(serve), _tell_aside, warn) as views:
+    with progress_bar() as bar, open_views(watching, _tell_aside, warn) as views:
         bar("opening the bundle", 0, None)
         opened = Bundle.open(bundle)
         default = default_list(

@@ -358,6 +358,8 @@ class _Run:
             yield image, result
             self.progress("segmenting", clock.frames, most or video.frame_count)
         clock.seconds = time.perf_counter() - begin
+        if self.views is not None:
+            self.views.finishing()
         if not clock.frames:
             raise VideoError(f"{video.name} gave no frame")
         given = self.pipeline.given_embeddings
