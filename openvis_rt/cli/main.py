@@ -20,6 +20,7 @@ from openvis_rt.cli.export import export
 from openvis_rt.cli.inspect import inspect
 from openvis_rt.cli.models import models
 from openvis_rt.cli.run import run
+from openvis_rt.cli.triton import triton
 from openvis_rt.cli.ui import CONSOLE, INTERRUPTED, Verb
 from openvis_rt.cli.verify import verify
 from openvis_rt.errors import OpenVISError
@@ -34,6 +35,7 @@ app = typer.Typer(
 )
 VERBS = (
     *(models, assemble, export, calibrate, build, run, verify, evaluate, bench, inspect, doctor),
+    triton,
     demo,
 )
 for verb in VERBS:
