@@ -61,12 +61,14 @@ class Graphs:
         seconds: of the host so far, by :data:`STAGES`: placing frames, starting graphs (on a
             backend that computes at once, running them), waiting for the device, association with
             the tracker's recurrence, scores and what is shown, run lengths of masks.
+        user: whose classes and sizes are in the sessions, where several use them in turn.
     """
 
     def __init__(self, bundle: Bundle, backend: Backend, precision: str, *, embeds: bool) -> None:
         self._bundle, self.slots, self._next_slot = bundle, backend.slots, 0
         self._mask_slots = 2 * self.slots if self.slots > 1 else 1  # see masks()
         self.seconds = dict.fromkeys(STAGES, 0.0)
+        self.user: object | None = None
         names = [n for n in bundle.graphs if n != "text" and (embeds or n != "embed")]
         specs = {name: bundle.graph(name, precision).spec for name in names}
         self._sessions: dict[str, Session] = {}

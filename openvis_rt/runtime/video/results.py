@@ -35,7 +35,9 @@ __all__ = [
     "VideoInstance",
     "VideoResult",
     "frames_of_log",
+    "json_line",
     "read_frame_log",
+    "result_from_line",
     "write_categories",
     "write_results",
 ]
@@ -259,14 +261,8 @@ class FrameLog:
         """Append the line of one frame."""
         if self._file is None:
             raise RuntimeError("FrameLog.write outside of its with block")
-        line = {
-            "frame": result.index,
-            "time": result.time,
-            "size": [result.height, result.width],
-            "instances": [_instance_entry(instance) for instance in result.instances],
-        }
         with output_errors(self.path):
-            self._file.write(json.dumps(line, ensure_ascii=False) + "\n")
+            self._file.write(json_line(result))
             self._file.flush()
 
     def __exit__(
@@ -308,6 +304,29 @@ def _open_text(path: Path) -> TextIO:
     return path.open("w", encoding="utf-8", errors="backslashreplace", newline="\n")
 
 
+def json_line(result: FrameResult) -> str:
+    """A frame's line of :class:`FrameLog`, with its end."""
+    line = {
+        "frame": result.index,
+        "time": result.time,
+        "size": [result.height, result.width],
+        "instances": [_instance_entry(instance) for instance in result.instances],
+    }
+    return json.dumps(line, ensure_ascii=False) + "\n"
+
+
+def result_from_line(line: str | bytes) -> FrameResult:
+    """Inverse of :func:`json_line`.
+
+    Raises:
+        ValueError, KeyError, TypeError: it is no such line.
+    """
+    entry = json.loads(line)
+    height, width = entry["size"]
+    instances = tuple(_instance_of(found) for found in entry["instances"])
+    return FrameResult(entry["frame"], entry["time"], height, width, instances)
+
+
 def read_frame_log(path: Path) -> list[FrameResult]:
     """Inverse of :class:`FrameLog`: the results of every frame in a file.
 
@@ -331,10 +350,7 @@ def frames_of_log(path: Path) -> Iterator[FrameResult]:
     with file:
         for number, line in enumerate(file, 1):
             try:
-                entry = json.loads(line)
-                height, width = entry["size"]
-                instances = tuple(_instance_of(found) for found in entry["instances"])
-                result = FrameResult(entry["frame"], entry["time"], height, width, instances)
+                result = result_from_line(line)
             except (ValueError, KeyError, TypeError) as exc:
                 raise InputError(f"{path}, line {number} is no frame's result: {exc!r}") from exc
             yield result
