@@ -15,8 +15,8 @@ from openvis_rt._version import __version__
 if TYPE_CHECKING:
     from openvis_rt.bench.benchmark import BenchmarkSettings, benchmark
     from openvis_rt.bundle.bundle import Bundle
+    from openvis_rt.calib.block_choice import BlockChoice
     from openvis_rt.calib.calibrate import CalibrationResult, calibrate, rebuild_int8
-    from openvis_rt.calib.mix import BlockChoice
     from openvis_rt.calib.windows import CalibrationFrames
     from openvis_rt.checkpoints.load import load_model
     from openvis_rt.demo.demo import DemoReport, run_demo
@@ -67,7 +67,7 @@ _HOME = {
     **dict.fromkeys(("BenchmarkSettings", "benchmark"), "bench.benchmark"),
     **dict.fromkeys(("Bundle",), "bundle.bundle"),
     **dict.fromkeys(("CalibrationResult", "calibrate", "rebuild_int8"), "calib.calibrate"),
-    **dict.fromkeys(("BlockChoice",), "calib.mix"),
+    **dict.fromkeys(("BlockChoice",), "calib.block_choice"),
     **dict.fromkeys(("CalibrationFrames",), "calib.windows"),
     **dict.fromkeys(("load_model",), "checkpoints.load"),
     **dict.fromkeys(("read_annotations",), "evaluation.annotation_files"),

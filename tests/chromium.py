@@ -1,10 +1,4 @@
-"""Headless Chromium over its debugging pipe, with nothing but the standard library.
-
-with Chromium.open(tmp_path) as browser:
-    browser.go("http://127.0.0.1:8000/")
-    browser.until("document.title == 'ready'")
-    browser.screenshot(path)
-"""
+"""A headless Chromium, driven over its own protocol through two pipes; no driver, no network."""
 
 from __future__ import annotations
 
@@ -13,139 +7,157 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-__all__ = ["BROWSER", "Chromium"]
+import pytest
 
-BROWSER = next(
-    (p for n in ("chromium", "chromium-browser", "google-chrome") if (p := shutil.which(n))), None
-)
-_FLAGS = (
-    *("--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--mute-audio"),
-    *("--no-first-run", "--disable-extensions", "--disable-background-networking"),
-    *("--remote-debugging-pipe", "--disable-dev-shm-usage"),
-)
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+KEYS = {" ": "Space", "ArrowLeft": "ArrowLeft", "ArrowRight": "ArrowRight"}
+WAIT = 40.0  # seconds, for the slowest machine
 
-_AS_3_AND_4 = """
-import fcntl, os, sys
-ends = [fcntl.fcntl(int(end), fcntl.F_DUPFD, 10) for end in sys.argv[1:3]]
-os.dup2(ends[0], 3)
-os.dup2(ends[1], 4)
-os.execv(sys.argv[3], sys.argv[3:])
-"""
+
+def browser_path() -> str:
+    """Of a browser that is installed, or a skip that says which would do."""
+    named = os.environ.get("OPENVIS_CHROMIUM", "")
+    for name in (named, *BROWSERS):
+        if name and (found := shutil.which(name)):
+            return found
+    pytest.skip(f"the page is tested in a browser, and there is none of {', '.join(BROWSERS)}")
 
 
 class Chromium:
-    """One page of a browser; every call raises where the page answers with an error."""
+    """One page; use it in a ``with`` block.
 
-    def __init__(self, to: int, back: int) -> None:
-        self._to, self._back, self._held = to, back, b""
+    Attributes:
+        requests: addresses that the page asked for, but for ``data:`` and ``blob:``.
+        errors: what its scripts threw or complained of.
+    """
+
+    def __init__(self, profile: Path, size: tuple[int, int]) -> None:
+        self._profile, self._size = profile, size
         self._number, self._session = 0, ""
-        self.said: list[str] = []  # what the page wrote to its console, and errors it did not catch
-        self.asked: list[str] = []  # every address that it asked for
+        self.requests: list[str] = []
+        self.errors: list[str] = []
 
-    @classmethod
-    @contextmanager
-    def open(cls, folder: Path) -> Iterator[Chromium]:
-        """A browser with a profile of its own in a folder."""
-        assert BROWSER is not None
-        read_here, write_there = os.pipe()
-        read_there, write_here = os.pipe()
-        ends = (str(read_there), str(write_there))
-        flags = (*_FLAGS, f"--user-data-dir={folder}")
-        command = [sys.executable, "-c", _AS_3_AND_4, *ends, BROWSER, *flags]
-        process = subprocess.Popen(
-            command, pass_fds=(read_there, write_there), stderr=subprocess.DEVNULL
+    def __enter__(self) -> Chromium:
+        theirs_in, ours_out = os.pipe()
+        ours_in, theirs_out = os.pipe()
+
+        def as_three_and_four() -> None:
+            low, high = os.dup(theirs_in), os.dup(theirs_out)
+            os.dup2(low, 3)
+            os.dup2(high, 4)
+
+        self._process = subprocess.Popen(
+            [
+                *(browser_path(), "--headless=new", "--no-sandbox", "--disable-gpu"),
+                *("--remote-debugging-pipe", "--hide-scrollbars", "--no-first-run"),
+                *("--disable-dev-shm-usage", f"--user-data-dir={self._profile}"),
+                *("--autoplay-policy=no-user-gesture-required", "about:blank"),
+            ],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            preexec_fn=as_three_and_four,  # noqa: PLW1509 - the protocol's pipes are 3 and 4
+            close_fds=False,
         )
-        os.close(read_there)
-        os.close(write_there)
-        browser = cls(write_here, read_here)
-        try:
-            browser._attach()
-            yield browser
-            browser.call("Browser.close")
-            process.wait(10)
-        finally:
-            process.kill()
-            process.wait()
-            os.close(write_here)
-            os.close(read_here)
-
-    def call(self, method: str, **params: Any) -> Any:
-        """One command of the DevTools protocol, and its result."""
-        self._number += 1
-        message = {"id": self._number, "method": method, "params": params}
-        if self._session and not method.startswith(("Browser.", "Target.")):
-            message["sessionId"] = self._session
-        os.write(self._to, json.dumps(message).encode() + b"\0")
-        while (answer := self._next()).get("id") != self._number:
-            self._note(answer)
-        assert "error" not in answer, answer
-        return answer["result"]
-
-    def go(self, address: str) -> None:
-        """Open an address."""
-        self.call("Page.navigate", url=address)
-
-    def value(self, expression: str) -> Any:
-        """What a JavaScript expression gives, as JSON."""
-        found = self._evaluated(expression)
-        assert "exceptionDetails" not in found, found
-        return found["result"].get("value")
-
-    def until(self, expression: str, seconds: float = 10.0) -> Any:
-        """Wait for an expression to become true; it may fail until then, as a page is loaded."""
-        end = time.monotonic() + seconds
-        while True:
-            found = self._evaluated(expression)
-            if "exceptionDetails" not in found and found["result"].get("value"):
-                return found["result"]["value"]
-            assert time.monotonic() < end, f"{expression} did not come true; {found} {self.said}"
-            time.sleep(0.02)
-
-    def look(self, width: int, height: int, *, dark: bool = False, scale: float = 1.0) -> None:
-        """Set the window's size in CSS pixels and the wished colours."""
+        os.close(theirs_in)
+        os.close(theirs_out)
+        self._out, self._in = os.fdopen(ours_out, "wb", 0), os.fdopen(ours_in, "rb")
+        targets = self.call("Target.getTargets")["targetInfos"]
+        [page] = [target["targetId"] for target in targets if target["type"] == "page"]
+        attached = self.call("Target.attachToTarget", targetId=page, flatten=True)
+        self._session = attached["sessionId"]
+        width, height = self._size
         self.call(
             "Emulation.setDeviceMetricsOverride",
             width=width,
             height=height,
-            deviceScaleFactor=scale,
-            mobile=width < 600,
+            deviceScaleFactor=1,
+            mobile=False,
         )
-        wish = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
-        self.call("Emulation.setEmulatedMedia", features=[wish])
-
-    def screenshot(self, path: Path) -> None:
-        """The window as a PNG."""
-        data = self.call("Page.captureScreenshot", format="png")["data"]
-        path.write_bytes(base64.b64decode(data))
-
-    def _evaluated(self, expression: str) -> Any:
-        return self.call("Runtime.evaluate", expression=expression, returnByValue=True)
-
-    def _attach(self) -> None:
-        [page] = [t for t in self.call("Target.getTargets")["targetInfos"] if t["type"] == "page"]
-        attached = self.call("Target.attachToTarget", targetId=page["targetId"], flatten=True)
-        self._session = attached["sessionId"]
         for domain in ("Page", "Runtime", "Network", "Log"):
             self.call(f"{domain}.enable")
+        return self
 
-    def _next(self) -> dict[str, Any]:
-        while b"\0" not in self._held:
-            data = os.read(self._back, 1 << 20)
-            assert data, "the browser has ended"
-            self._held += data
-        line, _, self._held = self._held.partition(b"\0")
-        return json.loads(line)
+    def __exit__(self, *_: object) -> None:
+        self._session = ""
+        try:
+            self.call("Browser.close")
+            self._process.wait(WAIT)
+        except (OSError, EOFError, subprocess.TimeoutExpired):
+            self._process.kill()
+            self._process.wait()
+        self._out.close()
+        self._in.close()
+
+    def call(self, method: str, **parameters: Any) -> dict[str, Any]:
+        """One call of the DevTools protocol."""
+        self._number += 1
+        message: dict[str, Any] = {"id": self._number, "method": method, "params": parameters}
+        if self._session:
+            message["sessionId"] = self._session
+        self._out.write(json.dumps(message).encode() + b"\0")
+        while (answer := self._read()).get("id") != self._number:
+            self._note(answer)
+        assert "error" not in answer, (method, answer)
+        result: dict[str, Any] = answer["result"]
+        return result
+
+    def open(self, page: Path, ready: str) -> None:
+        """Load a page, and wait until an expression is true."""
+        self.call("Page.navigate", url=page.as_uri())
+        self.wait(ready)
+
+    def evaluate(self, expression: str) -> Any:
+        """The value of an expression in the page; promises are awaited."""
+        found = self.call(
+            "Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True
+        )
+        assert "exceptionDetails" not in found, found
+        return found["result"].get("value")
+
+    def wait(self, expression: str) -> None:
+        """Until an expression is true."""
+        begin = time.monotonic()
+        while not self.evaluate(expression):
+            assert time.monotonic() - begin < WAIT, (expression, self.errors)
+            time.sleep(0.02)
+
+    def press(self, key: str) -> None:
+        """A key, such as ``ArrowLeft`` or a letter."""
+        text = {"text": key} if len(key) == 1 else {}
+        code = KEYS.get(key, f"Key{key.upper()}" if len(key) == 1 else key)
+        for kind in ("keyDown", "keyUp"):
+            self.call("Input.dispatchKeyEvent", type=kind, key=key, code=code, **text)
+
+    def click(self, x: float, y: float) -> None:
+        """The mouse at a point of the window, in pixels."""
+        for kind in ("mouseMoved", "mousePressed", "mouseReleased"):
+            which = {} if kind == "mouseMoved" else {"button": "left", "clickCount": 1}
+            self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, **which)
+
+    def screenshot(self) -> bytes:
+        """PNG of the window."""
+        return base64.b64decode(self.call("Page.captureScreenshot")["data"])
+
+    def _read(self) -> dict[str, Any]:
+        letters = bytearray()
+        while (letter := self._in.read(1)) != b"\0":
+            if not letter:
+                raise EOFError("the browser has gone")
+            letters += letter
+        answer: dict[str, Any] = json.loads(letters)
+        return answer
 
     def _note(self, event: dict[str, Any]) -> None:
-        method, params = event.get("method"), event.get("params", {})
-        if method == "Network.requestWillBeSent":
-            self.asked.append(params["request"]["url"])
-        elif method in ("Runtime.exceptionThrown", "Runtime.consoleAPICalled", "Log.entryAdded"):
-            self.said.append(json.dumps(params)[:500])
+        facts = event.get("params", {})
+        if event.get("method") == "Network.requestWillBeSent":
+            address = facts["request"]["url"]
+            if not address.startswith(("data:", "blob:")):
+                self.requests.append(address)
+        elif event.get("method") == "Runtime.exceptionThrown":
+            self.errors.append(str(facts["exceptionDetails"]))
+        elif event.get("method") == "Log.entryAdded" and facts["entry"]["level"] == "error":
+            self.errors.append(facts["entry"]["text"])

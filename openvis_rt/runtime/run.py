@@ -383,7 +383,15 @@ class _Run:
             audio = self.source if Path(self.source).is_file() else None
             path = self.folder / "overlay.mp4"
             writer = stack.enter_context(
-                OverlayWriter(path, video.width, video.height, video.fps, audio, encoder)
+                OverlayWriter(
+                    path,
+                    video.width,
+                    video.height,
+                    video.fps,
+                    audio,
+                    encoder,
+                    audio_begin=video.start,
+                )
             )
             also = None  # in video mode the first pass is shown
             if self.views is not None and self.pipeline.mode == "stream":

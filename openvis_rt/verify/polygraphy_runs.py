@@ -137,7 +137,12 @@ def _runners(bundle: Bundle, graph: str, precision: str) -> Iterator[Any]:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         path = str(bundle.graph_path(graph, precision))
-        return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(
+            path,
+            options,
+            providers=["CPUExecutionProvider"],
+            disabled_optimizers=["WeightBiasQuantization"],  # wrong for INT8 with FP16
+        )
 
     yield OnnxrtRunner(session, name=f"onnxruntime {precision}")
     plans = sorted(bundle.path.glob(f"engines/*/{graph}.{precision}.plan"))

@@ -102,7 +102,7 @@ def changeable(built, tmp_path):
 def unproven(request, monkeypatch):
     """Engines serve without a proof, but where a test is about it."""
     if not request.node.get_closest_marker("proven"):
-        monkeypatch.setattr("openvis_rt.runtime.backends.proof.prove", lambda *_: {})
+        monkeypatch.setattr("openvis_rt.runtime.backends.proving.prove", lambda *_: {})
 
 
 @pytest.fixture
@@ -155,13 +155,19 @@ def reference(built):
 
 
 @pytest.fixture
-def sessions(use):
+def told():
+    """What the backends of ``sessions`` warn of."""
+    return []
+
+
+@pytest.fixture
+def sessions(use, told):
     """Opens the backend itself, for sessions of one graph."""
     factories = []
 
     def open_backend(kind="tensorrt"):
         use(kind)
-        factories.append(TensorRt(kind.removesuffix(" 10")))
+        factories.append(TensorRt(kind.removesuffix(" 10"), warn=told.append))
         return factories[-1]
 
     yield open_backend

@@ -8,9 +8,11 @@ import numpy as np
 import onnxruntime
 import pytest
 from graph_bundle import NETWORK_SIZE, window_models, write_bundle
+from onnx import TensorProto, helper, numpy_helper
 
 from openvis_rt.errors import BackendError, InputError
-from openvis_rt.runtime.backends.onnxruntime import OnnxRuntime
+from openvis_rt.runtime.backends.onnxruntime import OnnxRuntime, OnnxRuntimeSession
+from openvis_rt.systems.graphs import GraphSpec, TensorSpec
 
 LENGTHS = (5, 2, 5, 1)
 SELECTED = np.array([7, 2, 3])
@@ -286,3 +288,40 @@ def test_the_number_of_threads_reaches_the_library(bundle, monkeypatch):
     for threads in (None, 3):
         OnnxRuntime("cpu", threads=threads).open(bundle, "classify").close()
     assert [options.intra_op_num_threads for options in asked] == [0, 3]  # 0: its own choice
+
+
+def test_an_fp16_bias_beside_int8_pairs_stays_what_it_is():
+    """The product of both scales is 2^-26, which FP16 has not; ONNX Runtime would count in it."""
+    make = helper.make_node
+    constants = {
+        "step": np.float16(2**-8),
+        "zero": np.int8(0),
+        "integers": np.full((1, 1, 1, 1), 127, np.int8),
+        "steps": np.full(1, 2**-18, np.float16),
+        "zeros": np.zeros(1, np.int8),
+        "bias": np.full(1, 0.375, np.float16),
+    }
+    nodes = [
+        make("QuantizeLinear", ["x", "step", "zero"], ["q"]),
+        make("DequantizeLinear", ["q", "step", "zero"], ["wide"]),
+        make("DequantizeLinear", ["integers", "steps", "zeros"], ["weight"], axis=0),
+        make("Conv", ["wide", "weight", "bias"], ["made"]),
+        make("QuantizeLinear", ["made", "step", "zero"], ["next"]),
+        make("DequantizeLinear", ["next", "step", "zero"], ["y"]),
+    ]
+    shape = (1, 1, 4, 4)
+    graph = helper.make_graph(
+        nodes,
+        "biased",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT16, shape)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT16, shape)],
+        [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)], ir_version=10)
+    tensors = {name: TensorSpec(name, "float16", shape) for name in "xy"}
+    spec = GraphSpec("biased", (tensors["x"],), (tensors["y"],))
+    session = OnnxRuntimeSession("biased", spec, "cpu", 1, model.SerializeToString())
+    session.write("x", np.full(shape, 0.25, np.float16))
+    session.run()
+    assert np.allclose(session.fetch("y"), 0.375, atol=2**-8)
+    session.close()

@@ -18,7 +18,7 @@ HOMES = {  # a module below openvis_rt, and the public names that it has
     "bundle.bundle": {"Bundle"},
     "checkpoints.load": {"load_model"},
     "calib.calibrate": {"CalibrationResult", "calibrate", "rebuild_int8"},
-    "calib.mix": {"BlockChoice"},
+    "calib.block_choice": {"BlockChoice"},
     "calib.windows": {"CalibrationFrames"},
     "demo.demo": {"DemoReport", "run_demo"},
     "engines.build.engines": {"build_engines"},

@@ -89,9 +89,9 @@ def test_the_overlay_shows_each_frame_with_its_own_result(
     encoded = []
     write = OverlayWriter.write_canvas
 
-    def keep(self, canvas):
+    def keep(self, canvas, time):
         encoded.append(np.stack(canvas.planes, -1))
-        write(self, canvas)
+        write(self, canvas, time)
 
     monkeypatch.setattr(OverlayWriter, "write_canvas", keep)
     run_video(opened(mode), str(small_video), tmp_path / "out")

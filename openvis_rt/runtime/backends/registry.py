@@ -124,7 +124,7 @@ def _is_absent(name: str, error: UnavailableError) -> bool:
 def _prove(
     backend: Backend, bundle: Bundle, precision: str, options: BackendOptions, warn: Warn
 ) -> None:
-    from openvis_rt.runtime.backends.proof import prove
+    from openvis_rt.runtime.backends.proving import prove
     from openvis_rt.runtime.backends.tensorrt.backend import TensorRt
 
     if isinstance(backend, TensorRt) and options.verify:

@@ -18,6 +18,7 @@ from openvis_rt.runtime.video.results import FrameResult
 __all__ = ["DrawnVideo"]
 
 _Pair = tuple[npt.NDArray[np.uint8], FrameResult]
+_Drawn = tuple[Canvas, float | None]
 
 
 class DrawnVideo:
@@ -36,8 +37,9 @@ class DrawnVideo:
         writer: OverlayWriter,
         also: Callable[[VideoFrame, FrameResult], None] | None = None,
     ) -> None:
-        self._drawer, self._stack, self._also = Drawer(), ExitStack(), also
-        self._encode = Stage("encode overlay", writer.write_canvas)
+        self._writer, self._drawer, self._stack = writer, Drawer(), ExitStack()
+        self._also = also
+        self._encode = Stage("encode overlay", self._encoded)
         self._draw = Stage("draw overlay", self._drawn)
 
     def __enter__(self) -> DrawnVideo:
@@ -48,11 +50,11 @@ class DrawnVideo:
         return self
 
     def write(self, image: npt.NDArray[np.uint8], result: FrameResult) -> None:
-        """Append a frame.
+        """Append a frame, which is shown at its result's time.
 
         Args:
             image: uint8 [H, W, 3] RGB; it is read later, so its caller changes it no more.
-            result: its objects.
+            result: its objects and its time.
 
         Raises:
             OutputError: an earlier frame could not be written.
@@ -73,4 +75,7 @@ class DrawnVideo:
         self._drawer.paint(canvas.planes, result)
         if self._also is not None:
             self._also(canvas.frame(), result)
-        self._encode.put(canvas)
+        self._encode.put((canvas, result.time))
+
+    def _encoded(self, drawn: _Drawn) -> None:
+        self._writer.write_canvas(*drawn)

@@ -29,6 +29,7 @@ __all__ = [
     "check_encoder",
     "choose_encoder",
     "software_encoder",
+    "time_base_of",
 ]
 
 PRESETS = (
@@ -43,6 +44,7 @@ PRESETS = (
     "veryslow",
 )
 _PRESET, _QUALITY = "veryfast", 20
+_TICKS = 60_000  # units of time a second, about
 _BT709 = 1  # FFmpeg's number of the colour space, of its primaries and of its transfer curve
 _LIMITED_RANGE = 1
 
@@ -74,12 +76,14 @@ class _Kind:
         presets: its options for each of PRESETS; empty if it has none.
         quality: its options for a CRF; None if it goes by bits a second.
         pixels: the format of its pictures.
+        always: options that it gets in any case.
     """
 
     hardware: bool = True
     presets: tuple[Options, ...] = ()
     quality: Callable[[int], Options] | None = None
     pixels: str = "yuv420p"
+    always: Options = field(default_factory=dict)
 
 
 def _each(option: str, values: str) -> tuple[Options, ...]:
@@ -108,6 +112,9 @@ _KINDS = {  # those of hardware in the order in which `auto` tries them
         hardware=False,
         presets=_each("preset", " ".join(PRESETS)),
         quality=lambda crf: {"crf": str(crf)},
+        # writes the rate into the pictures' own headers, where players without the container's
+        # look for it, in place of the unit of time; frames keep their times
+        always={"x264-params": "force-cfr=1"},
     ),
     "mpeg4": _Kind(hardware=False),
 }
@@ -136,7 +143,10 @@ class Encoder:
     def add_to(
         self, container: OutputContainer, width: int, height: int, fps: Fraction
     ) -> VideoStream:
-        """A new video track, 4:2:0 in BT.709; odd sizes are rounded up."""
+        """A new video track, 4:2:0 in BT.709; odd sizes are rounded up.
+
+        Its frames' times count in :func:`time_base_of` the rate.
+        """
         stream = container.add_stream(self.name, rate=fps, options=dict(self.options))
         assert isinstance(stream, VideoStream)  # every name in _KINDS is a video encoder's
         self._set(stream.codec_context, width, height, fps)
@@ -161,11 +171,20 @@ class Encoder:
 
     def _set(self, context: VideoCodecContext, width: int, height: int, fps: Fraction) -> None:
         context.width, context.height = width + width % 2, height + height % 2
-        context.pix_fmt, context.framerate, context.time_base = self.pixels, fps, 1 / fps
+        context.pix_fmt, context.framerate, context.time_base = self.pixels, fps, time_base_of(fps)
         context.colorspace = context.color_primaries = context.color_trc = _BT709
         context.color_range = _LIMITED_RANGE
         if self.by_rate:
             context.bit_rate = max(1_000_000, round(0.2 * width * height * fps))
+
+
+def time_base_of(fps: Fraction) -> Fraction:
+    """The unit of a track's times in seconds: 17 to 33 microseconds, a whole part of a frame.
+
+    MPEG-4 part 2 takes no denominator beyond 65535; at rates above that a frame is no whole number
+    of units.
+    """
+    return Fraction(1, fps.numerator * (_TICKS // fps.numerator) or _TICKS)
 
 
 def software_encoder(options: EncoderOptions | None = None) -> Encoder:
@@ -237,7 +256,8 @@ def _why_not(encoder: Encoder, width: int, height: int, fps: Fraction) -> str | 
 
 def _encoder(name: str, options: EncoderOptions) -> Encoder:
     """With its own defaults, as far as it has any of them."""
-    kind, told = _KINDS[name], dict[str, str]()
+    kind = _KINDS[name]
+    told = dict(kind.always)
     if kind.presets:
         told |= kind.presets[PRESETS.index(options.preset or _PRESET)]
     if kind.quality is not None:

@@ -59,6 +59,8 @@ class _Reader(Protocol):
     fps: Fraction
     frame_count: int | None
     live: bool
+    start: float | None
+    warnings: list[str]
 
     def frames(self) -> Iterator[tuple[float | None, npt.NDArray[np.uint8]]]:
         """Time and image of every frame; raises ``DamagedError`` where the data break."""
@@ -144,6 +146,8 @@ class VideoSource:
         frame_count: frames that the container declares (an edited file may show fewer), or images
             in the folder; None where unknown.
         live: a camera, or a stream without an end. Its breaking off is an end like any other.
+        start: of the first frame by the source's own clock, in seconds, for what else was recorded
+            by that clock; None where it has none.
         warnings: what a user should know; complete when the iteration has ended.
 
     Raises:
@@ -161,7 +165,7 @@ class VideoSource:
     ) -> None:
         self.name, self.fps, self.frame_count = reader.name, reader.fps, reader.frame_count
         self.live = reader.live
-        self.warnings: list[str] = []
+        self.warnings: list[str] = reader.warnings
         self._reader = reader
         self._allow_truncated, self._ahead, self._prepare = allow_truncated, ahead, prepare
         self._frames = self._checked_frames()
@@ -176,6 +180,7 @@ class VideoSource:
             reader.close()
             raise
         self.height, self.width = self._first.image.shape[:2]
+        self.start = reader.start
 
     def __enter__(self) -> VideoSource:
         return self
@@ -336,6 +341,8 @@ class _ImageReader:
     def __init__(self, name: str, paths: list[Path]) -> None:
         self.name, self._paths = name, paths
         self.frame_count: int | None = len(paths)
+        self.start: float | None = 0.0
+        self.warnings: list[str] = []
 
     def frames(self) -> Iterator[tuple[float | None, npt.NDArray[np.uint8]]]:
         for index, path in enumerate(self._paths):
