@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import os
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
@@ -37,6 +38,8 @@ _LOST = (  # names as cuda-python gives them, and the driver's texts as pycuda d
 )
 _NEEDED_BY_13 = 12_080  # CUDA 12.8, as cuDriverGetVersion counts
 _OLDER_BINDING = "Upgrade the driver, or: pip install 'cuda-python<13'"
+FEW_CORES = 4
+"""Of the host; with so many or fewer, who waits for the device sleeps."""
 _MAJOR, _MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_*
 
 
@@ -48,6 +51,9 @@ class Cuda(ABC):
         device_name: as the driver gives it.
         capability: compute capability, such as ``sm87``.
         has_graphs: whether the binding has CUDA graphs: :meth:`capture` and :meth:`launch`.
+        blocking_waits: the host sleeps while it waits for an event, as it has few cores
+            (:data:`FEW_CORES`); else it asks again and again, which is some 20 us faster and takes
+            a whole core, that the decoder and the encoder would need.
         bytes_in, bytes_out: copied to and from the device so far.
         launches: of CUDA graphs so far.
     """
@@ -59,6 +65,7 @@ class Cuda(ABC):
 
     def __init__(self) -> None:
         self.bytes_in = self.bytes_out = self.launches = 0
+        self.blocking_waits = _cores() <= FEW_CORES
         self._thread = threading.get_ident()
         self._context = ExitStack()
 
@@ -100,12 +107,19 @@ class Cuda(ABC):
         self._context.close()
 
     @abstractmethod
-    def stream(self, owner: ExitStack) -> int:
-        """A new stream, ordered against no other."""
+    def stream(self, owner: ExitStack, *, urgent: bool = False) -> int:
+        """A new stream, ordered against no other.
+
+        Args:
+            owner: destroys it.
+            urgent: what is queued on it begins before what waits on streams that are not, where
+                both are ready; nothing that runs already is stopped. A binding without priorities
+                makes a stream like any other.
+        """
 
     @abstractmethod
     def event(self, owner: ExitStack) -> Any:
-        """A new event, done until it is recorded."""
+        """A new event, done until it is recorded; how it is waited for: :attr:`blocking_waits`."""
 
     @abstractmethod
     def record(self, event: Any, stream: int) -> None:
@@ -231,17 +245,21 @@ class CudaPython(Cuda):
             stack.callback(self._free, driver.cuCtxPopCurrent)
             self._context = stack.pop_all()
 
-    def stream(self, owner: ExitStack) -> int:
+    def stream(self, owner: ExitStack, *, urgent: bool = False) -> int:
         """See :class:`Cuda`."""
         self._check_thread()
+        least, greatest = self._call(self._driver.cuCtxGetStreamPriorityRange)
         flags = self._driver.CUstream_flags.CU_STREAM_NON_BLOCKING
-        stream = self._call(self._driver.cuStreamCreate, flags)
+        priority = greatest if urgent else least
+        stream = self._call(self._driver.cuStreamCreateWithPriority, flags, priority)
         owner.callback(self._free, self._driver.cuStreamDestroy, stream)
         return int(stream)
 
     def event(self, owner: ExitStack) -> Any:
         """See :class:`Cuda`."""
-        event = self._call(self._driver.cuEventCreate, 0)
+        kinds = self._driver.CUevent_flags
+        kind = kinds.CU_EVENT_BLOCKING_SYNC if self.blocking_waits else kinds.CU_EVENT_DEFAULT
+        event = self._call(self._driver.cuEventCreate, kind)
         owner.callback(self._free, self._driver.cuEventDestroy, event)
         return event
 
@@ -350,7 +368,7 @@ class CudaPython(Cuda):
 
 
 class PyCuda(Cuda):
-    """Over ``pycuda.driver``. It knows no CUDA graphs."""
+    """Over ``pycuda.driver``. It knows neither CUDA graphs nor priorities of streams."""
 
     has_graphs = False
 
@@ -376,8 +394,9 @@ class PyCuda(Cuda):
             stack.callback(self._free, context.pop)
             self._context = stack.pop_all()
 
-    def stream(self, owner: ExitStack) -> int:
-        """See :class:`Cuda`."""
+    def stream(self, owner: ExitStack, *, urgent: bool = False) -> int:
+        """See :class:`Cuda`; urgent or not, they are alike."""
+        del urgent
         self._check_thread()
         with self._errors("cuStreamCreate"):
             stream = self._driver.Stream(1)  # CU_STREAM_NON_BLOCKING
@@ -389,7 +408,9 @@ class PyCuda(Cuda):
     def event(self, owner: ExitStack) -> Any:
         """See :class:`Cuda`."""
         with self._errors("cuEventCreate"):
-            event = self._driver.Event()
+            kinds = self._driver.event_flags
+            kind = kinds.BLOCKING_SYNC if self.blocking_waits else kinds.DEFAULT
+            event = self._driver.Event(kind)
         self._events[id(event)] = event
         owner.callback(self._events.pop, id(event))
         return id(event)
@@ -488,3 +509,10 @@ def _failed(function: str, name: str) -> BackendError:
     if any(text in upper for text in ("NO_DEVICE", "INVALID_DEVICE", "NO_CUDA-CAPABLE_DEVICE")):
         return BackendError(f"there is no NVIDIA GPU here that CUDA can use ({name})")
     return BackendError(f"CUDA failed in {function}: {name}")
+
+
+def _cores() -> int:
+    """That this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
