@@ -192,14 +192,15 @@ def test_only_the_rooms_of_the_networks_name_torch_or_onnx():
     assert found == []
 
 
-def test_bindings_of_a_gpu_are_named_in_one_file_only():
+def test_bindings_of_a_gpu_are_named_in_one_file_each():
     naming = {
         module
         for module, path in modules_of(PACKAGE).items()
         if {name.split(".")[0] for name in imports_of(path)}
         & {"cuda", "pycuda", "tensorrt", "tensorrt_rtx"}
     }
-    assert naming == {f"{ROOT}.runtime.backends.tensorrt.cuda"}
+    folder = f"{ROOT}.runtime.backends.tensorrt"
+    assert naming == {f"{folder}.cuda_python", f"{folder}.pycuda"}
 
 
 def test_the_ground_floor_and_the_systems_need_only_the_standard_library():
