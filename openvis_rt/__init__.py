@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from openvis_rt.calib.calibrate import CalibrationResult, calibrate, rebuild_int8
     from openvis_rt.calib.windows import CalibrationFrames
     from openvis_rt.checkpoints.load import load_model
+    from openvis_rt.convert.convert import ConvertOptions, convert_results
     from openvis_rt.demo.demo import DemoReport, run_demo
     from openvis_rt.engines.build.engines import build_engines
     from openvis_rt.errors import (
@@ -79,6 +80,7 @@ _HOME = {
     **dict.fromkeys(("read_split",), "evaluation.splits"),
     **dict.fromkeys(("vocabulary_for",), "evaluation.vocabularies"),
     **dict.fromkeys(("export_bundle",), "export.bundle"),
+    **dict.fromkeys(("ConvertOptions", "convert_results"), "convert.convert"),
     **dict.fromkeys(("DemoReport", "run_demo"), "demo.demo"),
     **dict.fromkeys(("build_engines",), "engines.build.engines"),
     **dict.fromkeys(("Pipeline",), "runtime.pipeline"),
@@ -120,6 +122,7 @@ __all__ = [
     "CalibrationFrames",
     "CalibrationResult",
     "CheckpointError",
+    "ConvertOptions",
     "DemoReport",
     "DependencyError",
     "Drawer",
@@ -152,6 +155,7 @@ __all__ = [
     "benchmark",
     "build_engines",
     "calibrate",
+    "convert_results",
     "decode_mask",
     "draw",
     "evaluate",

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from openvis_rt.cli.convert import check_pictures, write_pictures
 from openvis_rt.cli.names import (
     ClassesOption,
     OnlyOption,
@@ -180,6 +181,22 @@ OverlayOption = Annotated[
         help="Write overlay.mp4.",
     ),
 ]
+HtmlOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        rich_help_panel=_OUTPUT,
+        help="Write also a page with the video, its masks and its tracks, for any browser.",
+    ),
+]
+RerunOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        rich_help_panel=_OUTPUT,
+        help="Write also a recording for Rerun's viewer; its name ends in .rrd.",
+    ),
+]
 EncoderOption = Annotated[
     str,
     typer.Option(
@@ -272,6 +289,8 @@ def run(
     serve: ServeOption = None,
     show: ShowOption = False,
     overlay_to: OverlayToOption = None,
+    html: HtmlOption = None,
+    rerun: RerunOption = None,
     encoder: EncoderOption = "auto",
     encoder_preset: EncoderPresetOption = None,
     encoder_quality: EncoderQualityOption = None,
@@ -294,6 +313,8 @@ def run(
     from openvis_rt.runtime.views.opening import ViewOptions, open_views
 
     refuse_existing(output, overwrite=overwrite)  # before the bundle is opened
+    pictures = {form: path for form, path in (("html", html), ("rerun", rerun)) if path is not None}
+    check_pictures(pictures, source, overwrite=overwrite)
     words = given_names(classes, vocabulary)
     encoding = EncoderOptions(encoder, encoder_preset, encoder_quality)
     check_encoder(encoding)
@@ -326,6 +347,8 @@ def run(
             warn=warn,
         ) as pipeline:
             report = run_video(pipeline, source, output, options, bar, warn, views)
+        if not report.stopped:
+            report.outputs.update(write_pictures(pictures, source, output, bar))
     _tell(report, as_json=as_json)
     if report.stopped:
         raise typer.Exit(INTERRUPTED)
@@ -347,7 +370,10 @@ def _tell(report: RunReport, *, as_json: bool) -> None:
     for kind, path in report.outputs.items():
         CONSOLE.print(f"  {kind}: {path}", markup=False)
     if report.stopped:
-        CONSOLE.print(f"stopped after {report.frames} frames; every file is whole, and of these")
+        CONSOLE.print(
+            f"stopped after {report.frames} frames; every file is whole, and of these. "
+            "`openvis convert` makes a page or a recording of them"
+        )
 
 
 def _beside(words: Vocabulary, listed: str) -> str:

@@ -49,7 +49,10 @@ __all__ = ["RunOptions", "RunReport", "resolve_mode", "run_video"]
 
 _NO_IMAGE = np.empty((0, 0, 3), np.uint8)
 _STOPPED = "stopped.json"  # only where a run ended before its source did
-_OUTPUTS = frozenset({"overlay.mp4", "frames.jsonl", "results.json", "categories.json", _STOPPED})
+_PICTURES = ("page.html", "recording.rrd")  # where --html and --rerun were told to put them here
+_OUTPUTS = frozenset(
+    {"overlay.mp4", "frames.jsonl", "results.json", "categories.json", _STOPPED, *_PICTURES}
+)
 
 Progress = Callable[[str, int, int | None], None]
 """Called with the phase, frames done, and frames in all if that is known."""

@@ -36,6 +36,7 @@ ARROWS = {  # a folder, and what it may import besides itself and the ground flo
     },
     "verify": {"runtime", "engines", "export", "models", "compare", "bundle", "systems"},
     "evaluation": {"runtime", "bundle"},
+    "convert": {"runtime"},
     "calib": {
         *("runtime", "compare", "bundle", "systems"),
         *("evaluation", "export.multiply_adds"),
@@ -53,7 +54,7 @@ ARROWS = {  # a folder, and what it may import besides itself and the ground flo
     "serving": {"systems", "bundle", "engines.plan", "runtime"},
     "cli": {
         *("systems", "bundle", "models", "checkpoints", "compare", "export", "engines", "runtime"),
-        *("verify", "evaluation", "calib", "bench", "training", "demo", "serving"),
+        *("verify", "evaluation", "calib", "bench", "convert", "training", "demo", "serving"),
     },
 }
 WITH_TORCH = (
@@ -287,6 +288,7 @@ print(json.dumps(sorted(sys.modules)))
         ("openvis_rt.runtime", {"onnxruntime"}),
         ("openvis_rt.runtime.pipeline", {"onnxruntime"}),
         ("openvis_rt.runtime.run", {"onnxruntime"}),
+        ("openvis_rt.convert.convert", {"onnxruntime", "rerun"}),
         ("openvis_rt.bench.benchmark", {"onnxruntime", "openvino", "pynvml"}),
         ("openvis_rt.cli.main", {"onnxruntime", "scipy", "av"}),  # --help is quick
         ("openvis_rt.engines.build.engines", {"onnxruntime"}),

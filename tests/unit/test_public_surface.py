@@ -20,6 +20,7 @@ HOMES = {  # a module below openvis_rt, and the public names that it has
     "calib.calibrate": {"CalibrationResult", "calibrate", "rebuild_int8"},
     "calib.block_choice": {"BlockChoice"},
     "calib.windows": {"CalibrationFrames"},
+    "convert.convert": {"ConvertOptions", "convert_results"},
     "demo.demo": {"DemoReport", "run_demo"},
     "engines.build.engines": {"build_engines"},
     "errors": {
