@@ -10,6 +10,7 @@ from rich.markup import escape
 
 from openvis_rt import __version__
 from openvis_rt.cli.assemble import assemble
+from openvis_rt.cli.batch import batch
 from openvis_rt.cli.bench import bench
 from openvis_rt.cli.build import build
 from openvis_rt.cli.calibrate import calibrate
@@ -33,8 +34,8 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 VERBS = (
-    *(models, assemble, export, calibrate, build, run, verify, evaluate, bench, inspect, doctor),
-    demo,
+    *(models, assemble, export, calibrate, build, run, batch, verify, evaluate, bench, inspect),
+    *(doctor, demo),
 )
 for verb in VERBS:
     app.command(verb.__name__.replace("evaluate", "eval"), cls=Verb)(verb)

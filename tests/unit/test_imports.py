@@ -50,9 +50,10 @@ ARROWS = {  # a folder, and what it may import besides itself and the ground flo
         *("systems", "bundle", "checkpoints", "export", "engines", "runtime", "verify"),
         *("evaluation", "training"),
     },
+    "serving": {"runtime", "bundle", "systems"},
     "cli": {
         *("systems", "bundle", "models", "checkpoints", "compare", "export", "engines", "runtime"),
-        *("verify", "evaluation", "calib", "bench", "training", "demo"),
+        *("verify", "evaluation", "calib", "bench", "training", "demo", "serving"),
     },
 }
 WITH_TORCH = (
