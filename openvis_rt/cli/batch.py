@@ -174,7 +174,7 @@ def batch(
     from openvis_rt.runtime.run import RunOptions
     from openvis_rt.runtime.video.encoders import EncoderOptions, check_encoder
     from openvis_rt.serving.batch import PoolOptions, run_batch
-    from openvis_rt.serving.worker import Work
+    from openvis_rt.serving.worker import BatchWork
 
     words = given_names(classes, vocabulary)
     encoding = EncoderOptions(encoder, encoder_preset, encoder_quality)
@@ -183,7 +183,7 @@ def batch(
     from_file = vocabulary is not None or classifier is not None
     default = default_list(variant, words, from_file=from_file)
     memory = None if memory_per_worker is None else int(memory_per_worker * (1 << 30))
-    work = Work(
+    work = BatchWork(
         bundle.absolute(),
         words.among(names_beside(other, others, default, only=only)),
         classifier=None if classifier is None else classifier.absolute(),

@@ -27,7 +27,7 @@ from openvis_rt.serving.index import BatchFolder, Record, Video
 from openvis_rt.serving.ray_pool import Pool, Resources, fit_pool, ray_cluster, records_by_ray
 from openvis_rt.serving.sources import find_videos, fingerprint
 from openvis_rt.serving.tables import write_tables
-from openvis_rt.serving.worker import Work, Worker, hash_of
+from openvis_rt.serving.worker import BatchWork, Worker, hash_of
 
 __all__ = ["BatchReport", "PoolOptions", "memory_of_worker", "run_batch"]
 
@@ -120,7 +120,7 @@ class BatchReport:
 
 
 def run_batch(
-    work: Work,
+    work: BatchWork,
     sources: Sequence[str],
     output: Path,
     pool: PoolOptions | None = None,
@@ -177,7 +177,7 @@ def memory_of_worker(bundle: Bundle, precision: str) -> int:
 class _Run:
     """A batch on its way."""
 
-    work: Work
+    work: BatchWork
     folder: BatchFolder
     videos: list[Video]
     made_with: str

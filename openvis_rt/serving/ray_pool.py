@@ -22,7 +22,7 @@ import numpy.typing as npt
 from openvis_rt.errors import BackendError, DependencyError, InputError
 from openvis_rt.records import json_from_record, record_from_json
 from openvis_rt.serving.index import BatchFolder, Record, Video
-from openvis_rt.serving.worker import Work, Worker
+from openvis_rt.serving.worker import BatchWork, Worker
 
 __all__ = ["Pool", "Resources", "fit_pool", "ray_cluster", "records_by_ray"]
 
@@ -150,7 +150,7 @@ def _arguments(address: str | None) -> dict[str, Any]:
 class _Actor:
     """The callable of ``map_batches``: a worker in a process of its own."""
 
-    def __init__(self, work: Work, folder: BatchFolder, made_with: str, batch: str) -> None:
+    def __init__(self, work: BatchWork, folder: BatchFolder, made_with: str, batch: str) -> None:
         self._worker = Worker(work, folder, made_with, batch, dies=True)
 
     def __call__(self, rows: Rows) -> Rows:
@@ -165,7 +165,12 @@ class _Actor:
 
 
 def records_by_ray(
-    work: Work, folder: BatchFolder, videos: list[Video], made_with: str, batch: str, pool: Pool
+    work: BatchWork,
+    folder: BatchFolder,
+    videos: list[Video],
+    made_with: str,
+    batch: str,
+    pool: Pool,
 ) -> Generator[Record, None, None]:
     """Do videos by a pool of actors; each record as soon as it is there, in no order.
 

@@ -30,13 +30,13 @@ from openvis_rt.serving.index import BatchFolder, Record, Video
 from openvis_rt.serving.sources import fetched, fingerprint, is_address
 from openvis_rt.vocabulary import Vocabulary
 
-__all__ = ["Work", "Worker"]
+__all__ = ["BatchWork", "Worker"]
 
 Warn = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Work:
+class BatchWork:
     """What is done with each video; it travels to the workers.
 
     Attributes:
@@ -126,7 +126,7 @@ class Worker:
 
     def __init__(
         self,
-        work: Work,
+        work: BatchWork,
         folder: BatchFolder,
         made_with: str,
         batch: str,
