@@ -60,6 +60,8 @@ if TYPE_CHECKING:
         VideoResult,
     )
     from openvis_rt.runtime.video.run_lengths import decode_mask
+    from openvis_rt.serving.batch import BatchReport, PoolOptions, run_batch
+    from openvis_rt.serving.worker import BatchWork
     from openvis_rt.verify.torch_recording import add_reference
     from openvis_rt.verify.verify import VerifyReport, verify_bundle
     from openvis_rt.vocabulary import Vocabulary
@@ -88,6 +90,8 @@ _HOME = {
     **dict.fromkeys(("Backend", "Session"), "runtime.backends.base"),
     **dict.fromkeys(("BackendOptions",), "runtime.backends.registry"),
     **dict.fromkeys(("RunOptions", "RunReport", "run_video"), "runtime.run"),
+    **dict.fromkeys(("BatchReport", "PoolOptions", "run_batch"), "serving.batch"),
+    **dict.fromkeys(("BatchWork",), "serving.worker"),
     **dict.fromkeys(("Frame", "VideoSource", "open_video"), "runtime.video.reading"),
     **dict.fromkeys(("Drawer", "draw"), "runtime.video.drawing"),
     **dict.fromkeys(("OverlayWriter",), "runtime.video.overlay"),
@@ -115,6 +119,8 @@ __all__ = [
     "Backend",
     "BackendError",
     "BackendOptions",
+    "BatchReport",
+    "BatchWork",
     "BenchmarkSettings",
     "BlockChoice",
     "Bundle",
@@ -136,6 +142,7 @@ __all__ = [
     "OverlayWriter",
     "ParityError",
     "Pipeline",
+    "PoolOptions",
     "Report",
     "RunOptions",
     "RunReport",
@@ -166,6 +173,7 @@ __all__ = [
     "read_annotations",
     "read_split",
     "rebuild_int8",
+    "run_batch",
     "run_demo",
     "run_video",
     "verify_bundle",
