@@ -41,6 +41,9 @@ Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 Image8 = npt.NDArray[np.uint8]
 
+_BYTES_A_PIXEL = 5  # of a mask while it is made: a float32 logit and a bool
+_BYTES_OF_MASKS = 256 << 20  # of one run; eight masks of 4K have 330 MB, and of 8K 1.3 GB
+
 STAGES = ("place", "submit", "wait", "associate", "scores", "masks")
 """What the host does with a window, in order; see ``seconds`` of :class:`Graphs`."""
 
@@ -85,7 +88,8 @@ class Graphs:
         queries = next(t for t in specs["propose"].outputs if t.name == "queries")
         self.queries = int(queries.shape[0])
         self._frame_shape = tuple(int(size) for size in specs["propose"].inputs[0].shape[1:])
-        self._masks_per_run = masks_per_run(bundle.manifest.window_length)
+        self._window_length = bundle.manifest.window_length
+        self._masks_per_run = masks_per_run(self._window_length)
         self._networks = [name for name in names if name != "masks"]
 
     def set_sizes(self, letterbox: Letterbox) -> None:
@@ -97,6 +101,10 @@ class Graphs:
         masks = self._session("masks")
         masks.write("picture_size", np.array(letterbox.cut, np.int64))
         masks.write("frame_size", np.array(letterbox.source, np.int64))
+        height, width = letterbox.source
+        query = self._window_length * height * width * _BYTES_A_PIXEL
+        most = masks_per_run(self._window_length)
+        self._masks_per_run = max(1, min(most, _BYTES_OF_MASKS // query))
 
     def set_text_embeddings(self, embeddings: Floats) -> None:
         """Classify by other rows, float32 [K, D], in every slot.
