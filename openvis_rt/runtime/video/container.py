@@ -29,6 +29,7 @@ __all__ = ["DEFAULT_FPS", "ContainerReader", "DamagedError"]
 DEFAULT_FPS = Fraction(25)  # of folders of images, and of streams that declare no rate
 # frames a second that a video may have, by its header: a frame a day, and fast cameras
 _RATES = (Fraction(1, 86400), Fraction(1000))
+_HUGE = 4096 * 2304  # pixels of a frame
 # containers whose header tells how much should follow; others guess it from what is there
 _DECLARING_FORMATS = frozenset({"avi", "flv", "matroska", "mov"})
 _LATE_END = 0.5  # seconds: headers round, and tracks end apart by a packet of sound or two
@@ -108,6 +109,8 @@ class ContainerReader:
             self._container.close()
             raise
         self._stream.thread_type = "AUTO"
+        if self._stream.width * self._stream.height > _HUGE:  # each thread holds some frames
+            self._stream.codec_context.thread_count = 4
         rates = [rate for rate in (self._stream.average_rate, self._stream.guessed_rate) if rate]
         self.fps = _rate_of(self._stream)
         self._clocked = self.fps in rates or not rates  # else times, too, are by a rate in error

@@ -8,6 +8,7 @@ from types import TracebackType
 import numpy as np
 import numpy.typing as npt
 
+from openvis_rt.geometry import frames_at_once
 from openvis_rt.runtime.stages import Stage
 from openvis_rt.runtime.video.drawing import Drawer
 from openvis_rt.runtime.video.overlay import Canvas, OverlayWriter
@@ -30,8 +31,9 @@ class DrawnVideo:
 
     def __init__(self, writer: OverlayWriter) -> None:
         self._writer, self._drawer, self._stack = writer, Drawer(), ExitStack()
-        self._encode = Stage("encode overlay", self._encoded)
-        self._draw = Stage("draw overlay", self._drawn)
+        waiting = frames_at_once(writer.height, writer.width, 2)
+        self._encode = Stage("encode overlay", self._encoded, waiting)
+        self._draw = Stage("draw overlay", self._drawn, waiting)
 
     def __enter__(self) -> DrawnVideo:
         with ExitStack() as stack:
