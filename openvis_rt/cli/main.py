@@ -10,6 +10,7 @@ from rich.markup import escape
 
 from openvis_rt import __version__
 from openvis_rt.cli.assemble import assemble
+from openvis_rt.cli.batch import batch
 from openvis_rt.cli.bench import bench
 from openvis_rt.cli.build import build
 from openvis_rt.cli.calibrate import calibrate
@@ -35,8 +36,8 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 VERBS = (
-    *(models, assemble, export, calibrate, build, run, convert, verify, evaluate, bench, inspect),
-    *(doctor, triton, demo),
+    *(models, assemble, export, calibrate, build, run, batch, convert, verify, evaluate, bench),
+    *(inspect, doctor, triton, demo),
 )
 for verb in VERBS:
     app.command(verb.__name__.replace("evaluate", "eval"), cls=Verb)(verb)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, BinaryIO, Literal
 
 import typer
 
+from openvis_rt.cli.convert import check_pictures, write_pictures
 from openvis_rt.cli.names import (
     ClassesOption,
     OnlyOption,
@@ -228,6 +229,22 @@ OverlayOption = Annotated[
         help="Write overlay.mp4.",
     ),
 ]
+HtmlOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        rich_help_panel=_OUTPUT,
+        help="Write also a page with the video, its masks and its tracks, for any browser.",
+    ),
+]
+RerunOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        rich_help_panel=_OUTPUT,
+        help="Write also a recording for Rerun's viewer; its name ends in .rrd.",
+    ),
+]
 EncoderOption = Annotated[
     str,
     typer.Option(
@@ -320,6 +337,8 @@ def run(
     serve: ServeOption = None,
     show: ShowOption = False,
     overlay_to: OverlayToOption = None,
+    html: HtmlOption = None,
+    rerun: RerunOption = None,
     jsonl: JsonLinesOption = None,
     stride: StrideOption = 1,
     every_frame: EveryFrameOption = False,
@@ -354,6 +373,12 @@ def run(
     if output is not None:
         _refuse_address(output)
         refuse_existing(output, overwrite=overwrite)  # before the bundle is opened
+    pictures = {form: path for form, path in (("html", html), ("rerun", rerun)) if path is not None}
+    if pictures and output is None:
+        raise InputError(
+            f"--{next(iter(pictures))} shows what is in the output folder; give -o too"
+        )
+    check_pictures(pictures, source, overwrite=overwrite)
     words = given_names(classes, vocabulary)
     encoding = EncoderOptions(encoder, encoder_preset, encoder_quality)
     check_encoder(encoding)
@@ -388,6 +413,8 @@ def run(
             warn=warn,
         ) as pipeline:
             report = run_video(pipeline, source, output, options, bar, warn, views, lines)
+        if not report.stopped and output is not None:
+            report.outputs.update(write_pictures(pictures, source, output, bar))
     _tell(report, as_json=as_json)
     if report.stopped:
         raise typer.Exit(INTERRUPTED)
@@ -446,7 +473,10 @@ def _tell(report: RunReport, *, as_json: bool) -> None:
     for kind, path in report.outputs.items():
         CONSOLE.print(f"  {kind}: {path}", markup=False)
     if report.stopped:
-        CONSOLE.print(f"stopped after {report.frames} frames; every file is whole, and of these")
+        CONSOLE.print(
+            f"stopped after {report.frames} frames; every file is whole, and of these. "
+            "`openvis convert` makes a page or a recording of them"
+        )
 
 
 def _beside(words: Vocabulary, listed: str) -> str:

@@ -33,7 +33,10 @@ __all__ = [
 STOPPED = "stopped.json"  # only where a run ended before its source did
 UNFINISHED = "unfinished.json"  # only while a run writes the folder, or after it was killed
 _LOG = "frames.jsonl"
-_OUTPUTS = frozenset({"overlay.mp4", _LOG, "results.json", "categories.json", STOPPED, UNFINISHED})
+_PICTURES = ("page.html", "recording.rrd")  # where --html and --rerun were told to put them here
+_OUTPUTS = frozenset(
+    {"overlay.mp4", _LOG, "results.json", "categories.json", STOPPED, UNFINISHED, *_PICTURES}
+)
 
 
 @contextlib.contextmanager

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from av.video.frame import VideoFrame
 
+from openvis_rt.geometry import frames_at_once
 from openvis_rt.runtime.stages import Stage
 from openvis_rt.runtime.video.drawing import Drawer
 from openvis_rt.runtime.video.overlay import Canvas, OverlayWriter
@@ -39,8 +40,9 @@ class DrawnVideo:
     ) -> None:
         self._writer, self._drawer, self._stack = writer, Drawer(), ExitStack()
         self._also = also
-        self._encode = Stage("encode overlay", self._encoded)
-        self._draw = Stage("draw overlay", self._drawn)
+        waiting = frames_at_once(writer.height, writer.width, 2)
+        self._encode = Stage("encode overlay", self._encoded, waiting)
+        self._draw = Stage("draw overlay", self._drawn, waiting)
 
     def __enter__(self) -> DrawnVideo:
         with ExitStack() as stack:

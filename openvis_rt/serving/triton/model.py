@@ -16,6 +16,7 @@ from __future__ import annotations
 import importlib
 import io
 import json
+import os
 import traceback
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,8 @@ class OpenVisModel:
                 load the model, and shows the message.
         """
         self._pb = importlib.import_module("triton_python_backend_utils")
+        if args.get("model_instance_kind") == "GPU":
+            _show_one_gpu(int(args["model_instance_device_id"]))
         home = Path(args["model_repository"], args["model_version"])
         self._bundle = home / BUNDLE
         self._settings = ModelSettings.read(json.loads(args["model_config"]), home / VOCABULARY)
@@ -129,6 +132,13 @@ class OpenVisModel:
             _frame_of(given, copy=keep),
             json.loads(parameters) if parameters else {},
         )
+
+
+def _show_one_gpu(number: int) -> None:
+    """Let this process see the GPU alone that Triton put it on; called before CUDA is loaded."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+    known = number < len(visible) and visible[number].strip()
+    os.environ["CUDA_VISIBLE_DEVICES"] = visible[number].strip() if known else str(number)
 
 
 def _frame_of(given: dict[str, Any], *, copy: bool) -> Image8 | None:
