@@ -11,6 +11,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import av
 import numpy as np
@@ -216,13 +217,11 @@ def display(monkeypatch):
     for program in ("Xvfb", "xdotool"):
         if shutil.which(program) is None:
             pytest.skip(f"no {program} here (apt install xvfb xdotool)")
-    ready, told = os.pipe()
-    name = f":{100 + os.getpid() % 30_000}"  # not one that another run of these tests takes
-    command = ["Xvfb", name, "-displayfd", str(told), "-screen", "0", "640x480x24"]
-    server = subprocess.Popen(command, pass_fds=(told,), stderr=subprocess.DEVNULL)
-    os.close(told)
-    assert os.read(ready, 16)  # it is up
-    os.close(ready)
+    number = 100 + os.getpid() % 30_000  # not one that another run of these tests takes
+    name, place = f":{number}", Path(f"/tmp/.X11-unix/X{number}")
+    command = ["Xvfb", name, "-noreset", "-screen", "0", "640x480x24"]
+    server = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    until(place.exists)
     monkeypatch.setenv("DISPLAY", name)
     yield name
     server.terminate()
