@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import math
 import warnings
 from collections import defaultdict
 from types import SimpleNamespace
 
+import av
 import numpy as np
 import pytest
 from PIL import Image
@@ -21,7 +23,7 @@ from openvis_rt.errors import DependencyError, InputError, OutputError
 from openvis_rt.runtime.video.results import FrameLog, FrameResult, Instance, write_categories
 from openvis_rt.runtime.video.run_lengths import box_of, decode_mask, encode_masks, subsampled
 
-HEIGHT, WIDTH, FRAMES = 40, 60, 6
+HEIGHT, WIDTH, FRAMES = 64, 96, 6
 NAMES = ("person", 'dog, "the" one', "水\u2028母")
 SCORES = (0.9, 0.6, 0.3)
 IDS = (0, 4, 9)
@@ -247,6 +249,13 @@ def test_rerun_reads_the_recording(run_folder, tmp_path):
         "reduced_by": 1
     }
     moving, static = read_recording(path)
+    [film] = static["/video"]["AssetVideo:blob"]
+    with av.open(io.BytesIO(bytes(film))) as container:
+        assert "av1" in container.streams.video[0].codec_context.codec.name  # needs no FFmpeg
+        shown = [
+            frame.to_ndarray(format="rgb24").mean((0, 1)) for frame in container.decode(video=0)
+        ]
+    assert [round(red / 40) for red, _, _ in shown] == [*range(FRAMES)]
     [context] = static["/video"]["AnnotationContext:context"]
     infos = [entry["class_description"]["info"] for entry in context]
     assert [info["label"] for info in infos[1:]] == [
@@ -325,7 +334,7 @@ def test_frames_of_two_sizes_are_refused(run_folder, tmp_path):
         (tmp_path / name).write_bytes((run_folder / name).read_bytes())
     with (tmp_path / "frames.jsonl").open("ab") as file:
         file.write(b'{"frame": 6, "time": null, "size": [5, 5], "instances": []}\n')
-    with pytest.raises(InputError, match="frame 6 is 5x5, and those before are 60x40"):
+    with pytest.raises(InputError, match="frame 6 is 5x5, and those before are 96x64"):
         FinishedRun.open(tmp_path).summary()
 
 
