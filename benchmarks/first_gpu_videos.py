@@ -12,7 +12,7 @@ from memory import resident, vocabulary_of
 from openvis_rt import Pipeline
 from openvis_rt.errors import BackendError, ParityError
 from openvis_rt.runtime.backends.tensorrt.backend import TensorRt
-from openvis_rt.runtime.backends.tensorrt.cuda import open_cuda
+from openvis_rt.runtime.backends.tensorrt.bindings import open_cuda
 from openvis_rt.runtime.options import Selection
 from openvis_rt.runtime.video.results import FrameResult
 from openvis_rt.systems.graphs import GraphSpec

@@ -14,7 +14,7 @@ import av
 
 from openvis_rt.engines.library import tensorrt_library
 from openvis_rt.errors import EXPORT_PYTHON, DependencyError, InputError, UnavailableError
-from openvis_rt.runtime.backends.tensorrt.cuda import open_cuda
+from openvis_rt.runtime.backends.tensorrt.bindings import open_cuda
 
 __all__ = ["Finding", "find_abilities", "require_abilities"]
 

@@ -221,7 +221,9 @@ def test_rtx_captures_by_itself(opened, driver, frames, kind):
 
 
 def test_without_cuda_graphs_everything_is_the_same(opened, driver, frames, expected, monkeypatch):
-    monkeypatch.setattr("openvis_rt.runtime.backends.tensorrt.cuda.CudaPython.has_graphs", False)
+    monkeypatch.setattr(
+        "openvis_rt.runtime.backends.tensorrt.cuda_python.CudaPython.has_graphs", False
+    )
     pipeline = opened()
     assert list(pipeline.stream(frames)) == expected[0]
     assert driver.calls("cuStreamBeginCapture") == 0

@@ -47,6 +47,8 @@ HOMES = {  # a module below openvis_rt, and the public names that it has
     "runtime.video.reading": {"Frame", "VideoSource", "open_video"},
     "runtime.video.results": {"FrameResult", "Instance", "VideoInstance", "VideoResult"},
     "runtime.video.run_lengths": {"decode_mask"},
+    "serving.batch": {"BatchReport", "PoolOptions", "run_batch"},
+    "serving.worker": {"BatchWork"},
     "verify.torch_recording": {"add_reference"},
     "verify.verify": {"VerifyReport", "verify_bundle"},
     "vocabulary": {"Vocabulary"},
