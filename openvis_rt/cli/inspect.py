@@ -158,7 +158,7 @@ def _shape(tensor: TensorSpec) -> str:
 
 def engines_of(bundle: Bundle) -> dict[str, str]:
     """Engines below the bundle, and whether each is whole and built from these graphs."""
-    from openvis_rt.runtime.backends.proof import proof_beside, proof_words
+    from openvis_rt.runtime.backends.proof import proof_words, proofs_of
 
     found = {}
     for plan in sorted(bundle.path.glob("engines/*/*.plan")):
@@ -170,7 +170,7 @@ def engines_of(bundle: Bundle) -> dict[str, str]:
         try:
             made = check_plan(plan, bundle.graph_sha256(graph, precision))
             where = f"{', '.join(made.targets)}{f' ({made.gpu})' if made.gpu else ''}"
-            compared = proof_words(proof_beside(plan, made.plan_sha256))
+            compared = proof_words(proofs_of(plan, bundle.path, made.plan_sha256))
             state = (
                 f"fits this bundle; {made.precision_built}, by {made.backend} "
                 f"{made.library_version} for {where}; {compared}"

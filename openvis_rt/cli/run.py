@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from openvis_rt.cli.convert import check_pictures, write_pictures
 from openvis_rt.cli.names import (
     ClassesOption,
     OnlyOption,
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 # groups of --help
 _LOOK_FOR, _TRACKING = "What to look for", "Tracking"
 _WHERE, _OUTPUT = "Where it runs", "What is read and written"
+_WATCH = "Seeing it while it runs"
 
 
 BundleArgument = Annotated[Path, typer.Argument(help="A bundle of `openvis export`.")]
@@ -179,6 +181,22 @@ OverlayOption = Annotated[
         help="Write overlay.mp4.",
     ),
 ]
+HtmlOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        rich_help_panel=_OUTPUT,
+        help="Write also a page with the video, its masks and its tracks, for any browser.",
+    ),
+]
+RerunOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        rich_help_panel=_OUTPUT,
+        help="Write also a recording for Rerun's viewer; its name ends in .rrd.",
+    ),
+]
 EncoderOption = Annotated[
     str,
     typer.Option(
@@ -204,6 +222,30 @@ EncoderQualityOption = Annotated[
         metavar="CRF",
         rich_help_panel=_OUTPUT,
         help="As x264's CRF: lower is better and larger. Default: 20.",
+    ),
+]
+ServeOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="PORT",
+        rich_help_panel=_WATCH,
+        help="Show the run on a page at http://127.0.0.1:PORT/ (0: any free port). HOST:PORT "
+        "lets other machines look on too.",
+    ),
+]
+ShowOption = Annotated[
+    bool,
+    typer.Option(
+        "--show", rich_help_panel=_WATCH, help="Show the run in a window; q or Escape ends it."
+    ),
+]
+OverlayToOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="ADDRESS",
+        rich_help_panel=_WATCH,
+        help="Send the overlay to rtmp://, rtsp://, srt://, udp://, tcp:// or rtp://, or a device "
+        "of v4l2loopback (/dev/video9); repeatable. tcp://HOST:PORT?listen waits for a player.",
     ),
 ]
 AllowTruncatedOption = Annotated[
@@ -244,6 +286,11 @@ def run(
     detections: DetectionsOption = None,
     video_id: VideoIdOption = 1,
     overlay: OverlayOption = True,
+    serve: ServeOption = None,
+    show: ShowOption = False,
+    overlay_to: OverlayToOption = None,
+    html: HtmlOption = None,
+    rerun: RerunOption = None,
     encoder: EncoderOption = "auto",
     encoder_preset: EncoderPresetOption = None,
     encoder_quality: EncoderQualityOption = None,
@@ -263,14 +310,18 @@ def run(
     from openvis_rt.runtime.pipeline import Pipeline
     from openvis_rt.runtime.run import RunOptions, resolve_mode, run_video
     from openvis_rt.runtime.video.encoders import EncoderOptions, check_encoder
+    from openvis_rt.runtime.views.opening import ViewOptions, open_views
 
     refuse_existing(output, overwrite=overwrite)  # before the bundle is opened
+    pictures = {form: path for form, path in (("html", html), ("rerun", rerun)) if path is not None}
+    check_pictures(pictures, source, overwrite=overwrite)
     words = given_names(classes, vocabulary)
     encoding = EncoderOptions(encoder, encoder_preset, encoder_quality)
     check_encoder(encoding)
     options = RunOptions(video_id, overlay, allow_truncated, max_frames, overwrite, encoding)
+    watching = ViewOptions(serve, show, tuple(overlay_to or ()))
     resolved = resolve_mode(mode, source)
-    with progress_bar() as bar:
+    with progress_bar() as bar, open_views(watching, _tell_aside, warn) as views:
         bar("opening the bundle", 0, None)
         opened = Bundle.open(bundle)
         default = default_list(
@@ -295,7 +346,9 @@ def run(
             progress=lambda done, total: bar("embedding class names", done, total),
             warn=warn,
         ) as pipeline:
-            report = run_video(pipeline, source, output, options, bar, warn)
+            report = run_video(pipeline, source, output, options, bar, warn, views)
+        if not report.stopped:
+            report.outputs.update(write_pictures(pictures, source, output, bar))
     _tell(report, as_json=as_json)
     if report.stopped:
         raise typer.Exit(INTERRUPTED)
@@ -317,7 +370,10 @@ def _tell(report: RunReport, *, as_json: bool) -> None:
     for kind, path in report.outputs.items():
         CONSOLE.print(f"  {kind}: {path}", markup=False)
     if report.stopped:
-        CONSOLE.print(f"stopped after {report.frames} frames; every file is whole, and of these")
+        CONSOLE.print(
+            f"stopped after {report.frames} frames; every file is whole, and of these. "
+            "`openvis convert` makes a page or a recording of them"
+        )
 
 
 def _beside(words: Vocabulary, listed: str) -> str:
@@ -325,3 +381,7 @@ def _beside(words: Vocabulary, listed: str) -> str:
         f"{len(words.others)} more names ({listed}) take part and are not reported, so that not "
         "every object is one of yours; --only looks for yours alone"
     )
+
+
+def _tell_aside(words: str) -> None:
+    CONSOLE.print(words, markup=False)

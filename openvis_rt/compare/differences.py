@@ -107,8 +107,16 @@ GIVEN_MASKS: dict[str, dict[str, float]] = {
     }
 }
 """The same where the query decoder is given PyTorch's attention masks: no bit of them can flip."""
+# both sides round to the same INT8 steps, but for numbers that lie between two of them: 34 to 79 dB
+# by two ways of computing the miniatures' files on a CPU, features 107; FP16 adds its own rounding
+_INT8_ENGINES = {
+    **GATES["fp16"],
+    **dict.fromkeys(("mask_iou", "features", "instance_tokens", "class_scores"), 25.0),
+}
 ENGINES: dict[str, dict[str, float]] = {
-    **GATES,
+    "fp16": GATES["fp16"],
+    "int8": _INT8_ENGINES,
+    "int8-fp32": _INT8_ENGINES,
     # an engine's FP32 products have another order, and convolutions by Winograd keep 50 to 60 dB;
     # what a compiler gets wrong leaves 0 to 20
     "fp32": {

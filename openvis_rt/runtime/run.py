@@ -42,12 +42,17 @@ from openvis_rt.runtime.video.results import (
     write_categories,
     write_results,
 )
+from openvis_rt.runtime.views.opening import setting_of
+from openvis_rt.runtime.views.views import Views
 
 __all__ = ["RunOptions", "RunReport", "resolve_mode", "run_video"]
 
 _NO_IMAGE = np.empty((0, 0, 3), np.uint8)
 _STOPPED = "stopped.json"  # only where a run ended before its source did
-_OUTPUTS = frozenset({"overlay.mp4", "frames.jsonl", "results.json", "categories.json", _STOPPED})
+_PICTURES = ("page.html", "recording.rrd")  # where --html and --rerun were told to put them here
+_OUTPUTS = frozenset(
+    {"overlay.mp4", "frames.jsonl", "results.json", "categories.json", _STOPPED, *_PICTURES}
+)
 
 Progress = Callable[[str, int, int | None], None]
 """Called with the phase, frames done, and frames in all if that is known."""
@@ -152,6 +157,7 @@ def run_video(
     options: RunOptions | None = None,
     progress: Progress = lambda *_: None,
     warn: Warn = lambda _: None,
+    views: Views | None = None,
 ) -> RunReport:
     """Run a whole source in the pipeline's own mode; :func:`resolve_mode` tells which one fits it.
 
@@ -167,6 +173,7 @@ def run_video(
         options: see :class:`RunOptions`.
         progress: told after each frame.
         warn: told what does not stop the run, when it arises.
+        views: open; each frame is shown there as soon as its result is known.
 
     Raises:
         VideoError: the source cannot be read to its end.
@@ -188,7 +195,7 @@ def run_video(
             output_directory(output, overwrite=options.overwrite, ours=_is_run)
         )
         stopped = stack.enter_context(stoppable())
-        run = _Run(pipeline, source, folder, options, progress, tell, stopped)
+        run = _Run(pipeline, source, folder, options, progress, tell, stopped, views)
         pipeline.reset()
         stack.callback(pipeline.reset)
         with run.opened() as video:
@@ -196,6 +203,8 @@ def run_video(
             if options.overlay:
                 encoder = choose_encoder(options.encoder, video.width, video.height, video.fps)
             explain_letterbox(pipeline, video, tell)
+            if views is not None:
+                views.begin(setting_of(pipeline, video), stopped)
             write_categories(folder / "categories.json", pipeline.class_names)
             found = run.stream(video, encoder) if mode == "stream" else run.whole(video, encoder)
             delay = pipeline.delay(_in_flight(video)) if mode == "stream" else 0
@@ -243,6 +252,7 @@ class _Run:
     progress: Progress
     tell: Warn
     stopped: threading.Event
+    views: Views | None
 
     @contextmanager
     def opened(self) -> Iterator[VideoSource]:
@@ -331,6 +341,7 @@ class _Run:
             clock: counts the frames, and at the end their time.
             images: give them; else every image is empty, and none is kept.
         """
+        images = images or self.views is not None
         most = self.options.max_frames
         kept: deque[npt.NDArray[np.uint8]] = deque()  # of the frames in flight
         begin = time.perf_counter()
@@ -344,9 +355,14 @@ class _Run:
 
         for result in self.pipeline.stream(frames(), in_flight=_in_flight(video)):
             clock.frames += 1
-            yield kept.popleft(), result
+            image = kept.popleft()
+            if self.views is not None:
+                self.views.write(image, result)
+            yield image, result
             self.progress("segmenting", clock.frames, most or video.frame_count)
         clock.seconds = time.perf_counter() - begin
+        if self.views is not None:
+            self.views.finishing()
         if not clock.frames:
             raise VideoError(f"{video.name} gave no frame")
         given = self.pipeline.given_embeddings
@@ -370,7 +386,15 @@ class _Run:
             audio = self.source if Path(self.source).is_file() else None
             path = self.folder / "overlay.mp4"
             writer = stack.enter_context(
-                OverlayWriter(path, video.width, video.height, video.fps, audio, encoder)
+                OverlayWriter(
+                    path,
+                    video.width,
+                    video.height,
+                    video.fps,
+                    audio,
+                    encoder,
+                    audio_begin=video.start,
+                )
             )
             with DrawnVideo(writer) as overlay:
                 yield log, overlay

@@ -8,7 +8,14 @@ import sysconfig
 import onnx
 from doubles.tensorrt_double import VERSIONS, Plan
 
-from openvis_rt.engines.plan import LIBRARY_DEFAULTS, Profile, Sidecar, plan_path, sidecar_path
+from openvis_rt.engines.plan import (
+    LIBRARY_DEFAULTS,
+    Profile,
+    ShapeValues,
+    Sidecar,
+    plan_path,
+    sidecar_path,
+)
 from openvis_rt.engines.rewrites.packing import gives_masks, pack_masks
 from openvis_rt.runtime.options import Selection
 from openvis_rt.runtime.video.generated import sample_frames
@@ -85,7 +92,7 @@ def write_plan(bundle, graph, kind="tensorrt", data=None, precision="fp32", **ch
         inputs=spec.inputs,
         outputs=spec.outputs,
         profiles={symbol: Profile(*sizes) for symbol, sizes in PROFILES.items()},
-        shape_values={},
+        shape_values={t.name: ShapeValues(*SIZES[t.name]) for t in spec.overridable},
         layers={},
         layers_from="network",
         build_seconds=0.0,

@@ -11,6 +11,7 @@ import pytest
 from watched_backend import Zeros
 
 from openvis_rt.errors import OutputError, VideoError
+from openvis_rt.runtime import graphs, video_state
 from openvis_rt.runtime import run as run_module
 from openvis_rt.runtime.pipeline import Pipeline
 from openvis_rt.runtime.preprocessing import PreparedFrame
@@ -20,6 +21,9 @@ from openvis_rt.runtime.video.encoders import EncoderOptions
 from openvis_rt.runtime.video.overlay import OverlayWriter
 from openvis_rt.runtime.video.reading import open_video
 from openvis_rt.runtime.video.results import read_frame_log
+from openvis_rt.runtime.video.run_lengths import run_lengths
+from openvis_rt.runtime.views.opening import ViewOptions, open_views
+from openvis_rt.systems.graphs import MASKS_PER_RUN
 
 CLASSES = ["cat", "dog", "bird"]
 
@@ -88,9 +92,9 @@ def test_the_overlay_shows_each_frame_with_its_own_result(
     encoded = []
     write = OverlayWriter.write_canvas
 
-    def keep(self, canvas):
+    def keep(self, canvas, time):
         encoded.append(np.stack(canvas.planes, -1))
-        write(self, canvas)
+        write(self, canvas, time)
 
     monkeypatch.setattr(OverlayWriter, "write_canvas", keep)
     run_video(opened(mode), str(small_video), tmp_path / "out")
@@ -121,6 +125,21 @@ def test_an_error_of_a_stage_is_the_runs_and_leaves_no_output(
         run_video(pipeline, str(small_video), tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
     assert pipeline.best == (0.0, "")  # nothing of it is known any more
+
+
+@pytest.mark.parametrize("mode", ["video", "stream"])
+def test_a_run_that_is_watched_writes_the_same(opened, small_video, tmp_path, mode):
+    written, frames = [], []
+    for serve in (None, "0"):
+        output = tmp_path / str(serve)
+        with open_views(ViewOptions(serve=serve), print, pytest.fail) as views:
+            run_video(opened(mode), str(small_video), output, views=views)
+            state = views.board.to_json()
+        frames.append((state["frames"], state["phase"], state["frame_count"]))
+        written.append([file.read_bytes() for file in sorted(output.iterdir())])
+    assert written[0] == written[1]
+    assert frames[0] == frames[1]
+    assert frames[0][:2] == (len(read_frame_log(tmp_path / "0/frames.jsonl")), "finishing")
 
 
 def test_a_source_that_became_shorter_meanwhile_is_said_to_be(
@@ -183,3 +202,22 @@ def test_the_report_names_the_encoder(opened, small_video, tmp_path):
     options = RunOptions(encoder=EncoderOptions(encoder="mpeg4"))
     report = run_video(opened("stream"), str(small_video), Path(tmp_path / "out"), options)
     assert json.loads(json.dumps(report.to_json()))["encoder"] == "mpeg4"
+
+
+def test_masks_of_one_run_are_bounded_by_bytes(opened, small_video, tmp_path, monkeypatch):
+    """Few bytes make many runs, and the same results."""
+    made: list[int] = []
+
+    def counted(rows, width):
+        made.append(len(rows))
+        return run_lengths(rows, width)
+
+    monkeypatch.setattr(video_state, "run_lengths", counted)
+    options, logs = RunOptions(overlay=False, max_frames=3), []
+    for limit in (graphs._BYTES_OF_MASKS, 2 * 180 * 120 * graphs._BYTES_A_PIXEL):
+        monkeypatch.setattr(graphs, "_BYTES_OF_MASKS", limit)
+        run_video(opened("video"), str(small_video), tmp_path / str(limit), options)
+        logs.append((tmp_path / str(limit) / "results.json").read_bytes())
+        assert max(made) == (2 if len(logs) == 2 else MASKS_PER_RUN)
+        made.clear()
+    assert logs[0] == logs[1]

@@ -97,16 +97,20 @@ class OnnxRuntime:
         fetched: Sequence[str] | None = None,
     ) -> OnnxRuntimeSession:
         """Open one graph of a bundle; every output can be fetched, and there is one slot."""
-        path, spec = str(bundle.graph_path(graph, precision)), bundle.graph(graph, precision).spec
+        path, entry = str(bundle.graph_path(graph, precision)), bundle.graph(graph, precision)
         data = bundle.read_graph(graph, precision)
+
+        def opened(device: str) -> OnnxRuntimeSession:
+            return OnnxRuntimeSession(path, entry.spec, device, self._threads, data)
+
         try:
-            session = OnnxRuntimeSession(path, spec, self.device, self._threads, data)
+            session = opened(self.device)
         except BackendError as exc:  # offered is what was compiled in, not what works here
             if not self._may_fall_back or self.device == "cpu":
                 raise
             self._warn(f"running on the CPU: {exc}")
             self._device = "cpu"
-            session = OnnxRuntimeSession(path, spec, self.device, self._threads, data)
+            session = opened(self.device)
         self._may_fall_back = False
         return session
 

@@ -9,7 +9,7 @@ from typing import Literal, get_args
 from openvis_rt.bundle.bundle import Bundle
 from openvis_rt.errors import DependencyError, InputError, UnavailableError
 from openvis_rt.runtime.backends.base import Backend
-from openvis_rt.runtime.backends.tensorrt.cuda import CudaChoice
+from openvis_rt.runtime.backends.tensorrt.bindings import CudaChoice
 
 __all__ = ["BACKENDS", "BackendOptions", "Device", "open_backend"]
 
@@ -124,7 +124,7 @@ def _is_absent(name: str, error: UnavailableError) -> bool:
 def _prove(
     backend: Backend, bundle: Bundle, precision: str, options: BackendOptions, warn: Warn
 ) -> None:
-    from openvis_rt.runtime.backends.proof import prove
+    from openvis_rt.runtime.backends.proving import prove
     from openvis_rt.runtime.backends.tensorrt.backend import TensorRt
 
     if isinstance(backend, TensorRt) and options.verify:

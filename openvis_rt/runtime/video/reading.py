@@ -20,10 +20,11 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps
 
 from openvis_rt.errors import VideoError
-from openvis_rt.runtime.video.container import DEFAULT_FPS, ContainerReader, DamagedError
+from openvis_rt.geometry import frames_at_once
+from openvis_rt.runtime.video.container import ContainerReader, DamagedError
+from openvis_rt.runtime.video.pictures import ImageReader
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
@@ -59,6 +60,8 @@ class _Reader(Protocol):
     fps: Fraction
     frame_count: int | None
     live: bool
+    start: float | None
+    warnings: list[str]
 
     def frames(self) -> Iterator[tuple[float | None, npt.NDArray[np.uint8]]]:
         """Time and image of every frame; raises ``DamagedError`` where the data break."""
@@ -87,7 +90,8 @@ def open_video(
             ``frame10``) at 25 frames a second; the number of a camera (``0``); or the address of a
             stream (``rtsp://...``).
         allow_truncated: end with a warning where the data end early, instead of with an error.
-        queue_size: frames decoded ahead of the consumer; at least 1.
+        queue_size: frames decoded ahead of the consumer, at least 1; fewer where so many would
+            take more than 256 MiB.
         ahead: decode in a thread of its own. Else each frame is decoded when it is asked for, in
             the caller's thread, whose time it takes: for measuring.
         prepare: is called with each frame in the thread that decodes it, and gives the frame that
@@ -129,7 +133,7 @@ def open_images(name: str, paths: list[Path]) -> VideoSource:
             f"{len(missing)} of the {len(paths)} frames of {name} are missing, such as "
             f"{missing[0]}. Give the folder that holds the videos as the annotations name them."
         )
-    return VideoSource(_ImageReader(name, paths), allow_truncated=False, queue_size=4)
+    return VideoSource(ImageReader(name, paths), allow_truncated=False, queue_size=4)
 
 
 class VideoSource:
@@ -144,6 +148,8 @@ class VideoSource:
         frame_count: frames that the container declares (an edited file may show fewer), or images
             in the folder; None where unknown.
         live: a camera, or a stream without an end. Its breaking off is an end like any other.
+        start: of the first frame by the source's own clock, in seconds, for what else was recorded
+            by that clock; None where it has none.
         warnings: what a user should know; complete when the iteration has ended.
 
     Raises:
@@ -161,11 +167,10 @@ class VideoSource:
     ) -> None:
         self.name, self.fps, self.frame_count = reader.name, reader.fps, reader.frame_count
         self.live = reader.live
-        self.warnings: list[str] = []
+        self.warnings: list[str] = reader.warnings
         self._reader = reader
         self._allow_truncated, self._ahead, self._prepare = allow_truncated, ahead, prepare
         self._frames = self._checked_frames()
-        self._queue: queue.Queue[Frame | None] = queue.Queue(queue_size)
         self._stopped = threading.Event()
         self._error: BaseException | None = None
         self._thread: threading.Thread | None = None
@@ -176,6 +181,9 @@ class VideoSource:
             reader.close()
             raise
         self.height, self.width = self._first.image.shape[:2]
+        self.start = reader.start
+        waiting = frames_at_once(self.height, self.width, queue_size)
+        self._queue: queue.Queue[Frame | None] = queue.Queue(waiting)
 
     def __enter__(self) -> VideoSource:
         return self
@@ -288,7 +296,7 @@ def _reader_of(source: str) -> _Reader:
         return ContainerReader(source, source, timeout=_STREAM_TIMEOUT)
     path = Path(source)
     if path.is_dir():
-        return _ImageReader(str(path), _images_in(path))
+        return ImageReader(str(path), _images_in(path))
     if not path.exists():
         raise VideoError(
             f"{source} does not exist. Give a video file, a folder of images, the number of a "
@@ -325,29 +333,6 @@ def _images_in(folder: Path) -> list[Path]:
             f"{', '.join(sorted(IMAGE_SUFFIXES))}."
         )
     return sorted(paths, key=_natural_key)
-
-
-class _ImageReader:
-    """Images one after the other, upright by their EXIF orientation."""
-
-    live = False
-    fps = DEFAULT_FPS
-
-    def __init__(self, name: str, paths: list[Path]) -> None:
-        self.name, self._paths = name, paths
-        self.frame_count: int | None = len(paths)
-
-    def frames(self) -> Iterator[tuple[float | None, npt.NDArray[np.uint8]]]:
-        for index, path in enumerate(self._paths):
-            try:
-                with Image.open(path) as picture:
-                    image = np.array(ImageOps.exif_transpose(picture).convert("RGB"))
-            except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as exc:
-                raise DamagedError(f"{path.name} cannot be read as an image ({exc})") from exc
-            yield float(index / self.fps), image
-
-    def close(self) -> None:
-        pass  # each image is closed as soon as it is read
 
 
 def _natural_key(path: Path) -> tuple[list[tuple[int, str]], str]:

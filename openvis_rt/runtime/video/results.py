@@ -23,7 +23,7 @@ from openvis_rt.files import output_errors, output_file
 from openvis_rt.runtime.video.run_lengths import RLE, box_of, decode_mask
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
     from types import TracebackType
 
@@ -34,7 +34,10 @@ __all__ = [
     "Instance",
     "VideoInstance",
     "VideoResult",
+    "frames_of_log",
+    "json_line",
     "read_frame_log",
+    "result_from_line",
     "write_categories",
     "write_results",
 ]
@@ -258,14 +261,8 @@ class FrameLog:
         """Append the line of one frame."""
         if self._file is None:
             raise RuntimeError("FrameLog.write outside of its with block")
-        line = {
-            "frame": result.index,
-            "time": result.time,
-            "size": [result.height, result.width],
-            "instances": [_instance_entry(instance) for instance in result.instances],
-        }
         with output_errors(self.path):
-            self._file.write(json.dumps(line, ensure_ascii=False) + "\n")
+            self._file.write(json_line(result))
             self._file.flush()
 
     def __exit__(
@@ -307,22 +304,56 @@ def _open_text(path: Path) -> TextIO:
     return path.open("w", encoding="utf-8", errors="backslashreplace", newline="\n")
 
 
+def json_line(result: FrameResult) -> str:
+    """A frame's line of :class:`FrameLog`, with its end."""
+    line = {
+        "frame": result.index,
+        "time": result.time,
+        "size": [result.height, result.width],
+        "instances": [_instance_entry(instance) for instance in result.instances],
+    }
+    return json.dumps(line, ensure_ascii=False) + "\n"
+
+
+def result_from_line(line: str | bytes) -> FrameResult:
+    """Inverse of :func:`json_line`.
+
+    Raises:
+        ValueError, KeyError, TypeError: it is no such line.
+    """
+    entry = json.loads(line)
+    height, width = entry["size"]
+    instances = tuple(_instance_of(found) for found in entry["instances"])
+    return FrameResult(entry["frame"], entry["time"], height, width, instances)
+
+
 def read_frame_log(path: Path) -> list[FrameResult]:
     """Inverse of :class:`FrameLog`: the results of every frame in a file.
 
     Raises:
         InputError: a line is not what :class:`FrameLog` writes; the message says which.
     """
-    results = []
-    for number, line in enumerate(path.read_text("utf-8").splitlines(), 1):
-        try:
-            entry = json.loads(line)
-            height, width = entry["size"]
-            instances = tuple(_instance_of(found) for found in entry["instances"])
-            results.append(FrameResult(entry["frame"], entry["time"], height, width, instances))
-        except (ValueError, KeyError, TypeError) as exc:
-            raise InputError(f"{path}, line {number} is no frame's result: {exc!r}") from exc
-    return results
+    return list(frames_of_log(path))
+
+
+def frames_of_log(path: Path) -> Iterator[FrameResult]:
+    """As :func:`read_frame_log`, one frame at a time: an hour's file needs no memory.
+
+    Raises:
+        InputError: there is no such file; or a line is not what :class:`FrameLog` writes, where
+            the message says which.
+    """
+    try:
+        file = path.open("rb")  # whose lines end at \n only; names may hold other ends of lines
+    except OSError as exc:
+        raise InputError(f"{path} cannot be read: {exc.strerror}. Give a run's file.") from exc
+    with file:
+        for number, line in enumerate(file, 1):
+            try:
+                result = result_from_line(line)
+            except (ValueError, KeyError, TypeError) as exc:
+                raise InputError(f"{path}, line {number} is no frame's result: {exc!r}") from exc
+            yield result
 
 
 def _instance_of(entry: dict[str, Any]) -> Instance:
