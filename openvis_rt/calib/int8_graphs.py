@@ -79,7 +79,9 @@ def placed_products(model: onnx.ModelProto, graph: str) -> tuple[str, ...]:
     placement = place(view)
     if not placement.products:
         reasons = ", ".join(sorted(set(placement.left.values()))) or "it has no products"
-        raise InputError(f"nothing of the graph {graph!r} is to be quantised: {reasons}")
+        raise InputError(
+            f"nothing of the graph {graph!r} is to be quantised: {reasons}. Leave it out of --graph"
+        )
     return _names(view, placement.products)
 
 

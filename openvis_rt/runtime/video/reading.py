@@ -270,8 +270,8 @@ class VideoSource:
             )
             if not self._allow_truncated:
                 raise VideoError(
-                    f"{message}. Give a whole copy of the video, or --allow-truncated to keep "
-                    "what can be read."
+                    f"{message}. Give a whole copy of the video; `openvis run --allow-truncated` "
+                    "keeps what can be read."
                 ) from exc
             self.warnings.append(f"{message}; the rest is left out.")
         if count == 0:
