@@ -366,8 +366,8 @@ class VideoSource:
         message = f"{self.name} is damaged or cut off: {error}. {count}{declared} frames were read"
         if not self._allow_truncated:
             raise VideoError(
-                f"{message}. Give a whole copy of the video, or --allow-truncated to keep "
-                "what can be read."
+                f"{message}. Give a whole copy of the video; `openvis run --allow-truncated` "
+                "keeps what can be read."
             ) from error
         self.warnings.append(f"{message}; the rest is left out.")
 
