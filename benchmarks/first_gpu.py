@@ -97,6 +97,13 @@ STEPS = (
         "the gate is too narrow for this GPU. Near 0 dB it is a defect.",
     ),
     Step(
+        "proof",
+        engines.proofs,
+        "The step before passed, so a plain run in slot 0 is right, and what is compared here "
+        "besides is not: CUDA graphs (BackendOptions(cuda_graphs=False) runs without), the second "
+        "slot, other lengths and sizes, seeded inputs. The message says which.",
+    ),
+    Step(
         "layers",
         engines.layer_types,
         "The JSON beside the engine has the parsed network's layers. --without layers goes on.",
@@ -129,7 +136,7 @@ STEPS = (
         "keeps none.",
     ),
 )
-OPTIONAL = ("layers", "profile", "compare", "frames", "start")
+OPTIONAL = ("proof", "layers", "profile", "compare", "frames", "start")
 """Steps that no later one needs."""
 
 

@@ -28,6 +28,8 @@ from openvis_rt.engines.library import tensorrt_library
 from openvis_rt.errors import BackendError, ParityError
 from openvis_rt.runtime.backends.base import Array, Backend
 from openvis_rt.runtime.backends.onnxruntime import OnnxRuntime
+from openvis_rt.runtime.backends.proof import proof_words
+from openvis_rt.runtime.backends.proving import prove_graph
 from openvis_rt.runtime.backends.tensorrt.backend import TensorRt
 from openvis_rt.runtime.backends.tensorrt.bindings import open_cuda
 from openvis_rt.runtime.backends.tensorrt.cuda import Cuda
@@ -165,6 +167,23 @@ def networks(work: Work) -> Iterator[Row]:
     points = [c.point for c in work.reference.record.calls if c.graph == "propose"]
     lengths = ", ".join(dict.fromkeys(points))
     yield Row("window lengths", f"{lengths}, of windows of at most {most}", OK)
+
+
+def proofs(work: Work) -> Iterator[Row]:
+    """The comparison that every engine passes before it serves, in both slots and as CUDA graphs.
+
+    Raises:
+        ParityError: an engine does not pass; the comparison's record says all.
+    """
+    with closing(TensorRt(work.backend, work.cuda)) as backend:
+        for precision in work.precisions:
+            for graph in work.bundle.graphs:
+                proof = prove_graph(
+                    backend, work.bundle, graph, precision, lambda what: work.tell(what, 0, None)
+                )
+                places = len(proof.corners)
+                found = f"{places} places and slots; {proof_words([proof])}"
+                yield Row(f"proof of {graph} {precision}", found, OK)
 
 
 def _built(work: Work, graphs: list[str], precision: str) -> Iterator[Row]:

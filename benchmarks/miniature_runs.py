@@ -8,7 +8,6 @@ the pipelines of all settings in turn, so that a network that several of them sh
 from __future__ import annotations
 
 import hashlib
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -117,11 +116,9 @@ class Fp16Emulation(OnnxRuntime):
         half = bundle.graph(graph, precision).precision in ("fp16", "int8")
         if not half:  # `masks` is FP32 in each precision
             return super().open(bundle, graph, precision)
-        emulated = fp16_emulation(onnx.load(bundle.graph_path(graph, precision)))
-        with tempfile.NamedTemporaryFile(suffix=".onnx") as file:
-            onnx.save_model(emulated, file.name)
-            spec = bundle.graph(graph, precision).spec
-            return OnnxRuntimeSession(file.name, spec, "cpu", self._threads)
+        path, spec = bundle.graph_path(graph, precision), bundle.graph(graph, precision).spec
+        data = fp16_emulation(onnx.load(path)).SerializeToString()
+        return OnnxRuntimeSession(graph, spec, "cpu", self._threads, data, made_here=True)
 
 
 class Remembered:

@@ -18,7 +18,7 @@ from openvis_rt.export.fp16.keeps import GraphView
 from openvis_rt.export.multiply_adds import multiply_adds_by_node
 from openvis_rt.systems.graphs import masks_per_run
 
-__all__ = ["Block", "blocks_of", "read_anything", "with_blocks"]
+__all__ = ["Block", "blocks_of", "operations_of", "read_anything", "with_blocks"]
 
 _CLASSES = 64  # rows of the text classifier, where `classify` is counted
 
@@ -61,12 +61,7 @@ def blocks_of(
     Raises:
         BundleError: the shape of a product follows from data, so it cannot be counted.
     """
-    sizes = {"T": window_length, "K": _CLASSES, "n": masks_per_run(window_length)}
-    counts = {}
-    for name, model in models.items():
-        copy = onnx.ModelProto()
-        copy.CopyFrom(model)
-        counts[name] = multiply_adds_by_node(copy, sizes)
+    counts = {name: operations_of(model, window_length) for name, model in models.items()}
     total = sum(map(sum, counts.values()))
     found = []
     for name, model in models.items():
@@ -79,6 +74,18 @@ def blocks_of(
             _block(name, part, view, nodes, counts[name], total) for part, nodes in parts.items()
         ]
     return found
+
+
+def operations_of(model: onnx.ModelProto, window_length: int) -> list[int]:
+    """Multiply-adds of each node of a graph for one window, in the file's order.
+
+    Raises:
+        BundleError: as for :func:`blocks_of`.
+    """
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    sizes = {"T": window_length, "K": _CLASSES, "n": masks_per_run(window_length)}
+    return multiply_adds_by_node(copy, sizes)
 
 
 def _block(

@@ -1,37 +1,34 @@
 """Calibrate a bundle: frames to activation ranges to INT8 graphs, measured and added to it.
 
-    sources -> windows -> collecting -> ranges -> blocks, sensitivity, mix -> INT8 graphs -> adding
+    sources -> windows -> counted ranges -> blocks, sensitivity, mix -> INT8 graphs -> adding
 
 Each step is a file of this folder, and this one puts them in order.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import onnx
-
 from openvis_rt.bundle.bundle import Bundle
-from openvis_rt.calib.accuracy import DataSet
 from openvis_rt.calib.adding import add_int8
+from openvis_rt.calib.block_choice import BlockChoice, data_set_for
+from openvis_rt.calib.block_placement import with_placements
 from openvis_rt.calib.blocks import blocks_of, with_blocks
-from openvis_rt.calib.collecting import Saved, collect
 from openvis_rt.calib.histograms import Method
 from openvis_rt.calib.int8_graphs import (
     Int8Graph,
     fp32_graph,
     int8_graphs,
     placed_products,
-    seen_tensors,
     unquantised,
     versions,
 )
 from openvis_rt.calib.measuring import Reference, measure
-from openvis_rt.calib.mix import BlockChoice, chosen_mix
+from openvis_rt.calib.mix import chosen_mix
 from openvis_rt.calib.ranges import Calibration, read_calibration
-from openvis_rt.calib.recording import facts_of, record_from
+from openvis_rt.calib.recording import count_ranges
 from openvis_rt.calib.refusals import (
     precisions_for,
     refuse_existing,
@@ -42,9 +39,7 @@ from openvis_rt.calib.saved_results import SavedResults
 from openvis_rt.calib.sensitivity import Study
 from openvis_rt.calib.sensitivity_chart import svg_from_sensitivity
 from openvis_rt.calib.sensitivity_record import PICTURE, REPORT, Sensitivity, saved_report
-from openvis_rt.calib.tap import TappedGraph
 from openvis_rt.calib.windows import CalibrationFrames, windows_for
-from openvis_rt.errors import InputError
 from openvis_rt.records import json_from_record
 from openvis_rt.systems.graphs import QUANTISED
 
@@ -125,37 +120,38 @@ def calibrate(
     precisions = precisions_for(bundle, warn, precisions)
     refuse_unknown(bundle, graphs)
     refuse_existing(bundle, output, overwrite=overwrite)
-    data = None if blocks is None else _data_set(bundle, blocks, graphs, sources, warn)
+    data = None if blocks is None else data_set_for(bundle, blocks, graphs, sources, warn)
     models = {name: fp32_graph(bundle, name) for name in graphs}
     products = {name: placed_products(model, name) for name, model in models.items()}
-    every_block = blocks_of(models, products, bundle.manifest.window_length) if blocks else []
+    every_block = blocks_of(models, products, bundle.manifest.window_length)
     chosen = windows_for(bundle, sources, frames, shrink="embed" not in graphs, progress=progress)
     for text in chosen.warnings:
         warn(text)
-    tapped = _tapped(bundle, models, products)
-    facts = facts_of(bundle, tapped, chosen, frames)
-    saved = Saved(output or bundle.path, facts)
-    histograms = collect(
-        bundle, tapped, chosen.windows, chosen.places, saved, threads=threads, progress=progress
+    beside = output or bundle.path
+    counted = count_ranges(
+        *(bundle, models, products, chosen, frames, method),
+        beside=beside,
+        threads=threads,
+        progress=progress,
     )
-    calibration = record_from(histograms, bundle, method, products, chosen, frames)
+    calibration = counted.calibration
     _warn_of_zeros(calibration, warn)
     reference = Reference(
         bundle, tuple(graphs), chosen.held_out, threads=threads, progress=progress
     )
-    found, results = None, _saved_results(output or bundle.path, facts, calibration)
+    found, results = None, _saved_results(beside, counted.facts, calibration)
     if blocks is not None:
         study = Study(
             *(bundle, calibration, precisions, reference, data, results, threads, progress, warn)
         )
         mix, found = chosen_mix(study, every_block, blocks)
         calibration = with_blocks(calibration, mix)
-    made = _made(bundle, calibration, precisions, progress)
+    calibration, made = _made(bundle, calibration, precisions, progress)
     calibration = replace(calibration, measured=measure(reference, made))
     if check:
         refuse_far(calibration)
     added = add_int8(bundle, output, calibration, made, _report(found), overwrite=overwrite)
-    saved.clear()
+    counted.saved.clear()
     results.clear()
     return CalibrationResult(added, calibration, tuple(made), found)
 
@@ -196,59 +192,20 @@ def rebuild_int8(
             f"INT8 graphs by {method} were not measured, which needs frames; `openvis eval` and "
             "`openvis verify` say how good they are"
         )
-    made = _made(bundle, calibration, precisions, progress)
+    calibration, made = _made(bundle, calibration, precisions, progress)
     added = add_int8(bundle, output, calibration, made, texts, overwrite=overwrite)
     return CalibrationResult(added, calibration, tuple(made))
 
 
-def _data_set(
-    bundle: Bundle,
-    blocks: BlockChoice,
-    graphs: Sequence[str],
-    sources: Sequence[str],
-    warn: Warn,
-) -> DataSet | None:
-    """The data set that mixes are evaluated on, if there is one.
-
-    Raises:
-        InputError: it cannot be evaluated on, or the graphs give nothing that a bound is of.
-    """
-    outputs = {t.name for name in graphs for t in bundle.graph(name, "fp32").spec.outputs}
-    if blocks.min_sqnr is not None and "mask_logits" not in outputs:
-        raise InputError(
-            f"--min-sqnr is about mask logits, which {', '.join(graphs)} of {bundle.path} does not "
-            "give. Quantise propose (--graph propose), or leave --min-sqnr out."
-        )
-    if blocks.evaluate is None:
-        return None
-    data = DataSet(blocks.evaluate)
-    if data.is_among(sources):
-        warn(
-            f"AP is measured on {blocks.evaluate}, which is calibrated on as well, so it may be "
-            "better there than elsewhere. Give other videos to --evaluate."
-        )
-    return data
-
-
-def _tapped(
-    bundle: Bundle, models: Mapping[str, onnx.ModelProto], products: Mapping[str, Sequence[str]]
-) -> dict[str, TappedGraph]:
-    return {
-        name: TappedGraph(
-            model, bundle.graph(name, "fp32").spec, seen_tensors(model, products[name])
-        )
-        for name, model in models.items()
-    }
-
-
 def _made(
     bundle: Bundle, calibration: Calibration, precisions: Sequence[str], progress: Progress
-) -> dict[str, list[Int8Graph]]:
+) -> tuple[Calibration, dict[str, list[Int8Graph]]]:
+    """The graphs by precision, and the record with what became of each block in them."""
     progress("writing INT8 graphs", 0, None)
     made: dict[str, list[Int8Graph]] = {precision: [] for precision in precisions}
     for precision, graph in int8_graphs(bundle, calibration, precisions):
         made[precision].append(graph)
-    return made
+    return with_placements(calibration, bundle, made), made
 
 
 def _warn_of_zeros(calibration: Calibration, warn: Warn) -> None:

@@ -7,7 +7,7 @@ int8-fp32    the same products in uint8 and INT8, and FP32: for CPUs (:mod:`.qdq
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
@@ -16,7 +16,7 @@ import onnx
 from openvis_rt.bundle.bundle import Bundle, GraphFile
 from openvis_rt.calib.placement import place
 from openvis_rt.calib.qdq import activations_of, quantised, refuse_quantised
-from openvis_rt.calib.qdq_cpu import cpu_activations_of, cpu_quantised
+from openvis_rt.calib.qdq_cpu import cpu_activations_of, cpu_plan_within, cpu_quantised
 from openvis_rt.calib.ranges import Calibration, GraphRanges
 from openvis_rt.errors import InputError
 from openvis_rt.export.fp16.convert import fp16_from_fp32
@@ -44,11 +44,13 @@ class Int8Graph:
         graph: its name.
         model: the graph.
         file: how the manifest will list it.
+        products: that are INT8 in it, by the names of their outputs in the FP32 graph.
     """
 
     graph: str
     model: onnx.ModelProto
     file: GraphFile
+    products: tuple[str, ...]
 
 
 def fp32_graph(bundle: Bundle, name: str) -> onnx.ModelProto:
@@ -77,7 +79,7 @@ def placed_products(model: onnx.ModelProto, graph: str) -> tuple[str, ...]:
     if not placement.products:
         reasons = ", ".join(sorted(set(placement.left.values()))) or "it has no products"
         raise InputError(f"nothing of the graph {graph!r} is to be quantised: {reasons}")
-    return tuple(view.nodes[index].output[0] for index in placement.products)
+    return _names(view, placement.products)
 
 
 def seen_tensors(model: onnx.ModelProto, products: Sequence[str]) -> tuple[str, ...]:
@@ -109,11 +111,12 @@ def int8_graphs(
         spec = bundle.graph(name, "fp32").spec
         if INT8_FP32 in precisions:
             known = {n: t.limits(method) for n, t in ranges.tensors.items() if t.largest}
-            wide = cpu_quantised(model, _recorded(view, ranges), known)
-            wide = onnx.shape_inference.infer_shapes(wide)
+            plan = cpu_plan_within(view, _recorded(view, ranges), known)
+            wide = cpu_quantised(model, plan.products, known)
             file = GraphFile(f"{name}.{INT8_FP32}.onnx", INT8_FP32, spec)
-            facts: dict[str, object] = {"int8": {"method": method}}
-            yield INT8_FP32, Int8Graph(name, _described(wide, model, file, facts), file)
+            facts: dict[str, object] = {"int8": {"method": method, "products": len(plan.products)}}
+            wide = _described(wide, model, file, facts)
+            yield INT8_FP32, Int8Graph(name, wide, file, _names(view, plan.products))
         if INT8 in precisions:
             products, reach = _of_method(view, ranges, method)
             half = fp16_from_fp32(quantised(model, products, reach), spec)
@@ -122,7 +125,8 @@ def int8_graphs(
                 "int8": {"method": method, "products": len(products)},
                 "kept_in_fp32": half.kept,
             }
-            yield INT8, Int8Graph(name, _described(half.model, model, file, facts), file)
+            narrow = _described(half.model, model, file, facts)
+            yield INT8, Int8Graph(name, narrow, file, _names(view, products))
 
 
 def int8_beside_fp32(bundle: Bundle, calibration: Calibration) -> Iterator[Int8Graph]:
@@ -133,10 +137,11 @@ def int8_beside_fp32(bundle: Bundle, calibration: Calibration) -> Iterator[Int8G
     """
     for name, ranges in calibration.graphs.items():
         model = fp32_graph(bundle, name)
-        products, reach = _of_method(GraphView(model.graph), ranges, calibration.method)
+        view = GraphView(model.graph)
+        products, reach = _of_method(view, ranges, calibration.method)
         wide = quantised(model, products, reach)
         file = GraphFile(f"{name}.onnx", INT8_FP32, bundle.graph(name, "fp32").spec)
-        yield Int8Graph(name, wide, file)
+        yield Int8Graph(name, wide, file, _names(view, products))
 
 
 def unquantised(calibration: Calibration) -> dict[str, list[str]]:
@@ -157,6 +162,10 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             found[name] = "not installed as a package"
     return found
+
+
+def _names(view: GraphView, products: Iterable[int]) -> tuple[str, ...]:
+    return tuple(view.nodes[index].output[0] for index in sorted(products))
 
 
 def _recorded(view: GraphView, ranges: GraphRanges) -> list[int]:

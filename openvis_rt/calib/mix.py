@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 
+from openvis_rt.calib.block_choice import BlockChoice
 from openvis_rt.calib.blocks import Block
 from openvis_rt.calib.int8_graphs import versions
 from openvis_rt.calib.sensitivity import Study, ranked, sqnr_of
@@ -23,63 +23,7 @@ from openvis_rt.calib.sensitivity_record import (
 )
 from openvis_rt.errors import InputError, ParityError
 
-__all__ = ["BlockChoice", "chosen_mix", "longest_within"]
-
-
-@dataclass(frozen=True)
-class BlockChoice:
-    """Which blocks are quantised, and what is measured of them. Without a bound it is all of them.
-
-    Attributes:
-        min_sqnr: SQNR of mask logits that must be left, in dB, median over the windows held out.
-        max_ap_drop: points of AP that may be lost against FP32, on ``evaluate``.
-        evaluate: an annotation file of YTVIS, OVIS, LV-VIS, BURST or UVO, its frames beside it; at
-            best of videos that were not calibrated on.
-        ap_of_blocks: measure AP of every block alone too.
-
-    Raises:
-        InputError: two bounds, a bound that none can be, or a drop of AP without a data set, or the
-            other way round.
-    """
-
-    min_sqnr: float | None = None
-    max_ap_drop: float | None = None
-    evaluate: Path | None = None
-    ap_of_blocks: bool = False
-
-    def __post_init__(self) -> None:
-        """Refuse what does not go together."""
-        if self.min_sqnr is not None and self.max_ap_drop is not None:
-            raise InputError(
-                "--min-sqnr and --max-ap-drop are two ways to pick the blocks that become INT8; "
-                "give one of both"
-            )
-        for name, unit, value in (
-            ("--min-sqnr", "dB", self.min_sqnr),
-            ("--max-ap-drop", "points of AP", self.max_ap_drop),
-        ):
-            if value is not None and not (math.isfinite(value) and value >= 0):
-                raise InputError(f"{name} is a number of {unit}, 0 or more; got {value:g}")
-        needs = self.max_ap_drop is not None or self.ap_of_blocks
-        if needs and self.evaluate is None:
-            raise InputError(
-                "AP is measured on annotated videos: give --evaluate FILE, annotations with their "
-                "frames beside them, at best of videos that are not calibrated on"
-            )
-        if self.evaluate is not None and not needs:
-            raise InputError(
-                "--evaluate is for --max-ap-drop, or for the AP of each block by --sensitivity: "
-                "give one of these, or leave it out"
-            )
-
-    @property
-    def bound(self) -> Bound | None:
-        """What a mix must hold."""
-        if self.min_sqnr is not None:
-            return Bound("min_sqnr", self.min_sqnr)
-        if self.max_ap_drop is not None:
-            return Bound("max_ap_drop", self.max_ap_drop)
-        return None
+__all__ = ["chosen_mix", "longest_within"]
 
 
 def chosen_mix(

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 
 import onnx
 
@@ -49,7 +47,5 @@ class MixedBackend(OnnxRuntime):
         else:
             model = fp16_emulation(onnx.load(str(bundle.graph_path(graph, precision))))
             spec = bundle.graph(graph, precision).spec
-        with tempfile.TemporaryDirectory(prefix="openvis-calibrate-") as folder:
-            path = Path(folder) / f"{graph}.onnx"
-            onnx.save(model, str(path))
-            return OnnxRuntimeSession(str(path), spec, "cpu", self._threads)
+        data = model.SerializeToString()
+        return OnnxRuntimeSession(graph, spec, "cpu", self._threads, data, made_here=True)

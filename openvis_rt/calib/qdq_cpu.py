@@ -21,7 +21,7 @@ from openvis_rt.calib.qdq import OPSET, channel_axis, refuse_quantised
 from openvis_rt.errors import InputError
 from openvis_rt.export.fp16.keeps import GraphView
 
-__all__ = ["cpu_activations_of", "cpu_quantised"]
+__all__ = ["cpu_activations_of", "cpu_plan_within", "cpu_quantised"]
 
 _LEVELS = 127  # of a weight
 _STEPS = 255  # of an activation
@@ -45,8 +45,8 @@ def cpu_quantised(
 
     Args:
         model: FP32, with a shape for every tensor; it is not changed.
-        products: places of nodes, of :func:`~openvis_rt.calib.placement.products_of`. One whose
-            input or output has no limits is left in FP32.
+        products: places of nodes, of :func:`~openvis_rt.calib.placement.products_of`; those of
+            :func:`cpu_plan_within` become INT8.
         limits: of the tensors of :func:`cpu_activations_of`; those of numbers that are all 0 are
             left out.
 
@@ -59,10 +59,22 @@ def cpu_quantised(
     refuse_quantised(model)
     work = version_converter.convert_version(model, OPSET)
     view = GraphView(work.graph)
-    chosen = frozenset(products)
-    if strangers := sorted(chosen - set(products_of(view))):
+    if strangers := sorted(set(products) - set(products_of(view))):
         raise InputError(f"nodes {strangers[:3]} of the graph are no products with a weight")
-    plan = CpuPlan(view, chosen)
+    writer = _Writer(view, work.graph, cpu_plan_within(view, products, limits), limits)
+    for index in range(len(view.nodes)):
+        writer.write(index)
+    writer.finish()
+    return onnx.shape_inference.infer_shapes(work)
+
+
+def cpu_plan_within(view: GraphView, products: Iterable[int], limits: Limits) -> CpuPlan:
+    """The plan of those of some products whose input and output have limits.
+
+    Raises:
+        InputError: none has.
+    """
+    plan = CpuPlan(view, frozenset(products))
     while lacking := set(plan.tensors) - limits.keys():
         kept = frozenset(i for i in plan.products if lacking.isdisjoint(plan.beside(i)))
         if not kept or kept == plan.products:
@@ -71,11 +83,7 @@ def cpu_quantised(
                 "not calibrated. Calibrate this graph anew."
             )
         plan = CpuPlan(view, kept)
-    writer = _Writer(view, work.graph, plan, limits)
-    for index in range(len(view.nodes)):
-        writer.write(index)
-    writer.finish()
-    return onnx.shape_inference.infer_shapes(work)
+    return plan
 
 
 class _Writer:

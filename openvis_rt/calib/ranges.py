@@ -21,6 +21,7 @@ from openvis_rt.records import json_from_record, record_from_json
 __all__ = [
     "FOLDER",
     "RECORD",
+    "BlockPlacement",
     "Calibration",
     "GraphRanges",
     "Measured",
@@ -33,7 +34,7 @@ __all__ = [
 
 FOLDER = "calibration"
 RECORD = f"{FOLDER}/ranges.json"
-_SCHEMA = 2
+_SCHEMA = 3
 _LARGEST = 256 << 20  # bytes; those of the largest models have 2 MB
 
 
@@ -63,6 +64,27 @@ class TensorRange:
 
 
 @dataclass(frozen=True)
+class BlockPlacement:
+    """What of one block of a graph is INT8.
+
+    Attributes:
+        name: of the block, such as ``backbone.res3``.
+        products: how many products of an activation and a weight it has.
+        share: of the graph's multiply-adds, 0..1, of all these products.
+        left: by precision the products that are not INT8: how many for each reason.
+    """
+
+    name: str
+    products: int
+    share: float
+    left: dict[str, dict[str, int]]
+
+    def quantised(self, precision: str) -> int:
+        """How many of its products are INT8."""
+        return self.products - sum(self.left[precision].values())
+
+
+@dataclass(frozen=True)
 class GraphRanges:
     """One graph.
 
@@ -70,11 +92,14 @@ class GraphRanges:
         sha256: of its FP32 file.
         products: that become INT8, by the names of their outputs, which a file has once.
         tensors: the activations that have pairs for TensorRT or on a CPU.
+        blocks: all products of the graph by blocks, in the file's order, as they are in the graphs
+            that were made; empty before.
     """
 
     sha256: str
     products: tuple[str, ...]
     tensors: dict[str, TensorRange]
+    blocks: tuple[BlockPlacement, ...] = ()
 
 
 @dataclass(frozen=True)

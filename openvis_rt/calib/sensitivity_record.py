@@ -13,7 +13,9 @@ from typing import Literal
 
 from openvis_rt.bundle.bundle import Bundle
 from openvis_rt.calib.ranges import FOLDER, Measured
-from openvis_rt.records import json_from_record
+from openvis_rt.errors import InputError
+from openvis_rt.given_files import given_json
+from openvis_rt.records import json_from_record, record_from_json
 
 __all__ = [
     "PICTURE",
@@ -23,12 +25,14 @@ __all__ = [
     "EvaluatedOn",
     "Probe",
     "Sensitivity",
+    "read_sensitivity",
     "report_paths",
     "saved_report",
 ]
 
 REPORT, PICTURE = "sensitivity.json", "sensitivity.svg"
 _SCHEMA = 1
+_LARGEST = 64 << 20  # bytes; those of the largest models have 0.1 MB
 
 
 @dataclass(frozen=True)
@@ -167,6 +171,21 @@ def report_paths(bundle: Bundle) -> dict[str, Path]:
 def saved_report(bundle: Bundle) -> dict[str, str]:
     """The texts of :func:`report_paths`."""
     return {name: path.read_text(encoding="utf-8") for name, path in report_paths(bundle).items()}
+
+
+def read_sensitivity(bundle: Bundle) -> Sensitivity | None:
+    """What the blocks of a bundle cost and save; None where that was not measured.
+
+    Raises:
+        InputError: the report is damaged.
+    """
+    path = report_paths(bundle).get(REPORT)
+    if path is None:
+        return None
+    try:
+        return record_from_json(Sensitivity, given_json(path, _LARGEST))
+    except InputError as exc:
+        raise InputError(f"{path} is no report ({exc}). Calibrate the bundle anew.") from exc
 
 
 def _latest(files: Iterable[str], name: str) -> str | None:

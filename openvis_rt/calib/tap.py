@@ -7,11 +7,9 @@ into are not computed.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -66,7 +64,6 @@ class TapBackend:
     ) -> None:
         self._graphs, self._told, self._threads = graphs, told, threads
         self._backend = OnnxRuntime("cpu", threads=threads)
-        self._folder = tempfile.TemporaryDirectory(prefix="openvis-calibrate-")
 
     def check(self, bundle: Bundle, precision: str) -> None:
         """Every graph of every bundle runs here."""
@@ -88,12 +85,11 @@ class TapBackend:
                 return _Idle(bundle.graph(graph, precision).spec)
             return self._backend.open(bundle, graph, precision, slots=slots, fetched=fetched)
         tapped = self._graphs[graph]
-        path = Path(self._folder.name) / f"{graph}.onnx"
-        onnx.save(with_outputs(tapped.model, tapped.seen), str(path))
+        data = with_outputs(tapped.model, tapped.seen).SerializeToString()
         inner = {t.name for t in tapped.spec.outputs}
         more = [TensorSpec(n, "float32", ("?",)) for n in tapped.seen if n not in inner]
         spec = replace(tapped.spec, outputs=(*tapped.spec.outputs, *more))
-        session = OnnxRuntimeSession(str(path), spec, "cpu", self._threads)
+        session = OnnxRuntimeSession(graph, spec, "cpu", self._threads, data, made_here=True)
         return _Tapped(session, lambda values: self._told(graph, values), tapped.seen)
 
     def counters(self) -> dict[str, float]:
@@ -101,8 +97,7 @@ class TapBackend:
         return {}
 
     def close(self) -> None:
-        """Remove the files of the graphs."""
-        self._folder.cleanup()
+        """Nothing is left to give back."""
 
 
 def with_outputs(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.table import Table
@@ -21,6 +21,9 @@ from openvis_rt.engines.build.engines import (
 )
 from openvis_rt.engines.plan import BuildOptions
 from openvis_rt.records import json_from_record
+from openvis_rt.runtime.backends.proof import Proof, proof_words
+from openvis_rt.runtime.backends.proving import prove_here
+from openvis_rt.systems.graphs import INT8_FP32
 
 # groups of --help
 _WHAT, _LIMITS, _RTX, _TENSORRT = (
@@ -132,7 +135,8 @@ VerifyOption = Annotated[
     bool,
     typer.Option(
         rich_help_panel=_WHAT,
-        help="Hold rewritten graphs against the originals in ONNX Runtime.",
+        help="Hold rewritten graphs, and engines that run on this machine, against the originals "
+        "in ONNX Runtime.",
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Results as JSON on stdout.")]
@@ -187,6 +191,10 @@ def build(
             force=force,
             report=lambda name, phase, done, steps: bar(f"{name}: {phase}", done, steps),
         )
+        built = [(result.sidecar.graph, result.sidecar.precision) for result in results]
+        proofs = None
+        if verify:
+            proofs = prove_here(backend, opened, built, lambda what: bar(what, 0, None))
     for text in dict.fromkeys(text for result in results for text in result.warnings):
         warn(text)
     if opened.manifest.preprocess.source_size is None:
@@ -198,6 +206,7 @@ def build(
                     "engine": r.plan,
                     "skipped": r.skipped,
                     "compiled": json_from_record(r.compiled) if r.compiled else None,
+                    "proof": _proof(r, proofs),
                     **json_from_record(r.sidecar),
                 }
                 for r in results
@@ -208,11 +217,22 @@ def build(
     console.print(_table(results))
     for folder in sorted({str(result.plan.parent) for result in results}):
         console.print(f"engines are in {folder}", markup=False, soft_wrap=True)
+    for name, proof in (proofs or {}).items():
+        CONSOLE.print(f"{name}: {proof_words([proof])}", markup=False)
+    if proofs is None:
+        how = "the first load on its GPU compares each engine with ONNX Runtime"
+        CONSOLE.print(how if verify else "--no-verify: no engine was compared", markup=False)
+
+
+def _proof(result: BuildResult, proofs: dict[str, Proof] | None) -> Any:
+    """As JSON; null where the engine was not compared on this machine."""
+    name = f"{result.sidecar.graph}.{result.sidecar.precision}"
+    return json_from_record(proofs[name]) if proofs else None
 
 
 def _precisions(bundle: Bundle, text: str) -> list[str]:
     if text == "all":
-        return list(bundle.manifest.graphs)
+        return [name for name in bundle.manifest.graphs if name != INT8_FP32]  # which is for CPUs
     return [name.strip() for name in text.split(",")]
 
 

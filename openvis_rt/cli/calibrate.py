@@ -218,10 +218,10 @@ def calibrate(
             "blocks INT8 again that were picked before"
         )
     try:
+        from openvis_rt.calib.block_choice import BlockChoice
         from openvis_rt.calib.calibrate import DEFAULT_METHOD, rebuild_int8
         from openvis_rt.calib.calibrate import calibrate as calibrated
         from openvis_rt.calib.histograms import method_named
-        from openvis_rt.calib.mix import BlockChoice
         from openvis_rt.calib.windows import CalibrationFrames
     except ModuleNotFoundError as exc:
         raise DependencyError(exc.name or "onnx", "calib") from exc

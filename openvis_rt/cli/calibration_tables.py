@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from openvis_rt.calib.ranges import Calibration
     from openvis_rt.calib.sensitivity_record import BlockCost, Sensitivity
 
-__all__ = ["tell_calibration"]
+__all__ = ["decibels", "number", "outputs_table", "tell_calibration"]
 
 
 def tell_calibration(result: CalibrationResult, *, as_json: bool) -> None:
@@ -40,7 +40,7 @@ def tell_calibration(result: CalibrationResult, *, as_json: bool) -> None:
         for path in report.values():
             CONSOLE.print(f"  {path}", markup=False)
     if record.measured:
-        console.print(_outputs_table(record))
+        console.print(outputs_table(record))
     for precision, graphs in files.items():
         sizes = ", ".join(f"{file} {size / 1e6:.1f} MB" for file, size in graphs.items())
         CONSOLE.print(f"{precision}: {sizes}", markup=False)
@@ -52,7 +52,7 @@ def tell_calibration(result: CalibrationResult, *, as_json: bool) -> None:
     )
 
 
-def _outputs_table(record: Calibration) -> Table:
+def outputs_table(record: Calibration) -> Table:
     """How close each output is, a column for each precision."""
     table = Table("output", "measured", *record.measured, title_justify="left")
     table.title = (
@@ -61,19 +61,19 @@ def _outputs_table(record: Calibration) -> Table:
         "(median, worst)"
     )
     for same in zip(*record.measured.values(), strict=True):
-        cells = [f"{_number(one.median)}  {_number(one.worst)}" for one in same]
+        cells = [f"{number(one.median)}  {number(one.worst)}" for one in same]
         table.add_row(f"{same[0].graph} {same[0].output}", same[0].measure, *cells)
     return table
 
 
 def _blocks_table(found: Sensitivity) -> Table:
     """What each block costs and saves, the cheapest first."""
-    columns = ["block", "products", "multiply-adds", "weights MB", "dB", "mask IoU"]
+    columns = ["block", "products", "share", "MB", "dB", "IoU"]
     with_ap = any(block.ap is not None for block in found.blocks)
     table = Table(*columns, *(["AP"] if with_ap else []), "INT8", title_justify="left")
     table.title = (
-        "Each block alone in INT8, cheapest first: share of the multiply-adds, weights in FP32, "
-        f"SQNR and IoU of its masks on {found.windows} windows that were held out"
+        "Each block alone in INT8, cheapest first: share of the multiply-adds, MB of its weights "
+        f"in FP32, SQNR and IoU of the masks on {found.windows} windows that were held out"
     )
     table.columns[0].overflow, table.columns[0].min_width = "fold", 28
     for column in table.columns[1:]:
@@ -86,8 +86,8 @@ def _blocks_table(found: Sensitivity) -> Table:
             str(block.products),
             f"{block.share:.1%}",
             f"{block.weight_bytes / 1e6:.2f}",
-            _decibels(block),
-            "-" if masks is None else _number(masks.median),
+            decibels(block),
+            "-" if masks is None else number(masks.median),
         ]
         if with_ap:
             cells.append("-" if block.ap is None else f"{block.ap:.2f}")
@@ -108,11 +108,12 @@ def _mix_words(found: Sensitivity) -> str:
             f"{text}: at most {found.bound.value:g} points of AP may be lost of FP32's "
             f"{found.evaluated.ap:.2f}; AP by blocks: {tried}"
         )
-    tried = ", ".join(f"{probe.blocks}: {_number(probe.sqnr)}" for probe in found.probes)
+    tried = ", ".join(f"{probe.blocks}: {number(probe.sqnr)}" for probe in found.probes)
     return f"{text}: mask logits at {found.bound.value:g} dB or more; dB by blocks: {tried}"
 
 
-def _decibels(block: BlockCost) -> str:
+def decibels(block: BlockCost) -> str:
+    """SQNR of the output that a block is judged by, where it alone is INT8."""
     return f"{-10 * math.log10(block.noise):.1f}" if block.noise else "same"
 
 
@@ -123,5 +124,6 @@ def _files(bundle: Bundle, precision: str) -> dict[str, int]:
     return {file: bundle.manifest.files[file].bytes for file in own}
 
 
-def _number(value: float | None) -> str:
+def number(value: float | None) -> str:
+    """A measure for people; None is an infinite ratio."""
     return "same" if value is None else f"{value:.3g}"

@@ -10,6 +10,12 @@ from rich.table import Table
 
 from openvis_rt.bundle.bundle import MANIFEST, Bundle
 from openvis_rt.checkpoints.formats import refuse_foreign_file
+from openvis_rt.cli.int8_blocks import (
+    calibration_of,
+    int8_facts,
+    json_from_calibration,
+    print_calibration,
+)
 from openvis_rt.cli.ui import Console, print_json, say
 from openvis_rt.engines.plan import check_plan
 from openvis_rt.errors import BundleError, DependencyError, EngineError
@@ -38,13 +44,14 @@ def inspect(
             _print_facts(facts)
         return
     bundle = Bundle.open(path)
-    engines, calibration = engines_of(bundle), _calibration(bundle)
+    engines, calibration = engines_of(bundle), calibration_of(bundle)
     if as_json:
-        facts = {"engines": engines, "calibration": calibration}
+        facts = {"engines": engines, "calibration": json_from_calibration(bundle, calibration)}
         print_json({**json_from_record(bundle.manifest), **facts})
-    else:
-        _print_bundle(bundle, engines)
-        _print_facts({"calibration": calibration} if calibration else {})
+        return
+    _print_bundle(bundle, engines)
+    if calibration is not None:
+        print_calibration(bundle, calibration)
 
 
 def _print_facts(facts: dict[str, Any], indent: str = "") -> None:
@@ -74,9 +81,10 @@ def _print_bundle(bundle: Bundle, engines: dict[str, str]) -> None:
             "detections of a video": manifest.detections,
         }
     )
-    table = Table("graph", "tensor", "", *manifest.graphs, "shape")
+    alike = _alike(bundle)
+    table = Table("graph", "tensor", "", *map("\n".join, alike), "shape")
     for name in bundle.graphs:
-        specs = [graphs[name].spec for graphs in manifest.graphs.values()]
+        specs = [manifest.graphs[precisions[0]][name].spec for precisions in alike]
         for side in ("inputs", "outputs"):
             for same in zip(*(getattr(spec, side) for spec in specs), strict=True):
                 types = [tensor.dtype for tensor in same]
@@ -93,27 +101,18 @@ def _print_bundle(bundle: Bundle, engines: dict[str, str]) -> None:
         say("no engines; `openvis build` makes them")
 
 
-def _calibration(bundle: Bundle) -> dict[str, Any]:
-    """What the INT8 graphs were made from; empty where the bundle records none."""
-    from openvis_rt.calib.ranges import calibration_file, read_calibration
-
-    if calibration_file(bundle.manifest.files) is None:
-        return {}
-    record = read_calibration(bundle)
-    return {
-        "ranges by": record.method,
-        "products in INT8": {name: len(g.products) for name, g in record.graphs.items()},
-        "windows": record.frames,
-        "sources": [source.name for source in record.sources],
-        "median of frames that were held out": {
-            precision: {f"{one.output}, {one.measure}": _number(one.median) for one in measured}
-            for precision, measured in record.measured.items()
-        },
-    }
-
-
-def _number(value: float | None) -> str:
-    return "the same" if value is None else f"{value:.3g}"
+def _alike(bundle: Bundle) -> list[list[str]]:
+    """The bundle's precisions, those together whose graphs have the same tensors."""
+    found: list[list[str]] = []
+    for precision, graphs in bundle.manifest.graphs.items():
+        specs = {name: file.spec for name, file in graphs.items()}
+        for group in found:
+            if specs == {n: f.spec for n, f in bundle.manifest.graphs[group[0]].items()}:
+                group.append(precision)
+                break
+        else:
+            found.append([precision])
+    return found
 
 
 def _part_of_a_bundle(path: Path) -> dict[str, Any] | None:
@@ -146,6 +145,7 @@ def _part_of_a_bundle(path: Path) -> dict[str, Any] | None:
     serving = {precision: graph for precision, graph in held if graph.file == name}
     for graph in [*serving.values()][:1]:
         facts |= {"graph": graph.spec.name, "precision": graph.precision, "serves": [*serving]}
+        facts |= int8_facts(bundle, graph.spec.name, graph.precision)
         for side in ("inputs", "outputs"):
             tensors = getattr(graph.spec, side)
             facts[side] = {t.name: f"{t.dtype} {_shape(t)}  {t.doc}".rstrip() for t in tensors}

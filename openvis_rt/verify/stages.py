@@ -16,12 +16,13 @@ import numpy as np
 import numpy.typing as npt
 
 from openvis_rt.bundle.bundle import Bundle
+from openvis_rt.bundle.recorded import Call, sample_of
 from openvis_rt.compare.differences import grid_pixels, mask_pixels, sqnr
 from openvis_rt.runtime.backends.base import Backend
 from openvis_rt.runtime.text import TextEmbedder
 from openvis_rt.verify.checks import Check, check_equal, check_masks, check_output, gates_of
 from openvis_rt.verify.host import detections_of, hard_orders, orders_of
-from openvis_rt.verify.reference import Call, Reference, sample_of
+from openvis_rt.verify.reference import Reference
 from openvis_rt.verify.runner import GraphRunner
 from openvis_rt.vocabulary import Vocabulary
 

@@ -15,6 +15,16 @@ import numpy as np
 import numpy.typing as npt
 
 from openvis_rt.bundle.bundle import TOKENIZER, Bundle
+from openvis_rt.bundle.recorded import (
+    RECORD,
+    Call,
+    Form,
+    Record,
+    Stored,
+    Value,
+    packed,
+    sample_of,
+)
 from openvis_rt.compare.differences import GATES
 from openvis_rt.errors import InputError
 from openvis_rt.export.bundle import tool_versions
@@ -28,19 +38,7 @@ from openvis_rt.runtime.video.generated import sample_frames
 from openvis_rt.runtime.video.results import FrameResult
 from openvis_rt.systems.graphs import TensorSpec, masks_per_run
 from openvis_rt.verify.host import detections_of, hard_orders, hard_tokens, orders_of
-from openvis_rt.verify.reference import (
-    RECORD,
-    Call,
-    Form,
-    Record,
-    Reference,
-    Stored,
-    Value,
-    file_names,
-    packed,
-    sample_of,
-    write_reference,
-)
+from openvis_rt.verify.reference import Reference, file_names, write_reference
 from openvis_rt.verify.runner import GraphRunner
 from openvis_rt.verify.sequence import check_video
 from openvis_rt.verify.stages import check_calls

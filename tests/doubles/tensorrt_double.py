@@ -193,7 +193,8 @@ def _loaded(path: str, _changed: float) -> onnxruntime.InferenceSession:
         path,
         options,
         providers=["CPUExecutionProvider"],
-        disabled_optimizers=["SkipLayerNormFusion"],  # as the project's own sessions, to the bit
+        # as the project's own sessions, to the bit
+        disabled_optimizers=["SkipLayerNormFusion", "WeightBiasQuantization"],
     )
 
 

@@ -260,7 +260,9 @@ def silent(trt, _seconds):
 
 def test_a_capture_that_fails_keeps_what_ran_without(first_day, driver):
     driver.fail_next("cuGraphInstantiate", "UNKNOWN", skip=1)  # the first is the step's `cuda`
-    record = stopped(first_day(), "compare", 3, "'propose' runs without a CUDA graph")
+    record = stopped(
+        first_day("--without", "proof"), "compare", 3, "'propose' runs without a CUDA graph"
+    )
     assert row_of(record, "stream, CUDA graphs off")[1] == "ok"
 
 

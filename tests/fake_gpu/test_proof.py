@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,11 +12,13 @@ import pytest
 from doubles.engines import CLASSES, write_plan
 
 from openvis_rt import Pipeline
+from openvis_rt.bundle.bundle import Bundle
 from openvis_rt.cli import inspect
 from openvis_rt.engines.plan import Profile
-from openvis_rt.errors import ParityError
+from openvis_rt.errors import BackendError, ParityError
 from openvis_rt.runtime.backends import proof as proofs
 from openvis_rt.runtime.backends import proving
+from openvis_rt.runtime.backends.proof_places import places_of
 from openvis_rt.runtime.backends.registry import BackendOptions
 from openvis_rt.runtime.backends.tensorrt.backend import TensorRt
 from openvis_rt.systems.graphs import GraphSpec, TensorSpec
@@ -43,7 +47,7 @@ def test_engines_are_compared_once_at_every_corner(use, changeable, frames, monk
     outputs = {one["output"] for one in classify[0]["outputs"]}
     assert outputs == {t.name for t in changeable.graph("classify").spec.outputs}
     masks = found["masks.fp32.fake-gpu.proof.json"]["corners"]
-    assert [(c["lengths"]["n"], c["sizes"]["frame_size"]) for c in masks[::2]] == [
+    assert [(c["lengths"]["n"], c["sizes"]["frame_size"]) for c in masks[::4]] == [
         (1, [1, 1]),
         (8, [120, 180]),
         (1, [256, 256]),
@@ -144,7 +148,7 @@ def test_windows_of_every_length_are_compared():
     sidecar = SimpleNamespace(
         profiles={"T": Profile(1, 4, 4), "K": Profile(1, 8, 64)}, shape_values={}
     )
-    assert [p.lengths["T"] for p in proving.places_of(sidecar, spec, {})] == [1, 4, 2, 3]
+    assert [p.lengths["T"] for p in places_of(sidecar, spec, {})] == [1, 4, 2, 3]
 
 
 def test_the_words_of_a_proof(use, changeable):
@@ -175,8 +179,8 @@ class Wrong:
     ("wrong", "message"),
     [
         (Wrong("classify", "class_scores", lambda call, _: call % 2), r"K = 1, slot 1: "),
-        # runs 0 to 3 are the first two in each slot; 4 is the third one, a CUDA graph's
-        (Wrong("propose", "queries", lambda call, _: call % 6 >= 4), r"queries: "),
+        # 0 to 3 are the first two runs of each slot; from the third on CUDA graphs are launched
+        (Wrong("propose", "queries", lambda call, _: call % 8 >= 4), r"queries: "),
         (
             Wrong("masks", "masks", lambda _, found: found["masks"].shape[-2] == 256, np.invert),
             r"n = 1, .*frame_size = 256x256: ",
@@ -191,25 +195,25 @@ def test_every_slot_run_and_size_is_compared(use, changeable, wrong, message):
 
 
 def test_what_ran_before_the_compared_run_does_not_matter(use, changeable):
-    use().edit = Wrong("propose", "queries", lambda call, _: call % 6 < 4)
+    use().edit = Wrong("propose", "queries", lambda call, _: call % 8 < 4)
     opened(changeable).close()
 
 
 def test_only_rounding_that_flips_a_bit_has_more_than_one_try(use, changeable):
     double = use()
-    first = Wrong("propose", "queries", lambda call, _: call < 6)
+    first = Wrong("propose", "queries", lambda call, _: call < 8)
     double.edit = first
     opened(changeable).close()
-    assert first.calls > 6
+    assert first.calls > 8
     for path in changeable.path.glob("engines/*/*.proof.json"):
         path.unlink()
-    nan = Wrong("propose", "queries", lambda call, _: call < 6, lambda x: np.full_like(x, np.nan))
+    nan = Wrong("propose", "queries", lambda call, _: call < 8, lambda x: np.full_like(x, np.nan))
     double.edit = nan
     with pytest.raises(ParityError, match="queries: NaN or infinity"):
         opened(changeable)
     for path in changeable.path.glob("engines/*/*.proof.json"):
         path.unlink()
-    double.edit = Wrong("classify", "class_scores", lambda call, _: call < 6)
+    double.edit = Wrong("classify", "class_scores", lambda call, _: call < 8)
     with pytest.raises(ParityError, match="class_scores"):
         opened(changeable)
 
@@ -226,3 +230,39 @@ def test_two_models_of_gpu_may_share_a_bundle(use, changeable, monkeypatch):
     [told] = [s for n, s in inspect.engines_of(changeable).items() if "classify" in n]
     assert "on Fake GPU: " in told
     assert "on Other GPU: " in told
+
+
+def test_recorded_inputs_are_compared_too(use, recorded, tmp_path):
+    path = tmp_path / "bundle"
+    shutil.copytree(recorded / "recorded", path, copy_function=os.link)
+    bundle = Bundle.open(path)
+    for graph in bundle.graphs:
+        write_plan(bundle, graph)
+    double = use()
+    opened(bundle).close()
+    corners = records(bundle)["propose.fp32.fake-gpu.proof.json"]["corners"]
+    found = [(corner["inputs"], corner["slot"]) for corner in corners]
+    assert found == [("seeded", 0), ("seeded", 1), ("recorded", 0), ("recorded", 1)]
+    for place in path.glob("engines/*/*.proof.json"):
+        place.unlink()
+    # one try with seeded inputs, 8 runs; what comes then is recorded
+    double.edit = Wrong("propose", "queries", lambda call, _: call >= 8)
+    with pytest.raises(ParityError, match="queries at recorded inputs: "):
+        opened(bundle)
+
+
+def test_a_build_on_its_gpu_compares_what_it_built(use, changeable, monkeypatch):
+    use()
+    built = [(graph, "fp32") for graph in changeable.graphs]
+    found = proving.prove_here("tensorrt", changeable, built)
+    assert set(found) == {f"{graph}.fp32" for graph in changeable.graphs}
+    assert len(records(changeable)) == len(changeable.graphs)
+    for path in changeable.path.glob("engines/*/classify.fp32.plan"):  # as if for another GPU
+        path.unlink()
+    assert proving.prove_here("tensorrt", changeable, built) is None
+
+    def no_gpu(*_: object, **__: object) -> None:
+        raise BackendError("there is no NVIDIA driver here")
+
+    monkeypatch.setattr("openvis_rt.runtime.backends.tensorrt.backend.open_cuda", no_gpu)
+    assert proving.prove_here("tensorrt", changeable, built) is None

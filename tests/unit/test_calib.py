@@ -12,12 +12,12 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from int8_bundle import PRODUCTS, noise_frames, propose_int8_model, write_int8_bundle
+from int8_bundle import BLOCKS, PRODUCTS, noise_frames, propose_int8_model, write_int8_bundle
 from onnx import TensorProto, numpy_helper
 from PIL import Image
 
 from openvis_rt.bundle.bundle import Bundle, write_manifest
-from openvis_rt.calib import calibrate as calibrate_module
+from openvis_rt.calib import recording
 from openvis_rt.calib.calibrate import calibrate, rebuild_int8
 from openvis_rt.calib.histograms import BINS, METHODS, Histogram, range_of
 from openvis_rt.calib.placement import block_of, place, products_of
@@ -28,6 +28,7 @@ from openvis_rt.calib.windows import CalibrationFrames
 from openvis_rt.compare.differences import sqnr
 from openvis_rt.errors import BundleError, InputError, OutputError, ParityError, RecordError
 from openvis_rt.export.fp16.keeps import GraphView
+from openvis_rt.records import json_from_record
 
 FRAMES = CalibrationFrames(16, stride=1, allow_few=True)
 
@@ -110,12 +111,31 @@ def test_products_that_the_picture_reaches_are_placed_but_for_the_decoder():
     assert len(products_of(view)) == len(PRODUCTS) + 1
 
 
+@pytest.mark.parametrize(("alone", "left"), [(True, "what is normed"), (False, None)])
+def test_a_product_that_only_a_layer_norm_reads_is_left(alone, left):
+    model = propose_int8_model()
+    nodes = {node.output[0]: node for node in model.graph.node}
+    nodes["normed"].input[0] = "mixed"
+    if alone:
+        model.graph.node.remove(nodes["residual"])
+    view = GraphView(model.graph)
+    placement = place(view)
+    assert placement.left.get(view.producer["mixed"]) == left
+    assert (view.producer["mixed"] in placement.products) is (not alone)
+
+
 @pytest.mark.parametrize(
     ("module", "block"),
     [
         ("model.proposal.backbone.res3.0.conv2.norm", "backbone.res3"),
         ("pixel_decoder.encoder.layers.1.linear1", "pixel_decoder.encoder.layers.1"),
         ("backbone.stem.conv1.norm", "backbone.stem"),
+        (
+            "sem_seg_head.pixel_decoder.transformer.encoder.layers.0.linear1",
+            "pixel_decoder.encoder.layers.0",
+        ),
+        ("backbone.clip_model.visual.layer1.0.conv1", "backbone.visual.layer1"),
+        ("visual.trunk.stages.2.blocks.7.mlp.fc1", "visual.trunk.stages.2"),
     ],
 )
 def test_blocks_are_named_by_the_path_of_the_module(module, block):
@@ -336,6 +356,45 @@ def test_the_record_says_what_was_done_and_is_read_again_as_it_was(calibrated, f
     assert all(m.worst <= m.median for m in record.measured["int8-fp32"])
 
 
+def test_the_record_counts_the_int8_products_of_the_files_by_block(calibrated):
+    bundle = calibrated.bundle
+    blocks = read_calibration(bundle).graphs["propose"].blocks
+    assert [block.name for block in blocks] == [*BLOCKS, "other"]
+    assert sum(block.share for block in blocks) < 1.0  # products of two activations have the rest
+    for precision in ("int8", "int8-fp32"):
+        for block in blocks[:-1]:
+            assert block.quantised(precision) == block.products == len(BLOCKS[block.name])
+            assert block.left[precision] == {}
+        assert blocks[-1].left[precision] == {"query decoder": 1}
+        nodes = onnx.load(bundle.graph_path("propose", precision)).graph.node
+        weights = {"Conv", "MatMul", "Gemm"} & {node.op_type for node in nodes}
+        integer = {node.output[0] for node in nodes if node.op_type == "DequantizeLinear"}
+        products = [n for n in nodes if n.op_type in weights and n.input[1] in integer]
+        assert len(products) == sum(block.quantised(precision) for block in blocks)
+
+
+def test_inspect_lists_the_blocks_of_a_bundle_and_of_a_graph(openvis, calibrated, folder):
+    path = calibrated.bundle.path
+    code, out, err = openvis("inspect", path)
+    assert code == 0, err
+    [row] = [line.split() for line in out.splitlines() if "backbone.res2" in line]
+    assert row.count("3/3") == 2
+    assert f"20 of {folder}, which has 24 frames" in " ".join(out.split())
+    assert "not quantised, the same files as without INT8: classify, masks" in out
+    code, out, err = openvis("inspect", path, "--json")
+    assert code == 0, err
+    told = json.loads(out)["calibration"]
+    assert told["sensitivity"] is None
+    record = json_from_record(calibrated.calibration)
+    assert told["measured"] == record["measured"]
+    assert told["graphs"]["propose"]["blocks"] == record["graphs"]["propose"]["blocks"]
+    code, out, err = openvis("inspect", path / "propose.int8.onnx", "--json")
+    assert code == 0, err
+    assert json.loads(out)["blocks"]["backbone.res2"] == "3 of 3"
+    code, out, _ = openvis("inspect", path / "propose.onnx", "--json")
+    assert "blocks" not in json.loads(out)
+
+
 def test_the_same_frames_and_seed_make_the_same_files(calibrated, folder, tmp_path):
     again = calibrate(
         Bundle.open(calibrated.bundle.path),
@@ -418,6 +477,8 @@ def test_products_of_nothing_but_zeros_are_left_and_said(tmp_path, folder):
     left = weights["int8-fp32"]  # there the output of a product has to have a range as well
     assert (left["first"], left["second"]) == ("w1", "w2")
     assert left["shortcut.exact"] == "shortcut.weight"
+    block = made.calibration.graphs["propose"].blocks[1]
+    assert block.left == {"int8": {"only zeros": 1}, "int8-fp32": {"only zeros": 2}}
 
 
 def test_a_graph_that_is_int8_already_is_refused(calibrated, tmp_path, folder):
@@ -527,7 +588,7 @@ def test_kill_9_loses_a_few_frames_and_no_more(calibrated, bundle, folder):
 def test_what_was_saved_is_of_the_same_frames_only(bundle, folder, monkeypatch):
     saved = []
     monkeypatch.setattr(
-        calibrate_module, "collect", lambda *args, **_: saved.append(args[4].path) or 1 / 0
+        recording, "collect", lambda *args, **_: saved.append(args[4].path) or 1 / 0
     )
     for frames in (FRAMES, FRAMES, replace(FRAMES, seed=1), replace(FRAMES, count=12)):
         with pytest.raises(ZeroDivisionError):
@@ -558,7 +619,8 @@ def test_the_command_calibrates_and_rebuilds(openvis, bundle, folder):
     assert set(record["files"]) == {"int8", "int8-fp32"}
     code, out, _ = openvis("inspect", bundle.path)
     assert code == 0
-    assert "ranges by: entropy" in out
+    assert "ranges by entropy from 16 frames" in " ".join(out.split())
+    assert "the graphs by entropy were not measured beside FP32" in " ".join(out.split())
 
 
 @pytest.mark.parametrize(
@@ -581,6 +643,15 @@ def test_wrong_usage_exits_2_and_says_how_to_mend_it(openvis, bundle, arguments,
     assert (code, out) == (2, "")
     assert message in " ".join(err.split())
     assert files_of(bundle) == before
+
+
+def test_tensorrt_is_not_given_what_is_for_a_cpu(openvis, calibrated):
+    path = calibrated.bundle.path
+    code, _, err = openvis("build", path, "--backend", "tensorrt-rtx", "--precision", "int8-fp32")
+    assert code == 2
+    assert "is for ONNX Runtime on a CPU" in " ".join(err.split())
+    with pytest.raises(BundleError, match=r"holds no graph .*openvis calibrate. with videos makes"):
+        write_int8_bundle(path.parent / "plain", half=False).graph("propose", "int8")
 
 
 @pytest.mark.timeout(180)  # compiling, on a busy machine

@@ -30,10 +30,11 @@ from PIL import Image
 from openvis_rt import Pipeline, predict_videos, read_annotations, vocabulary_for
 from openvis_rt.bundle.bundle import Bundle
 from openvis_rt.calib.accuracy import DataSet
+from openvis_rt.calib.block_choice import BlockChoice
 from openvis_rt.calib.blocks import blocks_of
 from openvis_rt.calib.calibrate import calibrate, rebuild_int8
 from openvis_rt.calib.int8_graphs import int8_beside_fp32, placed_products
-from openvis_rt.calib.mix import BlockChoice, longest_within
+from openvis_rt.calib.mix import longest_within
 from openvis_rt.calib.mixed_backend import MixedBackend
 from openvis_rt.calib.ranges import read_calibration
 from openvis_rt.calib.saved_results import SavedResults
@@ -258,7 +259,7 @@ KILLED = """
 import os, signal, sys
 from openvis_rt.bundle.bundle import Bundle
 from openvis_rt.calib.calibrate import calibrate
-from openvis_rt.calib.mix import BlockChoice
+from openvis_rt.calib.block_choice import BlockChoice
 from openvis_rt.calib.windows import CalibrationFrames
 
 def progress(what, done, total):

@@ -23,6 +23,9 @@ from openvis_rt.runtime.video.reading import open_video
 RATE = Fraction(25)
 
 
+X264 = {"x264-params": "force-cfr=1"}
+
+
 def chosen(**options) -> Encoder:
     return choose_encoder(EncoderOptions(**options), 320, 240, RATE)
 
@@ -44,7 +47,7 @@ def hardware(monkeypatch):
 
 def test_auto_is_x264_with_its_usual_options_where_no_hardware_works(hardware):
     found = chosen()
-    assert (found.name, found.options) == ("libx264", {"preset": "veryfast", "crf": "20"})
+    assert (found.name, found.options) == ("libx264", {**X264, "preset": "veryfast", "crf": "20"})
     assert hardware[1] == [name for name in ENCODERS if name.startswith("h264_")]  # all tried
 
 
@@ -56,8 +59,8 @@ def test_auto_takes_the_first_hardware_that_encodes_a_frame(hardware):
 def test_auto_takes_no_hardware_that_lacks_what_is_asked_for(hardware):
     hardware[0].add("h264_v4l2m2m")
     assert chosen().name == "h264_v4l2m2m"
-    assert chosen(preset="slow").options == {"preset": "slow", "crf": "20"}
-    assert chosen(quality=30).options == {"preset": "veryfast", "crf": "30"}
+    assert chosen(preset="slow").options == {**X264, "preset": "slow", "crf": "20"}
+    assert chosen(quality=30).options == {**X264, "preset": "veryfast", "crf": "30"}
 
 
 def test_presets_and_quality_are_translated(hardware):

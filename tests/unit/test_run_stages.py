@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import threading
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,7 @@ import pytest
 from watched_backend import Zeros
 
 from openvis_rt.errors import OutputError, VideoError
+from openvis_rt.runtime import graphs, video_state
 from openvis_rt.runtime import run as run_module
 from openvis_rt.runtime.pipeline import Pipeline
 from openvis_rt.runtime.preprocessing import PreparedFrame
@@ -20,6 +23,9 @@ from openvis_rt.runtime.video.encoders import EncoderOptions
 from openvis_rt.runtime.video.overlay import OverlayWriter
 from openvis_rt.runtime.video.reading import open_video
 from openvis_rt.runtime.video.results import read_frame_log
+from openvis_rt.runtime.video.run_lengths import run_lengths
+from openvis_rt.runtime.views.opening import ViewOptions, open_views
+from openvis_rt.systems.graphs import MASKS_PER_RUN
 
 CLASSES = ["cat", "dog", "bird"]
 
@@ -88,9 +94,9 @@ def test_the_overlay_shows_each_frame_with_its_own_result(
     encoded = []
     write = OverlayWriter.write_canvas
 
-    def keep(self, canvas):
+    def keep(self, canvas, time):
         encoded.append(np.stack(canvas.planes, -1))
-        write(self, canvas)
+        write(self, canvas, time)
 
     monkeypatch.setattr(OverlayWriter, "write_canvas", keep)
     run_video(opened(mode), str(small_video), tmp_path / "out")
@@ -123,17 +129,36 @@ def test_an_error_of_a_stage_is_the_runs_and_leaves_no_output(
     assert pipeline.best == (0.0, "")  # nothing of it is known any more
 
 
+@pytest.mark.parametrize("mode", ["video", "stream"])
+def test_a_run_that_is_watched_writes_the_same(opened, small_video, tmp_path, mode):
+    written, frames = [], []
+    for serve in (None, "0"):
+        output = tmp_path / str(serve)
+        with open_views(ViewOptions(serve=serve), print, pytest.fail) as views:
+            run_video(opened(mode), str(small_video), output, views=views)
+            state = views.board.to_json()
+        frames.append((state["frames"], state["phase"], state["frame_count"]))
+        written.append([file.read_bytes() for file in sorted(output.iterdir())])
+    assert written[0] == written[1]
+    assert frames[0] == frames[1]
+    assert frames[0][:2] == (len(read_frame_log(tmp_path / "0/frames.jsonl")), "finishing")
+
+
 def test_a_source_that_became_shorter_meanwhile_is_said_to_be(
     opened, small_video, tmp_path, monkeypatch
 ):
     times = iter((None, 5))
 
+    @contextmanager
+    def cut(video, most):
+        with video:
+            yield itertools.islice(video, most)
+
     def open_shorter(*args, **named):
         video, most = open_video(*args, **named), next(times)
-        if most is not None:
-            following, given = video._next_frame, iter(range(most))
-            video._next_frame = lambda: following() if next(given, None) is not None else None
-        return video
+        if most is None:
+            return video
+        return cut(video, most)
 
     monkeypatch.setattr(run_module, "open_video", open_shorter)
     with pytest.raises(VideoError, match="ended after 5 frames when it was read again"):
@@ -183,3 +208,22 @@ def test_the_report_names_the_encoder(opened, small_video, tmp_path):
     options = RunOptions(encoder=EncoderOptions(encoder="mpeg4"))
     report = run_video(opened("stream"), str(small_video), Path(tmp_path / "out"), options)
     assert json.loads(json.dumps(report.to_json()))["encoder"] == "mpeg4"
+
+
+def test_masks_of_one_run_are_bounded_by_bytes(opened, small_video, tmp_path, monkeypatch):
+    """Few bytes make many runs, and the same results."""
+    made: list[int] = []
+
+    def counted(rows, width):
+        made.append(len(rows))
+        return run_lengths(rows, width)
+
+    monkeypatch.setattr(video_state, "run_lengths", counted)
+    options, logs = RunOptions(overlay=False, max_frames=3), []
+    for limit in (graphs._BYTES_OF_MASKS, 2 * 180 * 120 * graphs._BYTES_A_PIXEL):
+        monkeypatch.setattr(graphs, "_BYTES_OF_MASKS", limit)
+        run_video(opened("video"), str(small_video), tmp_path / str(limit), options)
+        logs.append((tmp_path / str(limit) / "results.json").read_bytes())
+        assert max(made) == (2 if len(logs) == 2 else MASKS_PER_RUN)
+        made.clear()
+    assert logs[0] == logs[1]

@@ -22,6 +22,7 @@ from tiny import export_tiny, tiny_model
 from tiny_ovformer import tiny_ovformer
 
 from openvis_rt.bundle.bundle import MANIFEST, Bundle, write_manifest
+from openvis_rt.bundle.recorded import RECORD, sample_of
 from openvis_rt.cli.main import app
 from openvis_rt.errors import BackendError, BundleError, InputError, UnavailableError
 from openvis_rt.export.bundle import export_bundle
@@ -32,7 +33,7 @@ from openvis_rt.verify import onnx_rewritten
 from openvis_rt.verify import verify as verify_module
 from openvis_rt.verify.checks import Check, gates_of
 from openvis_rt.verify.onnx_bisect import bisect_check
-from openvis_rt.verify.reference import RECORD, read_reference, sample_of
+from openvis_rt.verify.reference import read_reference
 from openvis_rt.verify.report import markdown_from_report, svg_from_report, verdict
 from openvis_rt.verify.sequence import agreement
 from openvis_rt.verify.stages import check_host

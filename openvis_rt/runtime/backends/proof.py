@@ -62,7 +62,7 @@ class Compared:
 
 @dataclass(frozen=True)
 class Corner:
-    """Every output of one slot, at some lengths of the dynamic axes, in its third run there.
+    """Every output of one slot, at some lengths of the dynamic axes.
 
     Attributes:
         lengths: of each dynamic axis.

@@ -5,8 +5,9 @@ is believed only after its outputs were compared, every one of them:
 
     where   at the least, the usual and the largest of its dynamic lengths and sizes, at every
             length of a window, and on the inputs that the bundle has recorded
-    how     in every slot, both in flight at once; the third run there, on inputs that the earlier
-            ones did not have, since from the second on a CUDA graph is launched
+    how     in every slot while the other one works on something else; at the earliest the third
+            run there, on inputs that the earlier ones did not have, since from the second on a CUDA
+            graph is launched
 
 That takes a minute, once: :mod:`.proof` says where the result stands and what it holds for.
 """
@@ -15,8 +16,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -24,11 +26,12 @@ import numpy as np
 import numpy.typing as npt
 
 from openvis_rt.bundle.bundle import Bundle
+from openvis_rt.bundle.recorded import read_calls
 from openvis_rt.compare.differences import ENGINES, differing_share, grid_pixels, sqnr
 from openvis_rt.compare.inputs import random_inputs
-from openvis_rt.engines.plan import Profile, Sidecar
-from openvis_rt.errors import DependencyError, ParityError
-from openvis_rt.runtime.backends.base import Backend, Session
+from openvis_rt.engines.plan import Sidecar
+from openvis_rt.errors import DependencyError, EngineError, ParityError, UnavailableError
+from openvis_rt.runtime.backends.base import Backend, Session, slots_of
 from openvis_rt.runtime.backends.onnxruntime import OnnxRuntime
 from openvis_rt.runtime.backends.proof import (
     LARGEST_RATIO,
@@ -40,9 +43,9 @@ from openvis_rt.runtime.backends.proof import (
     read_proof,
     write_proof,
 )
-from openvis_rt.systems.graphs import GraphSpec
+from openvis_rt.runtime.backends.proof_places import Place, fits, place_of, places_of
 
-__all__ = ["Place", "ProvenBackend", "places_of", "prove", "prove_graph"]
+__all__ = ["ProvenBackend", "prove", "prove_graph", "prove_here"]
 
 Array = npt.NDArray[np.generic]
 Inputs = dict[str, Array]
@@ -64,14 +67,6 @@ class ProvenBackend(Backend, Protocol):
 
     def engine(self, bundle: Bundle, graph: str, precision: str) -> tuple[Path, Sidecar]:
         """The engine of a graph and its sidecar; EngineError if none fits."""
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where an engine is compared: lengths by dynamic axis, and sizes in pixels by input."""
-
-    lengths: dict[str, int]
-    sizes: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
 
 def prove(
@@ -122,6 +117,42 @@ def prove_graph(
     return proof
 
 
+def prove_here(
+    name: str,
+    bundle: Bundle,
+    graphs: Iterable[tuple[str, str]],
+    progress: Callable[[str], None] = lambda _: None,
+) -> dict[str, Proof] | None:
+    """As :func:`prove`, of engines that were just built, if this machine runs them.
+
+    Args:
+        name: of the backend.
+        bundle: that they were built into.
+        graphs: graph and precision of each.
+        progress: see :func:`prove`.
+
+    Returns:
+        proofs by ``GRAPH.PRECISION``; None where there is no GPU, or one of another kind: they are
+        compared at their first load there.
+    """
+    from openvis_rt.runtime.backends.tensorrt.backend import TensorRt
+
+    try:
+        backend = TensorRt(name, warn=progress)
+    except UnavailableError:
+        return None
+    found = {}
+    with closing(backend):
+        for graph, precision in graphs:
+            try:
+                backend.engine(bundle, graph, precision)
+            except EngineError:
+                return None
+            proof = prove_graph(backend, bundle, graph, precision, progress)
+            found[f"{graph}.{precision}"] = proof
+    return found
+
+
 def _onnxruntime_version() -> str:
     try:
         import onnxruntime
@@ -142,56 +173,51 @@ def _corners(
     """Run an engine and its ONNX file on the same inputs, at every place."""
     spec = bundle.graph(graph, precision).spec
     names = [tensor.name for tensor in spec.outputs]
-    engine = backend.open(bundle, graph, precision, slots=backend.slots, fetched=names)
+    slots = slots_of(graph, backend.slots)
+    engine = backend.open(bundle, graph, precision, slots=slots, fetched=names)
     try:
         truth = OnnxRuntime("cpu").open(bundle, graph, precision)
         try:
-            pair = _Pair(engine, truth, backend.slots, _gates(bundle, graph, precision))
+            pair = _Pair(engine, truth, slots, _gates(bundle, graph, precision))
             fixed = bundle.manifest.preprocess.mask_sizes  # where the engine has no range of them
             for place in places_of(sidecar, spec, fixed):
                 yield from pair.seeded(place)
+            yield from _recorded_corners(pair, bundle, sidecar, fixed)
         finally:
             truth.close()
     finally:
         engine.close()
 
 
+def _recorded_corners(
+    pair: _Pair, bundle: Bundle, sidecar: Sidecar, fixed: dict[str, tuple[int, ...]]
+) -> Iterator[Corner]:
+    """Every slot on what the bundle has recorded of its graph, a call of each kind of sizes.
+
+    The recorded inputs are real pictures and what PyTorch made of them; calls that are larger than
+    the engine's profile are left out.
+    """
+    spec = pair.truth.spec
+    if (found := read_calls(bundle)) is None:
+        return
+    record, stored = found
+    calls = [call for call in record.calls if call.graph == spec.name]
+    for point in dict.fromkeys(call.point for call in calls):
+        corners: list[Corner] = []
+        for call in [call for call in calls if call.point == point][: pair.tries]:
+            inputs = stored.inputs(call)
+            place = place_of(spec, inputs, fixed)
+            if not fits(place, sidecar):
+                continue
+            other = random_inputs(spec, 0, place.lengths)
+            corners = pair.better(corners, pair.compared(place, inputs, other, "recorded"))
+            if pair.settled(corners):
+                break
+        yield from corners
+
+
 def _gates(bundle: Bundle, graph: str, precision: str) -> dict[str, float]:
     return ENGINES[bundle.graph(graph, precision).precision]
-
-
-def places_of(
-    sidecar: Sidecar, spec: GraphSpec, fixed: dict[str, tuple[int, ...]]
-) -> Iterator[Place]:
-    """The least, the usual and the largest lengths and sizes, and every window's length.
-
-    Batches have been wrong at one length and right at another. The largest size is tried with the
-    least lengths, and the largest lengths with the usual size, since nothing runs both at once.
-
-    Args:
-        sidecar: the engine's profiles.
-        spec: the graph's.
-        fixed: values of inputs that hold sizes, where the engine has them built in.
-    """
-    symbols = {d for tensor in spec.inputs for d in tensor.shape if isinstance(d, str)}
-    profiles = {s: profile for s, profile in sidecar.profiles.items() if s in symbols}
-    sizes = sidecar.shape_values
-    usual = {t.name: fixed[t.name] for t in spec.overridable if t.name in fixed}
-    usual |= {name: tuple(values.opt) for name, values in sizes.items()}
-    ends = [("min", "min"), ("opt", "opt"), ("max", "opt"), ("min", "max")]
-    found: list[Place] = []
-    for length, size in ends if sizes else ends[:3]:
-        own = {name: tuple(getattr(values, size)) for name, values in sizes.items()}
-        found.append(Place(_at(profiles, length), {**usual, **own}))
-    windows = range(profiles["T"].min, profiles["T"].max + 1) if "T" in profiles else ()
-    seen = {place.lengths.get("T") for place in found}
-    middle = _at(profiles, "opt")
-    found += [Place({**middle, "T": length}, usual) for length in windows if length not in seen]
-    yield from (place for i, place in enumerate(found) if place not in found[:i])
-
-
-def _at(profiles: dict[str, Profile], end: str) -> dict[str, int]:
-    return {symbol: int(getattr(profile, end)) for symbol, profile in profiles.items()}
 
 
 @dataclass(frozen=True)
@@ -203,49 +229,62 @@ class _Pair:
     slots: int
     gates: dict[str, float]
 
-    def seeded(self, place: Place) -> list[Corner]:
-        """Every slot at one place, on the first inputs on which it is within its gates.
+    @property
+    def tries(self) -> int:
+        """Inputs of which one has to pass.
 
-        Attention-mask bits that lie on the edge flip on rounding, so of a graph with a query
-        decoder one of a few inputs has to pass, and each has to be numbers.
+        In a graph with a query decoder attention-mask bits that lie on the edge flip on rounding.
         """
-        spec = self.truth.spec
-        flips = any(tensor.name == "queries" for tensor in spec.outputs)
+        flips = any(tensor.name == "queries" for tensor in self.truth.spec.outputs)
+        return _TRIES if flips else 1
+
+    def seeded(self, place: Place) -> list[Corner]:
+        """Every slot at one place, on the first inputs on which it is within its gates."""
         corners: list[Corner] = []
-        for attempt in range(_TRIES if flips else 1):
-            seeds = [1 + attempt * self.slots + slot for slot in range(self.slots)]
-            inputs = [random_inputs(spec, seed, place.lengths) for seed in seeds]
-            others = [random_inputs(spec, 0, place.lengths)] * (_RUNS - 1)
-            now = self.compared(place, inputs, others, "seeded")
-            corners = [
-                old if _passed(old) else new for old, new in zip(corners or now, now, strict=True)
-            ]
-            if all(map(_passed, corners)) or any(o.value is None for c in now for o in c.outputs):
+        other = random_inputs(self.truth.spec, 0, place.lengths)
+        for seed in range(1, 1 + self.tries):
+            inputs = random_inputs(self.truth.spec, seed, place.lengths)
+            corners = self.better(corners, self.compared(place, inputs, other, "seeded"))
+            if self.settled(corners):
                 break
         return corners
 
     def compared(
-        self,
-        place: Place,
-        inputs: list[Inputs],
-        others: list[Inputs],
-        source: Literal["seeded", "recorded"],
+        self, place: Place, inputs: Inputs, other: Inputs, source: Literal["seeded", "recorded"]
     ) -> list[Corner]:
-        """Every slot on inputs of its own, after runs on other inputs."""
-        for values in [*([other] * self.slots for other in others), inputs]:
-            for slot, value in enumerate(values):
-                _give(self.engine, value, place, slot)
-                self.engine.run(slot)
+        """Every slot on some inputs, after runs on other ones, which the other slots go on with."""
+        for _ in range(_RUNS - 1):
+            self._run([other] * self.slots, place)
+        _give(self.truth, inputs, place, 0)
+        self.truth.run()
+        wanted = _outputs(self.truth, 0)
+        pixels = grid_pixels(self.truth.spec) * place.lengths.get("T", 1)
         corners = []
-        for slot, value in enumerate(inputs):
+        for slot in range(self.slots):
+            self._run([inputs if s == slot else other for s in range(self.slots)], place)
             found = _outputs(self.engine, slot)
-            _give(self.truth, value, place, 0)
-            self.truth.run()
-            wanted = _outputs(self.truth, 0)
-            pixels = grid_pixels(self.truth.spec) * place.lengths.get("T", 1)
             told = tuple(self._beside(n, found[n], wanted[n], pixels) for n in wanted)
             corners.append(Corner(place.lengths, told, place.sizes, slot, source))
         return corners
+
+    def _run(self, values: list[Inputs], place: Place) -> None:
+        """Run every slot; none is waited for."""
+        for slot, value in enumerate(values):
+            _give(self.engine, value, place, slot)
+            self.engine.run(slot)
+
+    @staticmethod
+    def better(earlier: list[Corner], now: list[Corner]) -> list[Corner]:
+        """Of each slot the try that passed, else the last one; what is no number stays."""
+        return [
+            old if _passed(old) and not _is_broken(new) else new
+            for old, new in zip(earlier or now, now, strict=True)
+        ]
+
+    @staticmethod
+    def settled(corners: list[Corner]) -> bool:
+        """Whether no further try can change the verdict."""
+        return all(map(_passed, corners)) or any(map(_is_broken, corners))
 
     def _beside(self, name: str, found: Array, wanted: Array, pixels: int) -> Compared:
         if found.shape != wanted.shape:
@@ -264,7 +303,12 @@ def _passed(corner: Corner) -> bool:
     return all(one.passed for one in corner.outputs)
 
 
+def _is_broken(corner: Corner) -> bool:
+    return any(one.value is None for one in corner.outputs)
+
+
 def _give(session: Session, inputs: Inputs, place: Place, slot: int) -> None:
+    """Write inputs to a slot, and the sizes, which every slot has in common."""
     for name, size in place.sizes.items():
         session.write(name, np.array(size, np.int64), slot)
     for tensor in session.spec.inputs:

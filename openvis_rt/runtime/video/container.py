@@ -14,6 +14,8 @@ import numpy.typing as npt
 from av.stream import Disposition, Stream
 
 from openvis_rt.errors import VideoError
+from openvis_rt.runtime.video.damage import Damage
+from openvis_rt.runtime.video.timeline import Timeline
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,6 +28,9 @@ if TYPE_CHECKING:
 __all__ = ["DEFAULT_FPS", "ContainerReader", "DamagedError"]
 
 DEFAULT_FPS = Fraction(25)  # of folders of images, and of streams that declare no rate
+# frames a second that a video may have, by its header: a frame a day, and fast cameras
+_RATES = (Fraction(1, 86400), Fraction(1000))
+_HUGE = 4096 * 2304  # pixels of a frame
 # containers whose header tells how much should follow; others guess it from what is there
 _DECLARING_FORMATS = frozenset({"avi", "flv", "matroska", "mov"})
 _LATE_END = 0.5  # seconds: headers round, and tracks end apart by a packet of sound or two
@@ -68,6 +73,12 @@ class ContainerReader:
         timeout: seconds without data after which a stream counts as broken; None for a file.
         live: the source is known to have no end.
 
+    Attributes:
+        start: of the first frame by the container's clock, in seconds, when that was read; None
+            before, and where the source has no clock.
+        warnings: what a user should know, when it was seen.
+        damage: of a live source; a file that is damaged is refused, or cut there.
+
     Raises:
         VideoError: it cannot be opened, or has no pictures.
     """
@@ -82,6 +93,8 @@ class ContainerReader:
         live: bool = False,
     ) -> None:
         self.name = name
+        self.start: float | None = None
+        self.warnings: list[str] = []
         begin = time.monotonic()
         try:
             self._container = av.open(url, format=device_format, timeout=timeout)
@@ -97,33 +110,68 @@ class ContainerReader:
         except VideoError:
             self._container.close()
             raise
-        self._stream.thread_type = "AUTO"
-        self.fps = self._stream.average_rate or self._stream.guessed_rate or DEFAULT_FPS
+        rates = [rate for rate in (self._stream.average_rate, self._stream.guessed_rate) if rate]
+        self.fps = _rate_of(self._stream)
+        self._clocked = self.fps in rates or not rates  # else times, too, are by a rate in error
+        if not self._clocked:
+            self.warnings.append(
+                f"{name} declares {float(rates[0]):g} frames a second, which is taken for an "
+                f"error: {float(self.fps):g} are assumed"
+            )
         self.frame_count = self._stream.frames or None
         self.live = live or (timeout is not None and self._container.duration is None)
+        # threads that take a frame each give a live picture some frames late
+        self._stream.thread_type = "SLICE" if self.live else "AUTO"
+        if self._stream.width * self._stream.height > _HUGE:  # each thread holds some frames
+            self._stream.codec_context.thread_count = 4
+        self._timeout = timeout
+        self.damage = Damage(float(self.fps))
         self._extent = _Extent(self._container, self._stream)
 
-    def frames(self) -> Iterator[tuple[float | None, npt.NDArray[np.uint8]]]:
-        """Time and image of every frame, as :class:`.reading.Frame` has them.
+    def frames(self, stride: int = 1) -> Iterator[tuple[int, float | None, npt.NDArray[np.uint8]]]:
+        """Index, time and image of every frame, as :class:`.reading.Frame` has them.
+
+        Args:
+            stride: frames whose index it does not divide are decoded and left out.
 
         Raises:
             DamagedError: the data end or break early.
         """
-        started, start, matrix = False, None, None
+        started, matrix, timeline, index = False, None, Timeline(), -1
         for packet in self._packets():
             for picture in self._pictures(packet, started=started):
                 if not started:
                     # The matrix is the track's. Asking each picture would keep it in memory until
                     # the next garbage collection: PyAV's side data and pictures refer to each other
-                    start, matrix = picture.time, _matrix_of(picture)
+                    self.start, matrix = picture.time, _matrix_of(picture)
                     started = True
-                time = None if picture.time is None or start is None else picture.time - start
-                yield time, _upright(picture, matrix)
+                time, index = self._time(picture, timeline), index + 1
+                self._note(picture, time)
+                if index % stride == 0:
+                    yield index, time, _upright(picture, matrix)
         self._extent.check()
 
     def close(self) -> None:
         """Release the file, stream or device."""
         self._container.close()
+
+    def _time(self, picture: VideoFrame, timeline: Timeline) -> float | None:
+        """When a picture is shown, in seconds since the first one."""
+        if picture.time is None or self.start is None or not self._clocked:
+            return None
+        before = timeline.restarts
+        time = timeline.place(picture.time - self.start, float(1 / self.fps))
+        if timeline.restarts > before == 0:
+            self.warnings.append(
+                f"the clock of {self.name} goes back, first at {time:.2f} s: what follows is taken "
+                "to come one frame later"
+            )
+        return time
+
+    def _note(self, picture: VideoFrame, time: float | None) -> None:
+        if self.live and picture.is_corrupt:
+            self.damage.sign()
+        self.damage.frame(time)
 
     def _packets(self) -> Iterator[Packet[Stream]]:
         """The packets of the video track, and an empty one at the end to flush the decoder."""
@@ -131,7 +179,12 @@ class ContainerReader:
             for packet in self._container.demux(*self._extent.streams):
                 self._extent.add(packet)
                 if packet.stream is self._stream:
+                    if self.live and packet.is_corrupt:
+                        self.damage.sign()
                     yield packet
+        except av.ExitError as exc:
+            waited = "" if self._timeout is None else f" within {self._timeout:g} s"
+            raise DamagedError(f"no whole frame came{waited}") from exc
         except (av.FFmpegError, OSError) as exc:
             raise DamagedError(f"reading fails ({_reason(exc)})") from exc
 
@@ -142,6 +195,8 @@ class ContainerReader:
             # A recording may begin between key frames, and a live stream may lose packets: the
             # decoder refuses those and goes on at the next key frame.
             if isinstance(exc, av.InvalidDataError) and (self.live or not started):
+                if started:
+                    self.damage.sign()
                 return []
             raise DamagedError(f"decoding fails ({_reason(exc)})") from exc
 
@@ -167,7 +222,7 @@ class _Extent:
 
     def __init__(self, container: InputContainer, stream: VideoStream) -> None:
         formats = set(container.format.name.split(","))
-        frame = float(1 / (stream.average_rate or DEFAULT_FPS))
+        frame = float(1 / _rate_of(stream))
         self.streams: tuple[Stream, ...] = (stream,)  # tracks to read: those that count
         self._stream = stream
         self._indexed = "mov" in formats and bool(stream.frames)
@@ -208,6 +263,13 @@ class _Extent:
             raise DamagedError(
                 f"the file declares {self._declared:.2f} s and ends after {self._reached:.2f} s"
             )
+
+
+def _rate_of(stream: VideoStream) -> Fraction:
+    """Frames a second as the header has them, or 25 where it has none that can be."""
+    least, most = _RATES
+    rates = (stream.average_rate, stream.guessed_rate)
+    return next((rate for rate in rates if rate and least <= rate <= most), DEFAULT_FPS)
 
 
 def _video_stream(container: InputContainer, name: str) -> VideoStream:

@@ -14,21 +14,22 @@ import numpy.typing as npt
 
 from openvis_rt.errors import OutputError
 from openvis_rt.files import output_errors, output_file
-from openvis_rt.runtime.video.encoders import Encoder, software_encoder
+from openvis_rt.runtime.video.encoders import Encoder, software_encoder, time_base_of
+from openvis_rt.runtime.video.sound import SoundCopy
+from openvis_rt.runtime.video.timeline import LONGEST_GAP
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from types import TracebackType
 
-    from av.audio.stream import AudioStream
-    from av.container import InputContainer, OutputContainer
-    from av.packet import Packet
+    from av.container import OutputContainer
     from av.video.frame import VideoFrame
     from av.video.stream import VideoStream
 
 __all__ = ["Canvas", "OverlayWriter", "encode_image", "open_output", "video_stream_of"]
 
 _SUFFIXES = (".mp4", ".mkv", ".mov")
+_HYBRID = (62, 0, 0)  # FFmpeg 8: fragments that become a usual mp4 at the end
 
 Plane = npt.NDArray[np.uint8]
 
@@ -67,20 +68,25 @@ class Canvas:
 
 
 class OverlayWriter:
-    """A video with a constant rate, and with the sound of the video that it was made from.
+    """A video whose frames have times of their own, with the sound of the video that it is from.
 
-    4:2:0, BT.709. Frame ``i`` is shown at ``i / fps``. Sound is copied as it is, up to the end of
-    the pictures. The file takes its name when the ``with`` block ends well; after an error nothing
-    new stands under that name.
+    4:2:0, BT.709. A frame without a time is shown ``1 / fps`` after the one before. A pause of
+    more than an hour between two frames becomes one of ``1 / fps``. Sound is copied as it is, up to
+    the end of the pictures. The file takes its name when the ``with`` block ends well; after an
+    error nothing new stands under that name.
 
     Args:
         path: ends in ``.mp4``, ``.mkv`` or ``.mov``.
         width: of the frames in pixels; one more column is written if it is odd.
         height: of the frames in pixels; one more row is written if it is odd.
-        fps: frames a second.
+        fps: frames a second; the usual ones where they have times of their own.
         audio_from: the video file whose first sound track is copied; folders have none.
+        audio_begin: of the first frame by that file's clock, in seconds; None for the begin of its
+            pictures.
         encoder: see :func:`~openvis_rt.runtime.video.encoders.choose_encoder`; None for H.264 by
             x264 or, where PyAV was built without it, MPEG-4 part 2.
+        growing: the file has its name from the start and stays after an error; what was written
+            plays, up to a second or two before the end. That is for recordings of live sources.
 
     Attributes:
         warnings: why sound is missing or ends early, if it does.
@@ -97,6 +103,9 @@ class OverlayWriter:
         fps: Fraction | float,
         audio_from: str | None = None,
         encoder: Encoder | None = None,
+        *,
+        audio_begin: float | None = None,
+        growing: bool = False,
     ) -> None:
         if path.suffix.lower() not in _SUFFIXES:
             raise OutputError(
@@ -104,20 +113,26 @@ class OverlayWriter:
                 f"Give a name that ends in {', '.join(_SUFFIXES)}."
             )
         self.path, self.width, self.height = path, width, height
-        self.fps = Fraction(fps).limit_denominator(1001)  # MPEG-4 allows no long fractions
+        # MPEG-4 allows no long fractions, and the limit makes 0 of a frame an hour
+        self.fps = Fraction(fps).limit_denominator(1001) or Fraction(1, 1001)
         self.warnings: list[str] = []
         self._audio_from, self._encoder = audio_from, encoder
+        self._audio_begin, self._growing = audio_begin, growing
         self._stack = ExitStack()
         self._container: OutputContainer | None = None
         self._video: VideoStream | None = None
-        self._audio: _AudioCopy | None = None
-        self._count = 0
+        self._audio: SoundCopy | None = None
+        self._unit = time_base_of(self.fps)
+        self._shift = 0.0  # seconds that pauses were shortened by
+        self._last: int | None = None  # when the last frame is shown, in units
 
     def __enter__(self) -> OverlayWriter:
         with ExitStack() as stack:
-            partial = stack.enter_context(output_file(self.path))
+            partial = self.path
+            if not self._growing:
+                partial = stack.enter_context(output_file(self.path))
             with self._write_errors():
-                self._container = stack.enter_context(open_output(partial))
+                self._container = stack.enter_context(open_output(partial, growing=self._growing))
                 self._video = video_stream_of(
                     self._container, self.width, self.height, self.fps, self._encoder
                 )
@@ -126,27 +141,47 @@ class OverlayWriter:
             self._stack = stack.pop_all()
         return self
 
-    def write(self, image: npt.NDArray[np.uint8]) -> None:
-        """Append a frame, uint8 [height, width, 3] RGB."""
+    def write(self, image: npt.NDArray[np.uint8], time: float | None = None) -> None:
+        """Append a frame.
+
+        Args:
+            image: uint8 [height, width, 3] RGB.
+            time: when it is shown, in seconds since the first frame; None for ``1 / fps`` after the
+                one before. One that is not later than the one before comes right after it.
+        """
         if image.shape != (self.height, self.width, 3):
             raise ValueError(f"got an image {image.shape}, need {(self.height, self.width, 3)}")
-        self._append(lambda: _frame_of(image))
+        self._append(lambda: _frame_of(image), time)
 
-    def write_canvas(self, canvas: Canvas) -> None:
-        """Append a frame that was drawn into, of the same size."""
+    def write_canvas(self, canvas: Canvas, time: float | None = None) -> None:
+        """Append a frame that was drawn into, of the same size; ``time`` as for :meth:`write`."""
         shape = canvas.planes[0].shape
         if shape != (self.height, self.width):
             raise ValueError(f"got a canvas {shape}, need {(self.height, self.width)}")
-        self._append(canvas.frame)
+        self._append(canvas.frame, time)
 
-    def _append(self, frame: Callable[[], VideoFrame]) -> None:
+    def _append(self, frame: Callable[[], VideoFrame], time: float | None) -> None:
         if self._container is None or self._video is None:
             raise RuntimeError("OverlayWriter.write outside of its with block")
         with self._write_errors():
-            _encode(self._container, self._video, frame(), self._count)
-            self._count += 1
+            place = self._place(time)
+            _encode(self._container, self._video, frame(), place)
+            self._last = place
             if self._audio is not None:
-                self._audio.copy_until(float(self._count / self.fps))
+                self._audio.copy_until(float(place * self._unit + 1 / self.fps))
+
+    def _place(self, time: float | None) -> int:
+        """When a frame is shown, in units."""
+        step = max(1, round(1 / self.fps / self._unit))
+        if self._last is None:
+            return 0 if time is None else max(0, round(time / self._unit))
+        if time is None:
+            return self._last + step
+        place = round((time - self._shift) / self._unit)
+        if float((place - self._last) * self._unit) > max(LONGEST_GAP, float(10 / self.fps)):
+            place = self._last + step
+            self._shift = time - float(place * self._unit)
+        return max(place, self._last + 1)
 
     def __exit__(
         self,
@@ -158,10 +193,13 @@ class OverlayWriter:
         self._container = self._video = None
         with self._stack:
             if error is not None:
+                if self._growing and container is not None and video is not None:
+                    with contextlib.suppress(av.FFmpegError, OSError):
+                        container.mux(video.encode())
                 raise error  # so that the stack removes the file
             if container is None or video is None:
                 return
-            if self._count == 0:
+            if self._last is None:
                 raise OutputError(f"no frame was written to {self.path}; nothing is left there")
             with self._write_errors():
                 container.mux(video.encode())
@@ -169,7 +207,7 @@ class OverlayWriter:
 
     def _audio_copy(
         self, source: str, output: OutputContainer, stack: ExitStack
-    ) -> _AudioCopy | None:
+    ) -> SoundCopy | None:
         """The copy of the source's sound, or None and, if sound is lost by that, a warning."""
         if not Path(source).is_file():
             if "://" in source:
@@ -184,7 +222,7 @@ class OverlayWriter:
             return None
         audio = container.streams.audio[0]
         try:
-            return _AudioCopy(container, audio, output, self.warnings)
+            return SoundCopy(container, audio, output, self._audio_begin, self.warnings)
         except ValueError:
             self.warnings.append(
                 f"no sound: {self.path.suffix} cannot hold {audio.codec_context.name}; .mkv may"
@@ -193,6 +231,10 @@ class OverlayWriter:
 
     @contextlib.contextmanager
     def _write_errors(self) -> Iterator[None]:
+        if self._growing:
+            with self._growing_errors():
+                yield
+            return
         with output_errors(self.path):
             try:
                 yield
@@ -204,63 +246,31 @@ class OverlayWriter:
                     "try another size, or a name that ends in .mkv."
                 ) from exc
 
-
-class _AudioCopy:
-    """Copies packets of sound beside the pictures; one packet is held at a time."""
-
-    def __init__(
-        self,
-        source: InputContainer,
-        stream: AudioStream,
-        output: OutputContainer,
-        warnings: list[str],
-    ) -> None:
-        self._output, self._warnings = output, warnings
-        self._track = output.add_stream_from_template(stream)
-        self._packets = source.demux(stream)
-        self._next: Packet[AudioStream] | None = None
-        self._begin = 0.0  # seconds at which the source's pictures begin
-        if source.streams.video:
-            video = source.streams.video[0]
-            if video.start_time is not None and video.time_base is not None:
-                self._begin = float(video.start_time * video.time_base)
-
-    def copy_until(self, time: float) -> None:
-        """Write the packets that begin before ``time`` in seconds of the output."""
-        while (packet := self._next or self._read(time)) is not None:
-            self._next = None
-            if packet.dts is None or packet.pts is None or packet.time_base is None:
-                continue  # the empty packet at the end
-            if float(packet.pts * packet.time_base) - self._begin >= time:
-                self._next = packet
-                return
-            shift = round(self._begin / packet.time_base)
-            packet.pts -= shift
-            packet.dts -= shift
-            if packet.pts + (packet.duration or 0) >= 0:  # sound before the first picture is cut
-                packet.stream = self._track
-                try:
-                    self._output.mux(packet)
-                except av.InvalidDataError as exc:  # the packet is damaged; a full disk is OSError
-                    self._stop(time, exc)
-
-    def _read(self, time: float) -> Packet[AudioStream] | None:
-        """The next packet; None at the end, and where the source breaks."""
+    @contextlib.contextmanager
+    def _growing_errors(self) -> Iterator[None]:
         try:
-            return next(self._packets, None)
-        except av.FFmpegError as exc:
-            self._stop(time, exc)
-            return None
-
-    def _stop(self, time: float, error: av.FFmpegError) -> None:
-        self._packets = iter(())
-        self._warnings.append(f"the sound ends at {time:.1f} s: it is damaged ({error.strerror})")
+            yield
+        except (av.FFmpegError, OSError) as exc:
+            raise OutputError(
+                f"cannot write {self.path}: {exc.strerror or exc}. What it holds is kept there. "
+                "Free space if the disk is full, or give another place with --output."
+            ) from exc
 
 
 @contextlib.contextmanager
-def open_output(path: Path) -> Iterator[OutputContainer]:
-    """A container to write; it is closed at the end, also after an error."""
+def open_output(path: Path, *, growing: bool = False) -> Iterator[OutputContainer]:
+    """A container to write; it is closed at the end, also after an error.
+
+    Args:
+        path: of the file.
+        growing: an mp4 is written in fragments of a second, so that it plays whatever ends it. A
+            new FFmpeg makes a usual one of it when it is closed.
+    """
     options = {} if path.suffix.lower() == ".mkv" else {"movflags": "faststart"}
+    if growing and options:
+        whole = av.library_versions["libavformat"] >= _HYBRID
+        kind = "hybrid_fragmented" if whole else "empty_moov+default_base_moof"
+        options = {"movflags": f"{kind}+frag_keyframe", "frag_duration": "1000000"}
     container = av.open(str(path), "w", options=options)
     try:
         yield container
@@ -286,7 +296,11 @@ def encode_image(
     container: OutputContainer, stream: VideoStream, image: npt.NDArray[np.uint8], index: int
 ) -> None:
     """Encode uint8 [H, W, 3] RGB as frame ``index``; the last row and column fill odd sizes."""
-    _encode(container, stream, _frame_of(image), index)
+    context = stream.codec_context
+    assert context.framerate is not None  # Encoder.add_to has set both
+    assert context.time_base is not None
+    place = round(index / context.framerate / context.time_base)
+    _encode(container, stream, _frame_of(image), place)
 
 
 def _frame_of(image: npt.NDArray[np.uint8]) -> VideoFrame:
@@ -298,7 +312,7 @@ def _frame_of(image: npt.NDArray[np.uint8]) -> VideoFrame:
 
 
 def _encode(
-    container: OutputContainer, stream: VideoStream, picture: VideoFrame, index: int
+    container: OutputContainer, stream: VideoStream, picture: VideoFrame, place: int
 ) -> None:
     # one thread: a frame takes a millisecond, and FFmpeg's threads wait for a free core longer
     frame = picture.reformat(
@@ -307,5 +321,5 @@ def _encode(
         dst_color_range="MPEG",
         threads=1,
     )
-    frame.pts, frame.time_base = index, stream.codec_context.time_base
+    frame.pts, frame.time_base = place, stream.codec_context.time_base
     container.mux(stream.encode(frame))
