@@ -46,7 +46,7 @@ OutputOption = Annotated[
         "--output",
         "-o",
         metavar="FOLDER",
-        help="Takes the results; made by this command. Needed unless --jsonl is given.",
+        help="Takes the results; made by this command. Needed unless --jsonl or a view is given.",
     ),
 ]
 JsonLinesOption = Annotated[
@@ -368,8 +368,10 @@ def run(
     from openvis_rt.runtime.video.encoders import EncoderOptions, check_encoder
     from openvis_rt.runtime.views.opening import ViewOptions, open_views
 
-    lines = _lines(jsonl, output, as_json=as_json)
+    watching = ViewOptions(serve, show, tuple(overlay_to or ()))
+    lines = _lines(jsonl, output, as_json=as_json, watched=watching != ViewOptions())
     if output is not None:
+        _refuse_address(output)
         refuse_existing(output, overwrite=overwrite)  # before the bundle is opened
     pictures = {form: path for form, path in (("html", html), ("rerun", rerun)) if path is not None}
     if pictures and output is None:
@@ -384,7 +386,6 @@ def run(
     options = RunOptions(
         video_id, overlay, allow_truncated, max_frames, overwrite, encoding, stride, live
     )
-    watching = ViewOptions(serve, show, tuple(overlay_to or ()))
     resolved = resolve_mode(mode, source)
     with progress_bar() as bar, open_views(watching, _tell_aside, warn) as views:
         bar("opening the bundle", 0, None)
@@ -419,11 +420,26 @@ def run(
         raise typer.Exit(INTERRUPTED)
 
 
-def _lines(jsonl: str | None, output: Path | None, *, as_json: bool) -> BinaryIO | None:
+def _refuse_address(output: Path) -> None:
+    from openvis_rt.runtime.views.sink import is_sink
+
+    if is_sink(output.as_posix()):
+        raise InputError(
+            f"-o takes a folder, got {output}; --overlay-to sends the overlay to an address or a "
+            "device, with a folder or without"
+        )
+
+
+def _lines(
+    jsonl: str | None, output: Path | None, *, as_json: bool, watched: bool
+) -> BinaryIO | None:
     """Where the lines of frames go beside the folder."""
     if jsonl is None:
-        if output is None:
-            raise InputError("nothing would be kept: give a folder with -o, or --jsonl -, or both")
+        if output is None and not watched:
+            raise InputError(
+                "nothing would be kept or seen: give a folder with -o, --jsonl -, or a view such "
+                "as --serve 8000"
+            )
         return None
     if jsonl != "-":
         raise InputError(f"--jsonl takes - for stdout, got {jsonl}; a file is in the folder of -o")

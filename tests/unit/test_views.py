@@ -13,8 +13,10 @@ import time
 
 import numpy as np
 import pytest
+import typer
 from PIL import Image
 
+from openvis_rt.cli.main import app
 from openvis_rt.errors import InputError
 from openvis_rt.runtime.video.drawing import Drawer
 from openvis_rt.runtime.video.overlay import Canvas
@@ -353,3 +355,20 @@ def test_what_the_overlay_draws_is_not_drawn_again(page, monkeypatch):
         _, picture = picture_of(live)
         assert abs(int(picture[0, 0, 0]) - 20 * (index + 1)) < 6
     assert not drawn
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["-o", "rtmp://host/live"], "-o takes a folder, got rtmp:/host/live; --overlay-to"),
+        (["-o", "/dev/video9"], "-o takes a folder"),
+        ([], "nothing would be kept or seen"),
+        (["--serve", "port"], "--serve takes a port"),
+        (["--overlay-to", "http://host/x"], "an overlay cannot be sent to"),
+    ],
+)
+def test_a_view_that_cannot_be_is_refused_before_the_bundle_is_opened(options, words):
+    command = typer.main.get_command(app)
+    arguments = ["run", "no-bundle", "no-video", "-c", "cat", *options]
+    with pytest.raises(InputError, match=words):
+        command.main(arguments, standalone_mode=False)

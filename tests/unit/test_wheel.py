@@ -96,7 +96,7 @@ def test_every_extra_has_code_behind_it(wheel):
     metadata = message_from_bytes((info / "METADATA").read_bytes())
     used = {
         *("export", "cpu", "gpu", "tensorrt", "rtx"),  # each stands in an error or in doctor
-        *("bench", "calib", "eval", "openvino", "supervision", "verify"),  # in errors
+        *("bench", "calib", "eval", "openvino", "ray", "rerun", "supervision", "triton", "verify"),
         *("jetson", "pycuda"),  # in docs/jetson.md
         "dev",
     }

@@ -79,6 +79,7 @@ def write_page(
                 size = (summary.height, summary.width)
                 write_film(
                     *(film, source, size, summary.times),
+                    codec="h264",
                     longest=FILM_SIDE,
                     quality=quality,
                     progress=progress,

@@ -20,6 +20,7 @@ from pycocotools import mask as coco
 
 from openvis_rt.errors import DependencyError, InputError
 from openvis_rt.files import output_errors, output_file
+from openvis_rt.printable import printable_json
 from openvis_rt.runtime.video.run_lengths import RLE, box_of, decode_mask
 
 if TYPE_CHECKING:
@@ -283,7 +284,7 @@ def line_of(result: FrameResult) -> bytes:
         "size": [result.height, result.width],
         "instances": [_instance_entry(instance) for instance in result.instances],
     }
-    return (json.dumps(line, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace")
+    return (printable_json(json.dumps(line, ensure_ascii=False)) + "\n").encode()
 
 
 def write_results(path: Path, entries: Iterable[dict[str, Any]]) -> None:
@@ -295,7 +296,8 @@ def write_results(path: Path, entries: Iterable[dict[str, Any]]) -> None:
     with output_file(path) as partial, _open_text(partial) as file:
         file.write("[")
         for index, entry in enumerate(entries):
-            file.write((",\n" if index else "\n") + json.dumps(entry, ensure_ascii=False))
+            text = printable_json(json.dumps(entry, ensure_ascii=False))
+            file.write((",\n" if index else "\n") + text)
         file.write("\n]\n")
 
 
@@ -307,12 +309,11 @@ def write_categories(path: Path, names: Sequence[str]) -> None:
     """
     entries = [{"id": number, "name": name} for number, name in enumerate(names, 1)]
     with output_file(path) as partial, _open_text(partial) as file:
-        file.write(json.dumps(entries, ensure_ascii=False, indent=1) + "\n")
+        file.write(printable_json(json.dumps(entries, ensure_ascii=False, indent=1)) + "\n")
 
 
 def _open_text(path: Path) -> TextIO:
-    # a name from the command line may hold bytes that are no text: \\udc80 is valid JSON, too
-    return path.open("w", encoding="utf-8", errors="backslashreplace", newline="\n")
+    return path.open("w", encoding="utf-8", newline="\n")
 
 
 def result_from_line(line: str | bytes) -> FrameResult:
