@@ -13,18 +13,16 @@ from openvis_rt.files import refuse_existing
 ResultsArgument = Annotated[Path, typer.Argument(help="The folder that `openvis run` wrote.")]
 FormOption = Annotated[
     str,
-    typer.Option(
-        "--to",
-        metavar="FORM",
-        help="html, rerun, coco, mots, mot or csv.",
-    ),
+    typer.Option("--to", metavar="FORM", help="html, rerun, coco, mots, mot or csv."),
 ]
 OutputOption = Annotated[
     Path, typer.Option("--output", "-o", metavar="PATH", help="The file, or for mots the folder.")
 ]
 VideoOption = Annotated[
     str | None,
-    typer.Option(metavar="FILE", help="html, rerun: the video file or folder of images that was run."),
+    typer.Option(
+        metavar="FILE", help="html, rerun: the video file or folder of images that was run."
+    ),
 ]
 QualityOption = Annotated[
     int | None,
@@ -60,7 +58,8 @@ def convert(
 
     refuse_existing(output, overwrite=overwrite)
     with progress_bar() as bar:
-        told = convert_results(results, to, output, ConvertOptions(video, quality, bar))
+        options = ConvertOptions(video, quality, overwrite, bar)
+        told = convert_results(results, to, output, options)
     if as_json:
         print_json({"to": to, "output": str(output), **told})
     else:

@@ -21,6 +21,7 @@ from openvis_rt.cli.export import export
 from openvis_rt.cli.inspect import inspect
 from openvis_rt.cli.models import models
 from openvis_rt.cli.run import run
+from openvis_rt.cli.triton import triton
 from openvis_rt.cli.ui import CONSOLE, INTERRUPTED, Verb
 from openvis_rt.cli.verify import verify
 from openvis_rt.errors import OpenVISError
@@ -35,8 +36,7 @@ app = typer.Typer(
 )
 VERBS = (
     *(models, assemble, export, calibrate, build, run, convert, verify, evaluate, bench, inspect),
-    doctor,
-    demo,
+    *(doctor, triton, demo),
 )
 for verb in VERBS:
     app.command(verb.__name__.replace("evaluate", "eval"), cls=Verb)(verb)

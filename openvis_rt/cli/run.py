@@ -264,6 +264,21 @@ ServeOption = Annotated[
         "lets other machines look on too.",
     ),
 ]
+ShowOption = Annotated[
+    bool,
+    typer.Option(
+        "--show", rich_help_panel=_WATCH, help="Show the run in a window; q or Escape ends it."
+    ),
+]
+OverlayToOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="ADDRESS",
+        rich_help_panel=_WATCH,
+        help="Send the overlay to rtmp://, rtsp://, srt://, udp://, tcp:// or rtp://, or a device "
+        "of v4l2loopback (/dev/video9); repeatable. tcp://HOST:PORT?listen waits for a player.",
+    ),
+]
 AllowTruncatedOption = Annotated[
     bool,
     typer.Option(
@@ -308,6 +323,8 @@ def run(
     every_frame: EveryFrameOption = False,
     timeout: TimeoutOption = LiveOptions.timeout,
     reconnect: ReconnectOption = LiveOptions.reconnect,
+    show: ShowOption = False,
+    overlay_to: OverlayToOption = None,
     encoder: EncoderOption = "auto",
     encoder_preset: EncoderPresetOption = None,
     encoder_quality: EncoderQualityOption = None,
@@ -342,8 +359,9 @@ def run(
     options = RunOptions(
         video_id, overlay, allow_truncated, max_frames, overwrite, encoding, stride, live
     )
+    watching = ViewOptions(serve, show, tuple(overlay_to or ()))
     resolved = resolve_mode(mode, source)
-    with progress_bar() as bar, open_views(ViewOptions(serve), _tell_aside, warn) as views:
+    with progress_bar() as bar, open_views(watching, _tell_aside, warn) as views:
         bar("opening the bundle", 0, None)
         opened = Bundle.open(bundle)
         default = default_list(

@@ -22,11 +22,13 @@ class ConvertOptions:
     Attributes:
         video: the file or folder of images that was run; for ``html`` and ``rerun``.
         quality: x264's CRF of the video in a page, 0 to 51; lower is better and larger.
+        overwrite: replace a folder of ``mots``; files are always replaced.
         progress: told the phase, frames done and frames in all.
     """
 
     video: str | None = None
     quality: int | None = None
+    overwrite: bool = False
     progress: Progress = field(default=lambda *_: None, compare=False)
 
 
@@ -41,8 +43,48 @@ def _html(run: FinishedRun, output: Path, options: ConvertOptions) -> dict[str, 
     return {}
 
 
+def _rerun(run: FinishedRun, output: Path, options: ConvertOptions) -> dict[str, Any]:
+    from openvis_rt.convert.rerun import write_rerun
+
+    return {"reduced_by": write_rerun(run, output, options.video, options.progress)}
+
+
+def _coco(run: FinishedRun, output: Path, options: ConvertOptions) -> dict[str, Any]:
+    from openvis_rt.convert.coco import write_coco
+
+    return {"annotations": write_coco(run, output, _counting(options))}
+
+
+def _mots(run: FinishedRun, output: Path, options: ConvertOptions) -> dict[str, Any]:
+    from openvis_rt.convert.mots import write_mots
+
+    progress = _counting(options)
+    return {"classes": write_mots(run, output, overwrite=options.overwrite, progress=progress)}
+
+
+def _mot(run: FinishedRun, output: Path, options: ConvertOptions) -> dict[str, Any]:
+    from openvis_rt.convert.boxes import write_mot
+
+    return {"boxes": write_mot(run, output, _counting(options))}
+
+
+def _csv(run: FinishedRun, output: Path, options: ConvertOptions) -> dict[str, Any]:
+    from openvis_rt.convert.boxes import write_csv
+
+    return {"rows": write_csv(run, output, _counting(options))}
+
+
+def _counting(options: ConvertOptions) -> Callable[[int], None]:
+    return lambda done: options.progress("writing", done, None)
+
+
 FORMATS: dict[str, tuple[str, Convert]] = {
     "html": (".html", _html),
+    "rerun": (".rrd", _rerun),
+    "coco": (".json", _coco),
+    "mots": ("", _mots),
+    "mot": (".txt", _mot),
+    "csv": (".csv", _csv),
 }
 """Of each name the end of its file's name (empty for a folder) and what writes it."""
 

@@ -18,7 +18,7 @@ from typing import BinaryIO
 from openvis_rt.errors import OutputError
 from openvis_rt.files import lock_directory, output_directory
 from openvis_rt.files import refuse_existing as refuse_any
-from openvis_rt.runtime.video.results import FrameResult, line_of
+from openvis_rt.runtime.video.results import FrameResult, json_line
 
 __all__ = [
     "STOPPED",
@@ -107,6 +107,10 @@ def _whose(folder: Path) -> str:
         return ""
 
 
+def _bytes(result: FrameResult) -> bytes:
+    return json_line(result).encode("utf-8", "backslashreplace")
+
+
 class FrameLines:
     """Writes frames as JSON lines for another process, each as soon as it is known.
 
@@ -127,7 +131,7 @@ class FrameLines:
         if not self._open:
             return
         try:
-            rest = memoryview(line_of(result))
+            rest = memoryview(_bytes(result))
             while rest:
                 rest = rest[self._file.write(rest) :]
         except BrokenPipeError:
@@ -164,7 +168,7 @@ class LogFile:
         Raises:
             OutputError: it cannot be written; the lines before it stay.
         """
-        line = line_of(result)
+        line = _bytes(result)
         try:
             rest = memoryview(line)
             while rest:  # in one piece, unless the disk is full

@@ -131,5 +131,5 @@ class FakeCuda:
 
     def check(self) -> None:
         """Nothing is left, and nothing was done that must not be."""
-        assert self.violations() == ""
+        assert self.violations() == "", self.violations()
         assert self.live() == {}

@@ -155,13 +155,19 @@ def reference(built):
 
 
 @pytest.fixture
-def sessions(use):
+def told():
+    """What the backends of ``sessions`` warn of."""
+    return []
+
+
+@pytest.fixture
+def sessions(use, told):
     """Opens the backend itself, for sessions of one graph."""
     factories = []
 
     def open_backend(kind="tensorrt"):
         use(kind)
-        factories.append(TensorRt(kind.removesuffix(" 10")))
+        factories.append(TensorRt(kind.removesuffix(" 10"), warn=told.append))
         return factories[-1]
 
     yield open_backend

@@ -50,9 +50,10 @@ ARROWS = {  # a folder, and what it may import besides itself and the ground flo
         *("systems", "bundle", "checkpoints", "export", "engines", "runtime", "verify"),
         *("evaluation", "training"),
     },
+    "serving": {"systems", "bundle", "engines.plan", "runtime"},
     "cli": {
         *("systems", "bundle", "models", "checkpoints", "compare", "export", "engines", "runtime"),
-        *("verify", "evaluation", "calib", "bench", "training", "demo"),
+        *("verify", "evaluation", "calib", "bench", "training", "demo", "serving"),
     },
 }
 WITH_TORCH = (
@@ -292,6 +293,8 @@ print(json.dumps(sorted(sys.modules)))
         ("openvis_rt.training.world", {"onnxruntime"}),  # is drawn without torch
         ("openvis_rt.demo.scene", {"onnxruntime"}),
         ("openvis_rt.evaluation.pictures", {"onnxruntime", "matplotlib"}),
+        ("openvis_rt.serving.client", {"onnxruntime", "tritonclient", "grpc"}),
+        ("openvis_rt.serving.triton.model", {"onnxruntime", "tritonclient"}),
     ],
 )
 def test_importing_loads_no_heavy_library(module, also_absent):

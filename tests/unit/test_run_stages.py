@@ -22,6 +22,7 @@ from openvis_rt.runtime.video.encoders import EncoderOptions
 from openvis_rt.runtime.video.overlay import OverlayWriter
 from openvis_rt.runtime.video.reading import open_video
 from openvis_rt.runtime.video.results import read_frame_log
+from openvis_rt.runtime.views.opening import ViewOptions, open_views
 
 CLASSES = ["cat", "dog", "bird"]
 
@@ -123,6 +124,21 @@ def test_an_error_of_a_stage_is_the_runs_and_leaves_no_output(
         run_video(pipeline, str(small_video), tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
     assert pipeline.best == (0.0, "")  # nothing of it is known any more
+
+
+@pytest.mark.parametrize("mode", ["video", "stream"])
+def test_a_run_that_is_watched_writes_the_same(opened, small_video, tmp_path, mode):
+    written, frames = [], []
+    for serve in (None, "0"):
+        output = tmp_path / str(serve)
+        with open_views(ViewOptions(serve=serve), print, pytest.fail) as views:
+            run_video(opened(mode), str(small_video), output, views=views)
+            state = views.board.to_json()
+        frames.append((state["frames"], state["phase"], state["frame_count"]))
+        written.append([file.read_bytes() for file in sorted(output.iterdir())])
+    assert written[0] == written[1]
+    assert frames[0] == frames[1]
+    assert frames[0][:2] == (len(read_frame_log(tmp_path / "0/frames.jsonl")), "finishing")
 
 
 def test_a_source_that_became_shorter_meanwhile_is_said_to_be(

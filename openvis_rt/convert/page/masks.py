@@ -41,7 +41,7 @@ class MaskParts:
 
     def __post_init__(self) -> None:
         longest = max(self.height, self.width)
-        self.step = min(-(-longest // MASK_SIDE), min(self.height, self.width))
+        self.step = min(-(-longest // MASK_SIDE), self.height, self.width)
         self.names: list[str] = []
         self._numbers: dict[str, int] = {}
 

@@ -18,7 +18,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from openvis_rt.convert.page.film import check_h264, write_film
+from openvis_rt.convert.film import check_h264, write_film
 from openvis_rt.convert.page.masks import PART_FRAMES, MaskParts
 from openvis_rt.files import output_file
 from openvis_rt.runtime.video.drawing import color_of
@@ -26,8 +26,10 @@ from openvis_rt.runtime.video.drawing import color_of
 if TYPE_CHECKING:
     from openvis_rt.convert.finished import FinishedRun, Summary, Track
 
-__all__ = ["PAGE_QUALITY", "write_page"]
+__all__ = ["FILM_SIDE", "PAGE_QUALITY", "write_page"]
 
+FILM_SIDE = 1280
+"""The longest side of the video in a page, in pixels; a larger one is reduced."""
 PAGE_QUALITY = 26
 """x264's CRF of the video in a page."""
 _SCRIPTS = ("masks.js", "clock.js", "rows.js", "filters.js", "player.js")
@@ -78,7 +80,12 @@ def write_page(
             with tempfile.TemporaryDirectory(dir=path.parent, prefix=".partial-") as folder:
                 film = Path(folder) / "film.mp4"
                 size = (summary.height, summary.width)
-                write_film(film, source, size, summary.times, quality=quality, progress=progress)
+                write_film(
+                    *(film, source, size, summary.times),
+                    longest=FILM_SIDE,
+                    quality=quality,
+                    progress=progress,
+                )
                 for piece in _pieces(film):
                     _element(file, 'type="text/plain" class="film"', _base64(piece))
         _end(file)

@@ -165,7 +165,8 @@ class Backend(Protocol):
 
         Args:
             bundle, graph, precision: which.
-            slots: of the session, at most the backend's.
+            slots: of the session: one, or a multiple of the backend's; those beyond the backend's
+                number read their sources' slots once more, from the first on.
             fetched: outputs that can be fetched, others may stay on the device; None for those that
                 the graph's spec marks so.
         """

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, BinaryIO, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 import numpy as np
 import numpy.typing as npt
@@ -35,8 +35,9 @@ __all__ = [
     "VideoInstance",
     "VideoResult",
     "frames_of_log",
-    "line_of",
+    "json_line",
     "read_frame_log",
+    "result_from_line",
     "write_categories",
     "write_results",
 ]
@@ -247,12 +248,12 @@ class FrameLog:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._stack = ExitStack()
-        self._file: BinaryIO | None = None
+        self._file: TextIO | None = None
 
     def __enter__(self) -> FrameLog:
         with ExitStack() as stack:
             partial = stack.enter_context(output_file(self.path))
-            self._file = stack.enter_context(partial.open("wb"))
+            self._file = stack.enter_context(_open_text(partial))
             self._stack = stack.pop_all()
         return self
 
@@ -261,7 +262,7 @@ class FrameLog:
         if self._file is None:
             raise RuntimeError("FrameLog.write outside of its with block")
         with output_errors(self.path):
-            self._file.write(line_of(result))
+            self._file.write(json_line(result))
             self._file.flush()
 
     def __exit__(
@@ -272,17 +273,6 @@ class FrameLog:
     ) -> None:
         self._file = None
         self._stack.__exit__(kind, error, trace)
-
-
-def line_of(result: FrameResult) -> bytes:
-    """The line of one frame in a :class:`FrameLog`, with its end, UTF-8."""
-    line = {
-        "frame": result.index,
-        "time": result.time,
-        "size": [result.height, result.width],
-        "instances": [_instance_entry(instance) for instance in result.instances],
-    }
-    return (json.dumps(line, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace")
 
 
 def write_results(path: Path, entries: Iterable[dict[str, Any]]) -> None:
@@ -314,6 +304,29 @@ def _open_text(path: Path) -> TextIO:
     return path.open("w", encoding="utf-8", errors="backslashreplace", newline="\n")
 
 
+def json_line(result: FrameResult) -> str:
+    """A frame's line of :class:`FrameLog`, with its end."""
+    line = {
+        "frame": result.index,
+        "time": result.time,
+        "size": [result.height, result.width],
+        "instances": [_instance_entry(instance) for instance in result.instances],
+    }
+    return json.dumps(line, ensure_ascii=False) + "\n"
+
+
+def result_from_line(line: str | bytes) -> FrameResult:
+    """Inverse of :func:`json_line`.
+
+    Raises:
+        ValueError, KeyError, TypeError: it is no such line.
+    """
+    entry = json.loads(line)
+    height, width = entry["size"]
+    instances = tuple(_instance_of(found) for found in entry["instances"])
+    return FrameResult(entry["frame"], entry["time"], height, width, instances)
+
+
 def read_frame_log(path: Path) -> list[FrameResult]:
     """Inverse of :class:`FrameLog`: the results of every frame in a file.
 
@@ -337,10 +350,7 @@ def frames_of_log(path: Path) -> Iterator[FrameResult]:
     with file:
         for number, line in enumerate(file, 1):
             try:
-                entry = json.loads(line)
-                height, width = entry["size"]
-                instances = tuple(_instance_of(found) for found in entry["instances"])
-                result = FrameResult(entry["frame"], entry["time"], height, width, instances)
+                result = result_from_line(line)
             except (ValueError, KeyError, TypeError) as exc:
                 raise InputError(f"{path}, line {number} is no frame's result: {exc!r}") from exc
             yield result

@@ -8,6 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from fractions import Fraction
 from typing import Any, Literal
 
 from openvis_rt.printable import printable, without_password
@@ -35,6 +36,7 @@ class Setting:
         names: what is looked for.
         frame_count: frames of the source; None where unknown.
         size: width and height of its frames in pixels.
+        rate: its frames a second.
     """
 
     source: str
@@ -44,6 +46,7 @@ class Setting:
     names: tuple[str, ...]
     frame_count: int | None
     size: tuple[int, int]
+    rate: Fraction = Fraction(25)
 
     def to_json(self) -> dict[str, Any]:
         """As JSON types, safe to show."""
@@ -156,9 +159,14 @@ class Board:
         self._tracks[instance.track_id] = (track, now)
 
     def _rate(self, now: float) -> float | None:
-        """Frames a second of late; of a run that stands still it falls from second to second."""
+        """Frames a second of late; of the whole run when its last frame has come.
+
+        While no frame comes it falls.
+        """
         if len(self._came) < 2:
             return None
+        if self._phase not in ("opening", "running"):
+            return round(self._frames / (self._came[-1] - self._begin), 2)
         span = max(self._came[-1] - self._came[0], now - self._came[0] - 1.0)
         return round((len(self._came) - 1) / span, 2) if span > 0 else None
 

@@ -10,7 +10,9 @@ from openvis_rt.runtime.video.reading import VideoSource
 from openvis_rt.runtime.views.address import is_loopback, parse_place
 from openvis_rt.runtime.views.board import Board, Setting
 from openvis_rt.runtime.views.page import Page
+from openvis_rt.runtime.views.sending import Sending
 from openvis_rt.runtime.views.views import View, Views
+from openvis_rt.runtime.views.window import Window
 
 __all__ = ["ViewOptions", "open_views", "setting_of"]
 
@@ -21,9 +23,13 @@ class ViewOptions:
 
     Attributes:
         serve: ``PORT`` or ``HOST:PORT`` of a page; None for no page.
+        show: a window on this machine's display.
+        send_to: addresses or devices that the overlay is sent to.
     """
 
     serve: str | None = None
+    show: bool = False
+    send_to: tuple[str, ...] = ()
 
 
 def open_views(
@@ -40,6 +46,7 @@ def open_views(
         InputError: a place or an address that nobody can use.
     """
     board, views = Board(), list[View]()
+    views.extend(Sending(address, say, warn) for address in options.send_to)
     if options.serve is not None:
         host, port = parse_place(options.serve)
         page = Page(host, port, board, warn)
@@ -50,6 +57,8 @@ def open_views(
                 "encrypted. Give the port alone to serve this machine only"
             )
         views.append(page)
+    if options.show:
+        views.append(Window(warn))
     return Views(board, views, warn)
 
 
@@ -63,4 +72,5 @@ def setting_of(pipeline: Pipeline, video: VideoSource) -> Setting:
         names=pipeline.class_names,
         frame_count=video.frame_count,
         size=(video.width, video.height),
+        rate=video.fps,
     )

@@ -129,6 +129,10 @@ class Views:
         self._newest = (image, result)
         self._redraw()
 
+    def finishing(self) -> None:
+        """The last frame has come, and the run writes its results."""
+        self.board.turn("finishing")
+
     def __exit__(
         self,
         kind: type[BaseException] | None,

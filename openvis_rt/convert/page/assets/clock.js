@@ -28,45 +28,53 @@ async function filmAddress() {
 }
 
 // A clock calls `shown(frame)` when another frame is to be seen and `changed()` at play and pause.
+// Its `target` is the frame that was asked for and is not there yet, or null.
 class FilmClock {
   constructor(video, shown, changed) {
-    Object.assign(this, { video, shown, wanted: null });
+    Object.assign(this, { video, target: null, waiting: false });
     const told = () => changed();
     for (const name of ["play", "pause", "ended"]) video.addEventListener(name, told);
     video.addEventListener("seeked", () => this.#seekOn());
     if (video.requestVideoFrameCallback) {
       const next = (_, frame) => {
-        shown(frameAt(frame.mediaTime));
+        this.#tell(frameAt(frame.mediaTime), shown);
         video.requestVideoFrameCallback(next);
       };
       video.requestVideoFrameCallback(next);
     } else {
       const next = () => {
-        if (!video.seeking) shown(frameAt(video.currentTime));
+        if (!video.seeking) this.#tell(frameAt(video.currentTime), shown);
         requestAnimationFrame(next);
       };
       requestAnimationFrame(next);
     }
   }
   get playing() { return !this.video.paused && !this.video.ended; }
-  play() { this.video.play().catch(() => {}); }
+  play() {
+    this.target = null;
+    this.video.play().catch(() => {});
+  }
   pause() { this.video.pause(); }
   // While a seek is under way the next one waits, so that dragging shows what it passes.
   go(frame) {
-    this.wanted = frame;
+    this.target = frame;
+    this.waiting = true;
     if (!this.video.seeking) this.#seekOn();
   }
   #seekOn() {
-    if (this.wanted === null) return;
-    const frame = this.wanted;
-    this.wanted = null;
-    this.video.currentTime = middleOf(frame);
+    if (!this.waiting) return;
+    this.waiting = false;
+    this.video.currentTime = middleOf(this.target);
+  }
+  #tell(frame, shown) {
+    if (frame === this.target) this.target = null;
+    shown(frame);
   }
 }
 
 class PlainClock {
   constructor(shown, changed) {
-    Object.assign(this, { shown, changed, frame: 0, playing: false });
+    Object.assign(this, { shown, changed, target: null, frame: 0, playing: false });
   }
   play() {
     this.playing = true;

@@ -85,7 +85,7 @@ function markRows(instances) {
 function show(frame) {
   state.frame = frame;
   element("where").replaceChildren(clockText(times[frame]),
-    made("small", "", `frame ${frame} of ${lastFrame}`));
+    made("small", "", `frame ${frame} / ${lastFrame}`));
   element("tracks").style.setProperty("--at", (frame + 0.5) / (lastFrame + 1));
   element("ruler").setAttribute("aria-valuenow", frame);
   element("ruler").setAttribute("aria-valuetext", `${clockText(times[frame])}, frame ${frame}`);
@@ -96,13 +96,18 @@ function seek(frame) { clock.go(Math.max(0, Math.min(lastFrame, frame))); }
 // From the frame that was asked for last: keys come faster than a browser decodes.
 function step(by) {
   clock.pause();
-  const from = clock.wanted ?? (clock.video?.seeking ? frameAt(clock.video.currentTime) : state.frame);
-  seek(from + by);
+  seek((clock.target ?? state.frame) + by);
 }
 function toggle() { if (clock.playing) clock.pause(); else clock.play(); }
 
 function firstOf(track) { return track.spans[0][0]; }
 function lastOf(track) { const [start, count] = track.spans.at(-1); return start + count - 1; }
+
+// The first frame from this one on that shows the track or, if there is none, its last one.
+function nextOf(track, frame) {
+  const span = track.spans.find(([start, count]) => frame < start + count);
+  return span ? Math.max(frame, span[0]) : lastOf(track);
+}
 
 // Choose a track or, with -1, none; shows it where it is not seen now, unless told to stay.
 function choose(place, stays) {
@@ -112,9 +117,8 @@ function choose(place, stays) {
     const { row } = rows[place], track = facts.tracks[place];
     row.classList.add("chosen");
     row.scrollIntoView({ block: "nearest" });
-    const isSeen = track.spans.some(([start, count]) =>
-      start <= state.frame && state.frame < start + count);
-    if (!stays && !isSeen) { clock.pause(); seek(firstOf(track)); }
+    const next = nextOf(track, state.frame);
+    if (!stays && next !== state.frame) { clock.pause(); seek(next); }
   }
   draw();
 }
@@ -146,7 +150,7 @@ function refilter() {
 
 function fitPlayhead() {
   element("playhead").style.height =
-    `${element("ruler-row").offsetHeight + element("rows").offsetHeight}px`;
+    `${element("ruler-row").offsetHeight + element("rows").offsetHeight - 20}px`;
 }
 
 function fit() {

@@ -1,4 +1,4 @@
-"""The video of a page: H.264 that every browser plays and that can be stepped frame by frame.
+"""The video of a page or a recording: H.264 that browsers play, and step frame by frame.
 
 Each frame is shown at its own time in the results, so a variable rate stays what it is. There is a
 key frame at least every second, and no frame is stored out of order: a step back decodes a second
@@ -24,10 +24,8 @@ from openvis_rt.runtime.video.reading import open_video
 if TYPE_CHECKING:
     from av.container import OutputContainer
 
-__all__ = ["FILM_SIDE", "check_h264", "write_film"]
+__all__ = ["check_h264", "write_film"]
 
-FILM_SIDE = 1280
-"""The longest side of the video in a page, in pixels; a larger one is reduced."""
 _TICKS = 90_000  # a second: that of MPEG's own clock
 _BT709 = 1  # FFmpeg's number of the colour space, of its primaries and of its transfer curve
 _LIMITED_RANGE = 1
@@ -54,6 +52,7 @@ def write_film(
     size: tuple[int, int],
     times: Sequence[float],
     *,
+    longest: int,
     quality: int,
     progress: Progress,
 ) -> None:
@@ -64,6 +63,7 @@ def write_film(
         source: a video file or a folder of images: the one that was run.
         size: height and width of the results in pixels.
         times: of every frame in seconds, strictly ascending.
+        longest: side in pixels; a larger video is reduced to it.
         quality: x264's CRF, 0 to 51, lower is better and larger.
         progress: told after each frame.
 
@@ -80,7 +80,7 @@ def write_film(
         ticks = [round(time * _TICKS) for time in times]
         usual = float(np.median(np.diff(times))) if len(times) > 1 else 0.04
         with open_output(path) as container:
-            stream = _stream_of(container, size, usual, quality)
+            stream = _stream_of(container, size, usual, longest, quality)
             frames = (frame.image for frame in video)
             for index, duration in enumerate(_durations(ticks, usual)):
                 if (image := next(frames, None)) is None:
@@ -101,7 +101,7 @@ def _durations(ticks: list[int], usual: float) -> Iterator[int]:
 
 
 def _stream_of(
-    container: OutputContainer, size: tuple[int, int], usual: float, quality: int
+    container: OutputContainer, size: tuple[int, int], usual: float, longest: int, quality: int
 ) -> VideoStream:
     rate = Fraction(1 / usual).limit_denominator(1001)
     options = {
@@ -114,7 +114,7 @@ def _stream_of(
     assert isinstance(stream, VideoStream)
     stream.time_base = Fraction(1, _TICKS)
     context = stream.codec_context
-    scale = min(1.0, FILM_SIDE / max(size))
+    scale = min(1.0, longest / max(size))
     context.height, context.width = (max(2, 2 * round(side * scale / 2)) for side in size)
     context.pix_fmt, context.framerate, context.time_base = "yuv420p", rate, stream.time_base
     context.colorspace = context.color_primaries = context.color_trc = _BT709
