@@ -19,6 +19,7 @@ on for an hour.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import inspect
 import json
 import multiprocessing
@@ -135,10 +136,8 @@ def measure(bundle: Path, rate: float, frames: int, scale: float) -> dict[str, A
                 yield result
 
         pipeline.stream = watched  # type: ignore[method-assign]
-        try:
+        with contextlib.suppress(KeyboardInterrupt):
             run_video(pipeline, address, Path(work) / "out", module.RunOptions(**named), note)
-        except KeyboardInterrupt:
-            pass
     server.kill()
     indices = indices[1:][: len(given)]
     ages = [

@@ -280,3 +280,28 @@ def test_a_host_that_never_sends_is_an_error_in_words(pieces):
         pytest.raises(VideoError, match=r"within 0\.4 s"),
     ):
         open_video(address, live=QUICK)
+
+
+def test_the_command_writes_lines_and_nothing_else_to_stdout(
+    openvis, cached_bundle, pieces, tmp_path
+):
+    with streaming([Plan(pieces)]) as address:
+        words = ("-c", "cat", "--only", "--reconnect", 0, "--timeout", 1, "--max-frames", 5)
+        code, out, err = openvis("run", cached_bundle, address, *words, "--jsonl", "-")
+    assert code == 0, err
+    assert len([json.loads(line)["frame"] for line in out.splitlines()]) == 5
+    assert "ms old in the median" in err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ((), "give a folder with -o, or --jsonl -"),
+        (("--jsonl", "lines"), "--jsonl takes - for stdout, got lines"),
+        (("--jsonl", "-", "--json"), "both write to stdout"),
+    ],
+)
+def test_a_run_that_would_keep_nothing_is_refused(openvis, cached_bundle, options, message):
+    code, out, err = openvis("run", cached_bundle, "rtsp://camera.invalid", "-c", "cat", *options)
+    assert (code, out) == (2, "")
+    assert message in " ".join(err.split())
