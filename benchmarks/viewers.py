@@ -16,6 +16,7 @@ import socket
 import sys
 import tempfile
 import threading
+import time
 from contextlib import ExitStack
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -39,13 +40,15 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=60)
     given = parser.parse_args()
     seconds: dict[str, list[float]] = {kind: [] for kind in KINDS}
+    busy: dict[str, list[float]] = {kind: [] for kind in KINDS}
     pictures: list[int] = []
     with Pipeline.open(given.bundle, vocabulary=given.names, mode="stream") as pipeline:
         measured(pipeline, given.video, 10, "none")  # warm-up
         for number in range(given.rounds):
             for kind in KINDS if number % 2 else reversed(KINDS):
-                took, got = measured(pipeline, given.video, given.frames, kind)
+                took, processor, got = measured(pipeline, given.video, given.frames, kind)
                 seconds[kind].append(took)
+                busy[kind].append(processor)
                 pictures += [got] if kind == "watched" else []
     rates = {kind: given.frames / np.median(taken) for kind, taken in seconds.items()}
     ratios = {kind: ratio(seconds["none"], seconds[kind]) for kind in KINDS[1:]}
@@ -53,6 +56,10 @@ def main() -> None:
         {
             "frames_per_second": {kind: round(float(rate), 2) for kind, rate in rates.items()},
             "rate_over_none": ratios,
+            "processor_ms_a_frame": {
+                kind: round(1000 * float(np.median(taken)) / given.frames, 2)
+                for kind, taken in busy.items()
+            },
             "kilobytes_to_three_viewers": [size // 1000 for size in pictures],
             "rounds": given.rounds,
             "frames": given.frames,
@@ -63,8 +70,8 @@ def main() -> None:
     print()
 
 
-def measured(pipeline: Pipeline, video: str, frames: int, kind: str) -> tuple[float, int]:
-    """Seconds of a run, and the bytes that its viewers took."""
+def measured(pipeline: Pipeline, video: str, frames: int, kind: str) -> tuple[float, float, int]:
+    """Seconds of a run, those of its processor time, and the bytes that its viewers took."""
     serve, got = (None if kind == "none" else "0"), [0]
     said: list[str] = []
     options = RunOptions(overlay=False, max_frames=frames)
@@ -79,8 +86,10 @@ def measured(pipeline: Pipeline, video: str, frames: int, kind: str) -> tuple[fl
                 peer.sendall(b"GET /live HTTP/1.0\r\nHost: localhost\r\n\r\n")
                 if reads:
                     threading.Thread(target=read_all, args=(peer, got), daemon=True).start()
+        begin = time.process_time()
         report = run_video(pipeline, video, folder / "out", options, views=views)
-    return report.seconds, got[0]
+        processor = time.process_time() - begin
+    return report.seconds, processor, got[0]
 
 
 def read_all(peer: socket.socket, got: list[int]) -> None:

@@ -217,10 +217,11 @@ def display(monkeypatch):
         if shutil.which(program) is None:
             pytest.skip(f"no {program} here (apt install xvfb xdotool)")
     ready, told = os.pipe()
-    command = ["Xvfb", "-displayfd", str(told), "-screen", "0", "640x480x24"]
+    name = f":{100 + os.getpid() % 30_000}"  # not one that another run of these tests takes
+    command = ["Xvfb", name, "-displayfd", str(told), "-screen", "0", "640x480x24"]
     server = subprocess.Popen(command, pass_fds=(told,), stderr=subprocess.DEVNULL)
     os.close(told)
-    name = f":{os.read(ready, 16).decode().strip()}"
+    assert os.read(ready, 16)  # it is up
     os.close(ready)
     monkeypatch.setenv("DISPLAY", name)
     yield name

@@ -17,6 +17,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -51,6 +52,7 @@ class Child:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
+            cwd=Path(__file__).parents[3],  # -m looks there first: for this package
             start_new_session=True,  # Ctrl-C is the run's
         )
         self._events = threading.Thread(target=self._listen, name=f"hear {module}", daemon=True)
