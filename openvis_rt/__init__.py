@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from openvis_rt.calib.calibrate import CalibrationResult, calibrate, rebuild_int8
     from openvis_rt.calib.windows import CalibrationFrames
     from openvis_rt.checkpoints.load import load_model
+    from openvis_rt.convert.convert import ConvertOptions, convert_results
     from openvis_rt.demo.demo import DemoReport, run_demo
     from openvis_rt.engines.build.engines import build_engines
     from openvis_rt.errors import (
@@ -46,9 +47,10 @@ if TYPE_CHECKING:
     from openvis_rt.export.bundle import export_bundle
     from openvis_rt.runtime.backends.base import Backend, Session
     from openvis_rt.runtime.backends.registry import BackendOptions
-    from openvis_rt.runtime.options import Selection, TrackingOptions
+    from openvis_rt.runtime.options import LiveOptions, Selection, TrackingOptions
     from openvis_rt.runtime.pipeline import Pipeline
-    from openvis_rt.runtime.run import RunOptions, RunReport, run_video
+    from openvis_rt.runtime.report import RunOptions, RunReport
+    from openvis_rt.runtime.run import run_video
     from openvis_rt.runtime.video.drawing import Drawer, draw
     from openvis_rt.runtime.video.overlay import OverlayWriter
     from openvis_rt.runtime.video.reading import Frame, VideoSource, open_video
@@ -59,6 +61,8 @@ if TYPE_CHECKING:
         VideoResult,
     )
     from openvis_rt.runtime.video.run_lengths import decode_mask
+    from openvis_rt.serving.batch import BatchReport, PoolOptions, run_batch
+    from openvis_rt.serving.worker import BatchWork
     from openvis_rt.verify.torch_recording import add_reference
     from openvis_rt.verify.verify import VerifyReport, verify_bundle
     from openvis_rt.vocabulary import Vocabulary
@@ -79,13 +83,17 @@ _HOME = {
     **dict.fromkeys(("read_split",), "evaluation.splits"),
     **dict.fromkeys(("vocabulary_for",), "evaluation.vocabularies"),
     **dict.fromkeys(("export_bundle",), "export.bundle"),
+    **dict.fromkeys(("ConvertOptions", "convert_results"), "convert.convert"),
     **dict.fromkeys(("DemoReport", "run_demo"), "demo.demo"),
     **dict.fromkeys(("build_engines",), "engines.build.engines"),
     **dict.fromkeys(("Pipeline",), "runtime.pipeline"),
-    **dict.fromkeys(("Selection", "TrackingOptions"), "runtime.options"),
+    **dict.fromkeys(("LiveOptions", "Selection", "TrackingOptions"), "runtime.options"),
     **dict.fromkeys(("Backend", "Session"), "runtime.backends.base"),
     **dict.fromkeys(("BackendOptions",), "runtime.backends.registry"),
-    **dict.fromkeys(("RunOptions", "RunReport", "run_video"), "runtime.run"),
+    **dict.fromkeys(("RunOptions", "RunReport"), "runtime.report"),
+    **dict.fromkeys(("run_video",), "runtime.run"),
+    **dict.fromkeys(("BatchReport", "PoolOptions", "run_batch"), "serving.batch"),
+    **dict.fromkeys(("BatchWork",), "serving.worker"),
     **dict.fromkeys(("Frame", "VideoSource", "open_video"), "runtime.video.reading"),
     **dict.fromkeys(("Drawer", "draw"), "runtime.video.drawing"),
     **dict.fromkeys(("OverlayWriter",), "runtime.video.overlay"),
@@ -113,6 +121,8 @@ __all__ = [
     "Backend",
     "BackendError",
     "BackendOptions",
+    "BatchReport",
+    "BatchWork",
     "BenchmarkSettings",
     "BlockChoice",
     "Bundle",
@@ -120,6 +130,7 @@ __all__ = [
     "CalibrationFrames",
     "CalibrationResult",
     "CheckpointError",
+    "ConvertOptions",
     "DemoReport",
     "DependencyError",
     "Drawer",
@@ -128,11 +139,13 @@ __all__ = [
     "FrameResult",
     "InputError",
     "Instance",
+    "LiveOptions",
     "OpenVISError",
     "OutputError",
     "OverlayWriter",
     "ParityError",
     "Pipeline",
+    "PoolOptions",
     "Report",
     "RunOptions",
     "RunReport",
@@ -152,6 +165,7 @@ __all__ = [
     "benchmark",
     "build_engines",
     "calibrate",
+    "convert_results",
     "decode_mask",
     "draw",
     "evaluate",
@@ -162,6 +176,7 @@ __all__ = [
     "read_annotations",
     "read_split",
     "rebuild_int8",
+    "run_batch",
     "run_demo",
     "run_video",
     "verify_bundle",

@@ -106,36 +106,40 @@ class TwoSlots(OnnxRuntime):
         super().__init__("cpu")
 
     def open(self, bundle, graph, precision="fp32", *, slots=1, fetched=None):
-        return TwoSessions([super(TwoSlots, self).open(bundle, graph, precision) for _ in range(2)])
+        opened = super().open
+        return SessionOfSlots([opened(bundle, graph, precision) for _ in range(slots)])
 
 
-class TwoSessions:
-    """A graph twice. Sizes that ONNX Runtime takes in place of the file's hold for both."""
+class SessionOfSlots:
+    """A graph once a slot. Sizes that ONNX Runtime takes in place of the file's hold for all."""
 
     def __init__(self, sessions) -> None:
         self.each, self.spec = sessions, sessions[0].spec
 
     def input_view(self, name, shape, slot=0):
-        return self.each[slot].input_view(name, shape)
+        return self._of(slot).input_view(name, shape)
 
     def write(self, name, value, slot=0):
         of_all = any(tensor.name == name for tensor in self.spec.overridable)
-        for session in self.each if of_all else [self.each[slot]]:
+        for session in self.each if of_all else [self._of(slot)]:
             session.write(name, value)
 
     def bind(self, name, source, output):
-        for session, other in zip(self.each, source.each, strict=True):
-            session.bind(name, other, output)
+        for slot, session in enumerate(self.each):
+            session.bind(name, source._of(slot), output)
 
     def run(self, slot=0):
-        self.each[slot].run()
+        self._of(slot).run()
 
     def fetch(self, name, slot=0):
-        return self.each[slot].fetch(name)
+        return self._of(slot).fetch(name)
 
     def close(self):
         for session in self.each:
             session.close()
+
+    def _of(self, slot):
+        return self.each[slot % len(self.each)]
 
 
 class Zeros:

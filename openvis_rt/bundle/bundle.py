@@ -34,6 +34,7 @@ from openvis_rt.bundle.manifest_file import MANIFEST, MEND, read_manifest, write
 from openvis_rt.bundle.onnx_file import external_tensor
 from openvis_rt.errors import BundleError
 from openvis_rt.files import sha256_of
+from openvis_rt.systems.graphs import QUANTISED
 
 __all__ = [
     "MANIFEST",
@@ -133,8 +134,10 @@ class Bundle:
         found = self.manifest.graphs.get(precision, {}).get(name)
         if found is None:
             held = ", ".join(f"{p} ({', '.join(g)})" for p, g in self.manifest.graphs.items())
+            made = "; `openvis calibrate` with videos makes INT8" if precision in QUANTISED else ""
             raise BundleError(
                 f"{self.path} holds no graph {name!r} in precision {precision!r}; it holds {held}"
+                f"{made}"
             )
         return found
 

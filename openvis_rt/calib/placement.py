@@ -8,6 +8,9 @@ costs more than the product:
     where to look   sampling offsets of deformable attention, up to the grid that is sampled
     whom to attend  what a softmax weighs: queries, keys, and deformable attention's weights
     what is mixed   factors of a product of two activations: values, mask features
+    what is normed  a product that nothing but a LayerNormalization reads, such as the stem and the
+                    depthwise convolutions of ConvNeXt. The norm divides each place by its own
+                    deviation, so it turns a small step at a dark place into a large error there.
     the picture     the first convolution, whose input is the picture itself, is taken; outputs that
                     are read as scores are not
 
@@ -29,6 +32,7 @@ __all__ = ["Placement", "block_of", "place", "products_of"]
 _PRODUCTS = frozenset({"Conv", "MatMul", "Gemm"})
 _WRAPPERS = frozenset({"model", "proposal", "sem_seg_head", "clip_model", "transformer", "norm"})
 """Modules that tell nobody where a product is."""
+_COUNTED = ("layers", "stages")
 _APART = MOVES | {"Add", "Sub", "Mul", "Div", "Cast", "Relu", "Gelu", "Erf", "Clip", "Sigmoid"}
 
 
@@ -123,6 +127,8 @@ def _source(view: GraphView, tensor: str) -> str:
 
 def _reason_to_leave(view: GraphView, index: int) -> str:
     """Why a product stays as it is, by what its output comes to; empty if it need not."""
+    if _is_normed_alone(view, index):
+        return "what is normed"
     queue, seen = [*view.nodes[index].output], set()
     while queue:
         name = queue.pop()
@@ -142,13 +148,25 @@ def _reason_to_leave(view: GraphView, index: int) -> str:
     return ""
 
 
+def _is_normed_alone(view: GraphView, index: int) -> bool:
+    """Whether a LayerNormalization reads what a product makes, moved or not, and nobody else."""
+    while True:
+        readers = view.consumers.get(view.nodes[index].output[0], [])
+        if len(readers) != 1:
+            return False
+        index = readers[0]
+        kind: str = view.nodes[index].op_type
+        if kind not in MOVES:
+            return kind == "LayerNormalization"
+
+
 def block_of(module: str) -> str:
     """The block of a module's path, for people, such as ``backbone.res3``, ``encoder.layers.0``.
 
-    It is the path up to its first number, and the number where it counts layers.
+    It is the path up to its first number, and the number where it counts layers or stages.
     """
     parts = [part for part in re.split(r"[./]", module) if part not in _WRAPPERS]
     for place, part in enumerate(parts):
         if part.isdigit():
-            return ".".join(parts[: place + 1 if parts[place - 1] == "layers" else place])
+            return ".".join(parts[: place + 1 if parts[place - 1] in _COUNTED else place])
     return ".".join(parts[:-1] or parts)

@@ -23,6 +23,7 @@ from openvis_rt.engines.plan import BuildOptions
 from openvis_rt.records import json_from_record
 from openvis_rt.runtime.backends.proof import Proof, proof_words
 from openvis_rt.runtime.backends.proving import prove_here
+from openvis_rt.systems.graphs import INT8_FP32
 
 # groups of --help
 _WHAT, _LIMITS, _RTX, _TENSORRT = (
@@ -231,7 +232,7 @@ def _proof(result: BuildResult, proofs: dict[str, Proof] | None) -> Any:
 
 def _precisions(bundle: Bundle, text: str) -> list[str]:
     if text == "all":
-        return list(bundle.manifest.graphs)
+        return [name for name in bundle.manifest.graphs if name != INT8_FP32]  # which is for CPUs
     return [name.strip() for name in text.split(",")]
 
 

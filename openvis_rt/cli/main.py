@@ -10,9 +10,11 @@ from rich.markup import escape
 
 from openvis_rt import __version__
 from openvis_rt.cli.assemble import assemble
+from openvis_rt.cli.batch import batch
 from openvis_rt.cli.bench import bench
 from openvis_rt.cli.build import build
 from openvis_rt.cli.calibrate import calibrate
+from openvis_rt.cli.convert import convert
 from openvis_rt.cli.demo import demo
 from openvis_rt.cli.doctor import doctor
 from openvis_rt.cli.eval import evaluate
@@ -20,6 +22,7 @@ from openvis_rt.cli.export import export
 from openvis_rt.cli.inspect import inspect
 from openvis_rt.cli.models import models
 from openvis_rt.cli.run import run
+from openvis_rt.cli.triton import triton
 from openvis_rt.cli.ui import CONSOLE, INTERRUPTED, Verb
 from openvis_rt.cli.verify import verify
 from openvis_rt.errors import OpenVISError
@@ -33,8 +36,8 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 VERBS = (
-    *(models, assemble, export, calibrate, build, run, verify, evaluate, bench, inspect, doctor),
-    demo,
+    *(models, assemble, export, calibrate, build, run, batch, convert, verify, evaluate, bench),
+    *(inspect, doctor, triton, demo),
 )
 for verb in VERBS:
     app.command(verb.__name__.replace("evaluate", "eval"), cls=Verb)(verb)

@@ -152,6 +152,12 @@ class CudaGraphStrategies(Protocol):
     WHOLE_GRAPH_CAPTURE: Any
 
 
+class ExecutionContextAllocationStrategies(Protocol):
+    """Whose memory a context works in."""
+
+    USER_MANAGED: Any
+
+
 class HostMemory(Protocol):
     """Bytes of the library."""
 
@@ -356,6 +362,9 @@ class Context(Protocol):
 
     profiler: Profiler
 
+    def set_device_memory(self, address: int, size: int, /) -> None:
+        """What it works in, where it was made without; contexts that never run at once share it."""
+
     def set_tensor_address(self, name: str, address: int, /) -> bool:
         """Whether it was taken; of device memory, or of host memory for a shape input."""
 
@@ -407,7 +416,13 @@ class Engine(Protocol):
     def get_tensor_profile_values(self, profile: int, name: str, /) -> Sequence[Sequence[int]]:
         """Min, opt and max of a shape input's values."""
 
-    def create_execution_context(self, config: RuntimeConfig = ..., /) -> Context | None:
+    @property
+    def device_memory_size_v2(self) -> int:
+        """Bytes that one of its contexts works in, at most."""
+
+    def create_execution_context(
+        self, config: RuntimeConfig | ExecutionContextAllocationStrategies = ..., /
+    ) -> Context | None:
         """None if the device has not enough memory."""
 
     def create_runtime_config(self) -> RuntimeConfig:
@@ -467,5 +482,6 @@ class Module(Protocol):
     TensorIOMode: type[TensorIOModes]
     TensorLocation: type[TensorLocations]
     CudaGraphStrategy: type[CudaGraphStrategies]
+    ExecutionContextAllocationStrategy: type[ExecutionContextAllocationStrategies]
     ComputeCapability: type[Enumeration]
     HardwareCompatibilityLevel: type[Enumeration]

@@ -15,6 +15,7 @@ Which input reads which graph's tensor follows from their names
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from time import perf_counter
@@ -24,7 +25,7 @@ import numpy.typing as npt
 
 from openvis_rt.bundle.bundle import Bundle
 from openvis_rt.errors import BackendError, InputError
-from openvis_rt.runtime.backends.base import Backend, Session
+from openvis_rt.runtime.backends.base import Backend, Session, slots_of
 from openvis_rt.runtime.preprocessing import (
     Letterbox,
     PreparedFrame,
@@ -63,18 +64,21 @@ class Graphs:
         seconds: of the host so far, by :data:`STAGES`: placing frames, starting graphs (on a
             backend that computes at once, running them), waiting for the device, association with
             the tracker's recurrence, scores and what is shown, run lengths of masks.
+        user: whose classes and sizes are in the sessions, where several use them in turn.
     """
 
     def __init__(self, bundle: Bundle, backend: Backend, precision: str, *, embeds: bool) -> None:
         self._bundle, self.slots, self._next_slot = bundle, backend.slots, 0
+        self._mask_slots = slots_of("masks", self.slots)
         self.seconds = dict.fromkeys(STAGES, 0.0)
+        self.user: object | None = None
         names = [n for n in bundle.graphs if n != "text" and (embeds or n != "embed")]
         specs = {name: bundle.graph(name, precision).spec for name in names}
         self._sessions: dict[str, Session] = {}
         with ExitStack() as stack:
             stack.callback(self.close)
-            for name in names:  # masks are made after a window was collected, one at a time
-                slots = 1 if name == "masks" else self.slots
+            for name in names:
+                slots = slots_of(name, self.slots)
                 self._sessions[name] = backend.open(bundle, name, precision, slots=slots)
             for graph, tensor, source in bindings(specs):
                 self._sessions[graph].bind(tensor, self._sessions[source], tensor)
@@ -99,8 +103,9 @@ class Graphs:
             InputError: the backend makes no masks of that size; or the graphs are closed.
         """
         masks = self._session("masks")
-        masks.write("picture_size", np.array(letterbox.cut, np.int64))
-        masks.write("frame_size", np.array(letterbox.source, np.int64))
+        for slot in range(self._mask_slots):
+            masks.write("picture_size", np.array(letterbox.cut, np.int64), slot)
+            masks.write("frame_size", np.array(letterbox.source, np.int64), slot)
         height, width = letterbox.source
         query = self._window_length * height * width * _BYTES_A_PIXEL
         most = masks_per_run(self._window_length)
@@ -181,6 +186,9 @@ class Graphs:
     def masks(self, queries: Ints, slot: int) -> Iterator[Image8]:
         """Masks of some queries at the source's size, some queries at a time.
 
+        Where windows are in flight, the next masks are begun before these are waited for, in a slot
+        of their own that reads the same window: the device makes them while the host has these.
+
         Args:
             queries: their numbers, int64 [n].
             slot: of their window, collected and not yet submitted again.
@@ -189,14 +197,22 @@ class Graphs:
             of the next n queries uint8 [n, T, Hs, ceil(Ws / 8)], eight pixels of a row a byte, as
             ``np.packbits`` has them; it is the caller's own.
         """
-        session = self._sessions["masks"]
-        for start in range(0, len(queries), self._masks_per_run):
+        session, begun = self._sessions["masks"], deque[int]()
+        ahead = self._mask_slots // self.slots
+        for number, start in enumerate(range(0, len(queries), self._masks_per_run)):
+            own = slot + self.slots * (number % ahead)
             with self.timed("submit"):
-                session.write("selected", queries[start : start + self._masks_per_run], slot)
-                session.run(slot)
-            with self.timed("wait"):
-                rows = np.asarray(session.fetch("masks", slot), np.uint8)
-            yield rows
+                session.write("selected", queries[start : start + self._masks_per_run], own)
+                session.run(own)
+            begun.append(own)
+            if len(begun) == ahead:
+                yield self._made_masks(begun.popleft())
+        while begun:
+            yield self._made_masks(begun.popleft())
+
+    def _made_masks(self, own: int) -> Image8:
+        with self.timed("wait"):
+            return np.asarray(self._sessions["masks"].fetch("masks", own), np.uint8)
 
     def close(self) -> None:
         """Close the sessions, those first that read others."""

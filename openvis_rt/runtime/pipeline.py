@@ -79,8 +79,10 @@ class Pipeline:
         selection: Selection,
         tracking: TrackingOptions,
         image_embeddings: npt.NDArray[np.float32] | None,
+        embedder: TextEmbedder | None,
         warnings: list[str],
         warn: Warn,
+        shares: bool = False,
     ) -> None:
         manifest = bundle.manifest
         self.bundle, self.mode, self.selection, self.warnings = bundle, mode, selection, warnings
@@ -89,13 +91,10 @@ class Pipeline:
         self._detections = tracking.detections or manifest.detections
         self._backend, self._graphs, self._matcher = backend, graphs, matcher
         self._precision, self._given_embeddings = precision, image_embeddings
+        self._tracking, self._embedder, self._warn = tracking, embedder, warn
+        self._shares = shares  # graphs of another pipeline, which that one closes
         self._classifier = Classifier((), [], None)  # until the first vocabulary
         self._video: VideoState | None = None  # from a video's first frame to its end
-        self._embedder: TextEmbedder | None = None
-        if "text" in bundle.graphs:
-            self._embedder = TextEmbedder(
-                bundle, precision, lambda: backend.open(bundle, "text", precision), warn
-            )
 
     @classmethod
     def open(
@@ -179,12 +178,62 @@ class Pipeline:
                 selection=selection or Selection(),
                 tracking=tracking,
                 image_embeddings=given,
+                embedder=_embedder_for(bundle, backend, precision, tell),
                 warnings=told,
                 warn=tell,
             )
             pipeline.set_vocabulary(words, progress, classifier=classifier)
             stack.pop_all()
         return pipeline
+
+    def another(
+        self,
+        *,
+        vocabulary: Iterable[str] | Vocabulary | None = None,
+        selection: Selection | None = None,
+    ) -> Pipeline:
+        """A pipeline for one more video at the same time, over the same graphs and their memory.
+
+        Both may be given frames in any order, by the same thread; each has its own tracks, classes
+        and size of frames, and gives what it would give alone. One of them works at a time: a
+        window of one is collected before another one is submitted. What is written into the graphs
+        for a video, the classes' embeddings and the size of masks, is written again where another
+        one worked in between.
+
+        Args:
+            vocabulary: as for :meth:`open`; None for this pipeline's classes.
+            selection: what a frame's result shows; None for this pipeline's.
+
+        Returns:
+            a pipeline in the same mode and on the same backend. Closing it drops its video alone;
+            closing this one closes the graphs of both.
+
+        Raises:
+            InputError: image embeddings were given, which are one video's.
+            VocabularyError, InputError: as for :meth:`set_vocabulary`.
+        """
+        if self._given_embeddings is not None:
+            raise InputError("image embeddings were given, of one video: open another pipeline")
+        tracking = self._tracking
+        other = Pipeline(
+            self.bundle,
+            self._backend,
+            self._graphs,
+            matcher_from_bundle(self.bundle, frames=tracking.frames, top_k=tracking.top_k),
+            precision=self._precision,
+            mode=self.mode,
+            selection=selection or self.selection,
+            tracking=tracking,
+            image_embeddings=None,
+            embedder=self._embedder,
+            warnings=self.warnings,
+            warn=self._warn,
+            shares=True,
+        )
+        other._classifier = self._classifier
+        if vocabulary is not None:
+            other.set_vocabulary(vocabulary)
+        return other
 
     def set_vocabulary(
         self,
@@ -217,6 +266,7 @@ class Pipeline:
         found = classifier_for(
             self.bundle, self._precision, words, classifier, self._embedder, progress
         )
+        self._use_graphs()
         if found.embeddings is not None:
             self._graphs.set_text_embeddings(found.embeddings)  # refused as a whole, if at all
         self._classifier = found
@@ -331,14 +381,46 @@ class Pipeline:
                 f"{self.bundle.manifest.variant} looks at {self.window_length} frames together; "
                 "use stream(), or open it with window_length=1"
             )
+        return self.push(frame)[0]
+
+    def push(self, frame: Frame | Image8) -> list[FrameResult]:
+        """The next frame of the video; where it ends a window, the window's results.
+
+        It is :meth:`stream` turned round, for a caller who is handed one frame at a time.
+
+        Args:
+            frame: kept, not copied, until its window is full.
+
+        Returns:
+            results of the frames that waited, in their order, and of this one; nothing while the
+            window is not full. :meth:`flush` gives those of a video's last, shorter window.
+
+        Raises:
+            InputError: the frame is not uint8 [H, W, 3], or of another size than the first; or a
+                stream has frames in flight.
+            BackendError: a graph failed, or gave NaN or infinity.
+        """
         self._refuse_open_stream()
         video = self._take(frame)
+        return self.flush() if len(video.waiting) == self.window_length else []
+
+    def flush(self) -> list[FrameResult]:
+        """Results of the frames that wait for their window to fill; it counts like a whole one.
+
+        Raises:
+            InputError, BackendError: as for :meth:`push`.
+        """
+        self._refuse_open_stream()
+        video = self._video
+        if video is None or not video.waiting:
+            return []
+        self._use_graphs()
         try:
             video.submit()
         except BaseException:
             video.discard()
             raise
-        return video.collect()[0]
+        return video.collect()
 
     def finish(self) -> VideoResult:
         """The whole video by the official scoring; then a new video begins.
@@ -366,10 +448,13 @@ class Pipeline:
             video.close()
 
     def close(self) -> None:
-        """Give all memory back."""
+        """Give all memory back; of :meth:`another` pipeline, its video's."""
         self.reset()
-        self._graphs.close()
-        self._backend.close()
+        if self._graphs.user is self:
+            self._graphs.user = None
+        if not self._shares:
+            self._graphs.close()
+            self._backend.close()
 
     def __enter__(self) -> Pipeline:
         return self
@@ -392,6 +477,24 @@ class Pipeline:
             # whose results would come in place of the new frame's
             raise InputError("another stream is open: take it to its end, or close it, first")
 
+    def _use_graphs(self) -> None:
+        """Write this video's classes and size into the graphs, where another one's are in them.
+
+        Raises:
+            InputError: a window of the other pipeline is in flight.
+        """
+        user = self._graphs.user
+        if user is self:
+            return
+        if isinstance(user, Pipeline):
+            user._refuse_open_stream()
+        self._graphs.user = None  # whose it is where what follows fails
+        if self._classifier.embeddings is not None:
+            self._graphs.set_text_embeddings(self._classifier.embeddings)
+        if self._video is not None:
+            self._graphs.set_sizes(self._video.letterbox)
+        self._graphs.user = self
+
     def _fill(self, source: Iterator[Frame | Image8]) -> bool:
         """Take the frames of a window; whether the source has ended."""
         for _ in range(self.window_length):
@@ -410,6 +513,7 @@ class Pipeline:
         """
         image = frame.image if isinstance(frame, Frame) else frame
         _check_image(image)
+        self._use_graphs()
         if self._video is None:
             self._video = self._begin(image)
         self._video.take(frame)
@@ -434,6 +538,15 @@ class Pipeline:
             self._given_embeddings,
             keep=keep,
         )
+
+
+def _embedder_for(
+    bundle: Bundle, backend: Backend, precision: str, warn: Warn
+) -> TextEmbedder | None:
+    """What embeds class names; None where the bundle was exported without CLIP."""
+    if "text" not in bundle.graphs:
+        return None
+    return TextEmbedder(bundle, precision, lambda: backend.open(bundle, "text", precision), warn)
 
 
 def _check_image(image: Image8) -> None:

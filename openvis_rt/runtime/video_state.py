@@ -96,6 +96,7 @@ class VideoState:
         keep: video mode, so that :meth:`result` can report the whole video.
 
     Attributes:
+        letterbox: see above.
         waiting: frames of the window that is not submitted yet.
         in_flight: how many windows the device has.
         begun: a window was collected or is in flight.
@@ -116,7 +117,7 @@ class VideoState:
     ) -> None:
         graphs.set_sizes(letterbox)  # a size that the backend refuses begins no video
         matcher.reset()
-        self._graphs, self._letterbox, self._keeps = graphs, letterbox, keep
+        self._graphs, self.letterbox, self._keeps = graphs, letterbox, keep
         self._matcher, self._selection, self._new_scores = matcher, selection, new_scores
         self._classifier, self._scores = classifier, new_scores(classifier)
         self._given_embeddings = image_embeddings
@@ -162,8 +163,8 @@ class VideoState:
         """
         self.refuse_torn()
         image = frame.image if isinstance(frame, Frame) else frame
-        if image.shape[:2] != self._letterbox.source:
-            height, width = self._letterbox.source
+        if image.shape[:2] != self.letterbox.source:
+            height, width = self.letterbox.source
             raise InputError(
                 f"a frame of {image.shape[1]}x{image.shape[0]} came after frames of "
                 f"{width}x{height}; call reset() before a video of another size"
@@ -182,7 +183,7 @@ class VideoState:
         if not self.waiting:
             return
         embeddings = self._next_embeddings(len(self.waiting))
-        slot = self._graphs.submit(self.waiting, self._letterbox, embeddings)
+        slot = self._graphs.submit(self.waiting, self.letterbox, embeddings)
         self._in_flight.append(_Window(tuple((f.index, f.time) for f in self.waiting), slot))
         self._submitted += len(self.waiting)
         self.waiting = []
@@ -230,7 +231,7 @@ class VideoState:
 
     def result(self, detections: int) -> VideoResult:
         """The whole video by the official scoring, ``detections`` instances at most."""
-        height, width = self._letterbox.source
+        height, width = self.letterbox.source
         empty, names = empty_rle(height, width), self._classifier.names
         found = self._scores.detections(detections)
         masks = {d.track: self._masks_of(d.track, empty) for d in found}  # some have many classes
@@ -291,7 +292,7 @@ class VideoState:
 
     def _masks(self, tracks: Ints, order: Ints, window: _Window) -> _WindowMasks:
         """Make the masks of some tracks, which have the queries ``order`` in this window."""
-        graphs, (height, width) = self._graphs, self._letterbox.source
+        graphs, (height, width) = self._graphs, self.letterbox.source
         runs = []
         for rows in graphs.masks(order[tracks].astype(np.int64), window.slot):
             with graphs.timed("masks"):
@@ -321,4 +322,4 @@ class VideoState:
             for track, (category, score) in chosen.items()
             if (rle := masks.of(track, t)) is not None and (box := box_of(rle))[2] > 0
         )
-        return FrameResult(*frame, *self._letterbox.source, tuple(instances))
+        return FrameResult(*frame, *self.letterbox.source, tuple(instances))

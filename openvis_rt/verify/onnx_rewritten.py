@@ -41,9 +41,7 @@ class RewrittenGraphs:
         """
         path, file = str(bundle.graph_path(graph, precision)), bundle.graph(graph, precision)
         data = replace_grid_sample(onnx.load(path)).SerializeToString()
-        return OnnxRuntimeSession(
-            path, file.spec, "cpu", data=data, precision=file.precision, made_here=True
-        )
+        return OnnxRuntimeSession(path, file.spec, "cpu", data=data, made_here=True)
 
     def changed(self, bundle: Bundle, precision: str) -> list[str]:
         """The graphs that are rewritten; the others are the bundle's own."""

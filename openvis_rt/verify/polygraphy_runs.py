@@ -21,7 +21,6 @@ from openvis_rt.bundle.bundle import Bundle
 from openvis_rt.engines.plan import check_plan
 from openvis_rt.errors import BackendError, DependencyError, OpenVISError
 from openvis_rt.files import output_errors
-from openvis_rt.runtime.backends.onnxruntime import WRONG
 from openvis_rt.verify.checks import gates_of
 from openvis_rt.verify.reference import Reference
 
@@ -137,11 +136,12 @@ def _runners(bundle: Bundle, graph: str, precision: str) -> Iterator[Any]:
     def session() -> Any:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
+        path = str(bundle.graph_path(graph, precision))
         return onnxruntime.InferenceSession(
-            str(bundle.graph_path(graph, precision)),
+            path,
             options,
             providers=["CPUExecutionProvider"],
-            disabled_optimizers=WRONG.get(bundle.graph(graph, precision).precision, []),
+            disabled_optimizers=["WeightBiasQuantization"],  # wrong for INT8 with FP16
         )
 
     yield OnnxrtRunner(session, name=f"onnxruntime {precision}")

@@ -12,9 +12,11 @@ addresses that are not aligned to 256 bytes, no current context and an engine of
 errors, told to the logger. A buffer that is too small is written over by the library; here the
 driver finds it.
 
-It is stricter: the values of a shape input may not change between ``set_tensor_address`` and
-``execute_async_v3``; sizes that changed need one execution outside of a capture first; a name, a
-slot or a shape of the wrong Python type is a TypeError in every case.
+It is stricter: the values of a shape input may not change between ``set_tensor_address`` and the
+moment when the stream comes to the execution; sizes that changed need one execution outside of a
+capture first; a context from which a CUDA graph was captured may not be changed and the graph
+launched after that; contexts that share their device memory must keep to one stream; a name, a slot
+or a shape of the wrong Python type is a TypeError in every case.
 
 It is kinder: two contexts may run at once on any streams; weights are not read from the plan, so a
 damaged plan is found at its first bytes only; nothing is said of unsupported layers, which the
@@ -42,6 +44,7 @@ from doubles.fake_cuda import FakeCuda
 
 MAGIC = b"PLAN"
 WEIGHTS, WORKSPACE = 1 << 16, 1 << 16  # bytes that an engine and a context take
+PERSISTENT = 1 << 10  # that a context takes though its workspace is given to it
 ALIGNMENT = 256
 VERSIONS = {"tensorrt": "11.4.0", "tensorrt 10": "10.3.0", "tensorrt-rtx": "1.7.1"}
 
@@ -60,6 +63,10 @@ class DataType(enum.Enum):
 
 class CudaGraphStrategy(enum.Enum):
     DISABLED, WHOLE_GRAPH_CAPTURE = range(2)
+
+
+class ExecutionContextAllocationStrategy(enum.Enum):
+    STATIC, ON_PROFILE_CHANGE, USER_MANAGED = range(3)
 
 
 class LayerInformationFormat(enum.Enum):
@@ -116,6 +123,7 @@ def tensorrt_double(driver: FakeCuda, kind: str = "tensorrt") -> SimpleNamespace
     double = SimpleNamespace(
         **{kind.__name__: kind for kind in (TensorIOMode, TensorLocation, DataType, ILogger)},
         LayerInformationFormat=LayerInformationFormat,
+        ExecutionContextAllocationStrategy=ExecutionContextAllocationStrategy,
         IProfiler=IProfiler,
         EngineInspector=EngineInspector,
         CudaGraphStrategy=CudaGraphStrategy,
@@ -130,6 +138,7 @@ def tensorrt_double(driver: FakeCuda, kind: str = "tensorrt") -> SimpleNamespace
         failures=[],
         compiled=[],
         strategies=[],
+        workspaces={},
         edit=lambda _stem, _outputs: None,
     )
     return double
@@ -184,7 +193,8 @@ def _loaded(path: str, _changed: float) -> onnxruntime.InferenceSession:
         path,
         options,
         providers=["CPUExecutionProvider"],
-        disabled_optimizers=["SkipLayerNormFusion"],  # as the project's own sessions, to the bit
+        # as the project's own sessions, to the bit
+        disabled_optimizers=["SkipLayerNormFusion", "WeightBiasQuantization"],
     )
 
 
@@ -280,14 +290,21 @@ class Engine10:
     def create_engine_inspector(self) -> EngineInspector:
         return EngineInspector(self.plan)
 
-    def create_execution_context(self, config: RuntimeConfig | None = None) -> Context | None:
-        memory = _Memory(self._double.driver, WORKSPACE)
+    @property
+    def device_memory_size_v2(self) -> int:
+        return WORKSPACE
+
+    def create_execution_context(
+        self, config: RuntimeConfig | ExecutionContextAllocationStrategy | None = None
+    ) -> Context | None:
+        owned = config is not ExecutionContextAllocationStrategy.USER_MANAGED
+        memory = _Memory(self._double.driver, WORKSPACE if owned else PERSISTENT)
         if not memory:
             self._logger.log(Severity.ERROR, "Error Code 2: OutOfMemory (Requested size was ...)")
             return None
         if isinstance(config, RtxConfig):
             self._double.strategies.append(config.cuda_graph_strategy.name)
-        return Context(self._double, self._logger, self, config, memory)
+        return Context(self._double, self._logger, self, config, memory, owned)
 
 
 class Engine(Engine10):
@@ -361,7 +378,9 @@ class _Job:
     inputs: dict[str, tuple[int, np.dtype, tuple[int, ...]]]
     outputs: dict[str, tuple[int, np.dtype, tuple[int, ...]]]
     values: dict[str, np.ndarray]
+    addresses: dict[str, int]  # of the values
     is_captured: bool
+    changes: int  # of the context until then
 
 
 class Context:
@@ -372,24 +391,37 @@ class Context:
         double: SimpleNamespace,
         logger: ILogger,
         engine: Engine10,
-        config: RuntimeConfig | None,
+        config: RuntimeConfig | ExecutionContextAllocationStrategy | None,
         memory: _Memory,
+        owns_workspace: bool,
     ) -> None:
         self._double, self._logger, self.engine, self._memory = double, logger, engine, memory
+        self._workspace: int | None = memory.address if owns_workspace else None
         self._config = config
         self._addresses: dict[str, int] = {}
         self._shapes: dict[str, tuple[int, ...]] = {}
+        self._changes = 0
         self._values: dict[str, np.ndarray] = {}  # of shape inputs, when their address was set
         self._prepared: Any = None  # sizes of the last execution
         self._jobs: dict[int, _Job] = {}
         path = engine.plan.onnx
         self._session = _loaded(path, Path(path).stat().st_mtime)
 
+    def set_device_memory(self, memory: int, size: int) -> None:
+        if not isinstance(memory, int) or not isinstance(size, int):
+            raise TypeError(f"set_device_memory(int, int): {memory!r}, {size!r}")
+        if memory % ALIGNMENT or size < self.engine.device_memory_size_v2:
+            self._fail(f"setDeviceMemoryV2: {memory:#x} of {size} bytes is misaligned or too small")
+            return
+        self._changes += 1
+        self._workspace = memory
+
     def set_tensor_address(self, name: str, memory: int) -> bool:
         if not isinstance(name, str) or not isinstance(memory, int):
             raise TypeError(f"set_tensor_address(str, int): {name!r}, {memory!r}")
         if self.engine.get_tensor_mode(name) is TensorIOMode.NONE:
             return self._fail(f"setTensorAddress: no tensor {name}")
+        self._changes += 1
         if self.engine.is_shape_inference_io(name):
             self._values[name] = self._read_values(name, memory)
         self._addresses[name] = memory
@@ -408,6 +440,7 @@ class Context:
             return self._fail(
                 f"setInputShape: {name} of {shape} is outside of the profile, {least} to {largest}"
             )
+        self._changes += 1
         self._shapes[name] = tuple(shape)
         return True
 
@@ -433,7 +466,11 @@ class Context:
         problem = self._unready()
         if problem:
             return self._fail(f"enqueueV3: {problem}")
-        job = _Job({}, {}, dict(self._values), driver.is_capturing(stream_handle))
+        if self._double.workspaces.setdefault(self._workspace, stream_handle) != stream_handle:
+            self._double.failures.append("contexts on two streams share their device memory")
+        held = {name: self._addresses[name] for name in self._values}
+        is_captured = driver.is_capturing(stream_handle)
+        job = _Job({}, {}, dict(self._values), held, is_captured, self._changes)
         sizes = (dict(self._shapes), {n: v.tolist() for n, v in self._values.items()})
         if job.is_captured and (sizes != self._prepared or self._captures_itself()):
             return self._fail("enqueueV3: operation not permitted when stream is capturing")
@@ -516,6 +553,8 @@ class Context:
 
     def _unready(self) -> str | None:
         plan = self.engine.plan
+        if self._workspace is None:
+            return "no device memory was set to work in"
         if missing := self.infer_shapes():
             return f"sizes of {missing} are not set"
         if twofold := self._twofold():
@@ -537,6 +576,13 @@ class Context:
 
     def _compute(self, job: _Job) -> None:
         driver, feeds = self._double.driver, dict(job.values)
+        if job.is_captured and job.changes != self._changes:
+            raise RuntimeError("the context was changed after it was captured into a CUDA graph")
+        for name, address in job.addresses.items():
+            if not np.array_equal(self._read_values(name, address), job.values[name]):
+                raise RuntimeError(f"the values of {name} changed before they were used")
+        if driver.bytes_at(self._workspace, 1) is None:
+            return
         for name, (address, dtype, shape) in job.inputs.items():
             raw = driver.bytes_at(address, math.prod(shape) * dtype.itemsize)
             if raw is None:

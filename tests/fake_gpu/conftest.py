@@ -107,7 +107,7 @@ def unproven(request, monkeypatch):
 
 @pytest.fixture
 def use(driver, monkeypatch):
-    """Puts a library into the place of the real one."""
+    """Puts a library into the place of the real one; ``doubles`` are those that were put there."""
     doubles = []
 
     def install(kind="tensorrt"):
@@ -118,6 +118,7 @@ def use(driver, monkeypatch):
         doubles.append(double)
         return double
 
+    install.doubles = doubles
     yield install
     assert [failure for double in doubles for failure in double.failures] == []
 
@@ -155,13 +156,19 @@ def reference(built):
 
 
 @pytest.fixture
-def sessions(use):
+def told():
+    """What the backends of ``sessions`` warn of."""
+    return []
+
+
+@pytest.fixture
+def sessions(use, told):
     """Opens the backend itself, for sessions of one graph."""
     factories = []
 
     def open_backend(kind="tensorrt"):
         use(kind)
-        factories.append(TensorRt(kind.removesuffix(" 10")))
+        factories.append(TensorRt(kind.removesuffix(" 10"), warn=told.append))
         return factories[-1]
 
     yield open_backend

@@ -10,6 +10,7 @@ from graph_bundle import NETWORK_SIZE, window_models, write_bundle
 
 from openvis_rt.errors import BackendError, EngineError, InputError
 from openvis_rt.runtime.backends.onnxruntime import OnnxRuntime
+from openvis_rt.runtime.backends.tensorrt.launching import SIZES_A_SLOT
 
 PROPOSE = ("queries", "object_logits")
 
@@ -228,17 +229,215 @@ def same(found, wanted):
 def test_windows_of_any_length_in_two_slots(sessions, windows, driver, kind, schedule):
     driver.schedule(schedule)
     propose, readers = open_windows(sessions(kind), windows)
-    before = {f: driver.calls(f) for f in ("cuMemAlloc", "cuMemAllocHost", "cuEventCreate")}
+    made, before = ("cuMemAllocHost", "cuEventCreate", "cuStreamCreate"), {}
     lengths, found = (*LENGTHS, *LENGTHS[::-1], 3, 3, 3, 3), []
     for number, length in enumerate(lengths):
+        if number == 2:  # both slots were written
+            before = {f: driver.calls(f) for f in made}
         propose.write("frames", window(length), number % 2)
         propose.run(number % 2)
         if number:  # the window before, in the other slot
             found.append(fetched(propose, readers, (number - 1) % 2))
     found.append(fetched(propose, readers, (len(lengths) - 1) % 2))
     same(found, by_onnx_runtime(windows, lengths))
-    assert {f: driver.calls(f) for f in before} == before
-    assert driver.calls("cuStreamBeginCapture") == 0  # of graphs with dynamic sizes
+    assert {f: driver.calls(f) for f in made} == before
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_masks_are_made_ahead_in_slots_that_read_the_same_window(
+    sessions, windows, driver, schedule
+):
+    """Two runs for each of two windows, all queued before the first is fetched."""
+    driver.schedule(schedule)
+    backend = sessions()
+    propose = backend.open(windows, "propose", "fp32", fetched=("mask_area",), slots=2)
+    masks = backend.open(windows, "masks", "fp32", fetched=("masks",), slots=4)
+    masks.bind("mask_logits", propose, "mask_logits")
+    chosen = [np.array(q) for q in ([7, 2, 3], [1], [0, 5], [9, 8, 7, 6])]
+    for slot in range(4):
+        for name in ("picture_size", "frame_size"):
+            masks.write(name, np.array(NETWORK_SIZE), slot)
+    for lengths in ((5, 2), (1, 3), (2, 5), (5, 2)):
+        for slot, length in enumerate(lengths):
+            propose.write("frames", window(length), slot)
+            propose.run(slot)
+        for slot, queries in enumerate(chosen):
+            masks.write("selected", queries, slot)
+            masks.run(slot)
+        for slot in range(2):  # which waits until the masks are made
+            propose.write("frames", window(4), slot)
+            propose.run(slot)
+        found = [masks.fetch("masks", slot) for slot in range(4)]
+        for slot, queries in enumerate(chosen):
+            wanted = masks_by_onnx_runtime(windows, lengths[slot % 2], queries)
+            np.testing.assert_array_equal(found[slot], wanted)
+
+
+def masks_by_onnx_runtime(bundle, length, queries):
+    propose, readers = open_windows(OnnxRuntime("cpu"), bundle, slots=1)
+    propose.write("frames", window(length))
+    propose.run()
+    readers["masks"].write("selected", queries)
+    readers["masks"].run()
+    return readers["masks"].fetch("masks")
+
+
+# streams
+
+
+def test_the_next_frame_goes_over_the_bus_while_this_one_is_computed(use, sessions, built, driver):
+    driver.schedule("late")  # only what is waited for runs
+    session = sessions().open(built, "propose", "fp32", fetched=PROPOSE, slots=2)
+    computed = []
+    use.doubles[-1].edit = lambda stem, _outputs: computed.append(stem)
+    frame = np.zeros((1, 60, 90, 3), np.uint8)
+    session.write("frames", frame, slot=0)
+    session.run(0)
+    session.write("frames", frame, slot=1)
+    session.input_view("frames", frame.shape, slot=1)  # waits for the copy before it
+    assert computed == []
+    session.fetch("queries", 0)
+    assert computed == ["propose"]
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_an_upload_waits_for_the_run_that_reads_what_it_overwrites(
+    propose, areas, driver, schedule
+):
+    """In one slot, three frames that the host gives before it fetches anything of them."""
+    driver.schedule(schedule)
+    for length in LENGTHS:
+        propose.write("frames", window(length))
+        propose.run()
+        propose.write("frames", window(3))
+        np.testing.assert_array_equal(propose.fetch("mask_area"), areas(window(length)))
+
+
+def test_a_result_that_is_waited_for_goes_before_the_next_frame(sessions, built, driver):
+    backend = sessions()
+    streams = []
+    for graph in ("propose", "classify", "masks"):
+        backend.open(built, graph, "fp32")
+        streams.append((driver.made("stream", priority=0), driver.made("stream", priority=-5)))
+    assert streams == [(2, 0), (2, 2), (2, 4)]
+
+
+@pytest.mark.parametrize(("cores", "blocking"), [(1, True), (4, True), (5, False)])
+def test_the_host_sleeps_while_it_waits_where_it_has_few_cores(
+    sessions, built, driver, monkeypatch, cores, blocking
+):
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(cores)), raising=False)
+    sessions().open(built, "propose", "fp32")
+    events = driver.made("event", flags=1), driver.made("event", flags=0)
+    assert events == ((5, 0) if blocking else (0, 5))
+
+
+# CUDA graphs of several sizes
+
+
+def captures(driver):
+    return driver.calls("cuStreamBeginCapture")
+
+
+@pytest.mark.parametrize("kind", ["tensorrt", "tensorrt 10"])
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_every_length_of_a_window_has_a_graph_that_stays(sessions, windows, driver, kind, schedule):
+    """A length that comes between changes nothing for the others, in any of the three graphs."""
+    driver.schedule(schedule)
+    propose, readers = open_windows(sessions(kind), windows)
+    lengths = (5, 2, 3) * 4
+    found, captured = [], []
+    for length in lengths:
+        propose.write("frames", window(length))
+        propose.run()
+        found.append(fetched(propose, readers, 0))
+        captured.append(captures(driver))
+        launched = driver.calls("cuGraphLaunch")
+    same(found, by_onnx_runtime(windows, lengths))
+    sessions_of_all = 1 + len(readers)
+    first, second = [0] * 3, [sessions_of_all * n for n in (1, 2, 3)]
+    assert captured == first + second + second[-1:] * 6
+    assert launched == sessions_of_all * 9  # all but the first run of each length
+
+
+def test_graphs_of_a_slot_are_of_that_slot(sessions, windows, driver):
+    """A session of one slot reads other addresses where its source has two."""
+    propose, readers = open_windows(sessions(), windows)
+    lengths, found = (2, 5) * 4, []
+    for number, length in enumerate(lengths):
+        propose.write("frames", window(length), number % 2)
+        propose.run(number % 2)
+        found.append(fetched(propose, readers, number % 2))
+    same(found, by_onnx_runtime(windows, lengths))
+    assert captures(driver) == 2 * (1 + len(readers))
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_a_size_that_was_not_used_for_long_makes_room(sessions, built, driver, schedule):
+    """And the one that is used between keeps its graph."""
+    driver.schedule(schedule)
+    session = sessions().open(built, "text", "fp32", fetched=("embeddings",))
+    theirs = OnnxRuntime("cpu").open(built, "text", "fp32", fetched=("embeddings",))
+    counts = [1, 1, *(c for size in range(2, SIZES_A_SLOT + 3) for c in (size, size, 1))]
+    for number, count in enumerate(counts):
+        tokens = np.random.default_rng(number).integers(1, 400, (count, 77))
+        tokens[:, -1] = 49407
+        for one in (session, theirs):
+            one.write("tokens", tokens)
+            one.run()
+        ours, wanted = (one.fetch("embeddings") for one in (session, theirs))
+        np.testing.assert_array_equal(ours, wanted)
+    sizes = len(set(counts))
+    assert sizes > SIZES_A_SLOT
+    assert captures(driver) == sizes
+    assert driver.live()["executable"] == SIZES_A_SLOT
+    before = captures(driver)
+    for count in (1, 2, 2):  # the first was used all the time, the second long ago
+        session.write("tokens", np.full((count, 77), 49407))
+        session.run()
+    assert captures(driver) == before + 1
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_sizes_that_the_library_reads_on_the_host_have_graphs_too(
+    sessions, windows, driver, schedule
+):
+    """Their values may be written anew while the device has not come to the run before."""
+    driver.schedule(schedule)
+    backends = sessions(), OnnxRuntime("cpu")
+    logits = np.random.default_rng(1).standard_normal((10, 2, *NETWORK_SIZE)).astype(np.float32)
+    found = []
+    for backend in backends:
+        masks = backend.open(windows, "masks", "fp32", fetched=("masks",))
+        masks.write("mask_logits", logits)
+        masks.write("selected", np.array([7, 2, 3]))
+        masks.write("picture_size", np.array(NETWORK_SIZE))
+        for height in (40, 60) * 4:
+            masks.write("frame_size", np.array((height, 50)))
+            masks.run()
+            if backend is backends[0]:
+                masks.write("frame_size", np.array((77, 88)))
+            found.append(masks.fetch("masks"))
+    assert captures(driver) == 2
+    for ours, theirs in zip(found[:8], found[8:], strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_sizes_without_room_for_a_context_go_without_a_graph_of_their_own(
+    sessions, built, driver, told
+):
+    session = sessions().open(built, "text", "fp32", fetched=("embeddings",))
+    found = []
+    for number, count in enumerate((3, 5, 3, 5, 5)):
+        if number == 1:
+            driver.fail_next("cuMemAlloc", "OUT_OF_MEMORY")
+        session.write("tokens", np.full((count, 77), 49407))
+        session.run()
+        found.append(session.fetch("embeddings").shape[0])
+    assert found == [3, 5, 3, 5, 5]
+    assert captures(driver) == 1  # where one size came twice in turn
+    assert [text for text in told if "no memory for more than" in text] == told
+    assert len(told) == 1
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)

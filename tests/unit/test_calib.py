@@ -111,6 +111,19 @@ def test_products_that_the_picture_reaches_are_placed_but_for_the_decoder():
     assert len(products_of(view)) == len(PRODUCTS) + 1
 
 
+@pytest.mark.parametrize(("alone", "left"), [(True, "what is normed"), (False, None)])
+def test_a_product_that_only_a_layer_norm_reads_is_left(alone, left):
+    model = propose_int8_model()
+    nodes = {node.output[0]: node for node in model.graph.node}
+    nodes["normed"].input[0] = "mixed"
+    if alone:
+        model.graph.node.remove(nodes["residual"])
+    view = GraphView(model.graph)
+    placement = place(view)
+    assert placement.left.get(view.producer["mixed"]) == left
+    assert (view.producer["mixed"] in placement.products) is (not alone)
+
+
 @pytest.mark.parametrize(
     ("module", "block"),
     [
@@ -122,6 +135,7 @@ def test_products_that_the_picture_reaches_are_placed_but_for_the_decoder():
             "pixel_decoder.encoder.layers.0",
         ),
         ("backbone.clip_model.visual.layer1.0.conv1", "backbone.visual.layer1"),
+        ("visual.trunk.stages.2.blocks.7.mlp.fc1", "visual.trunk.stages.2"),
     ],
 )
 def test_blocks_are_named_by_the_path_of_the_module(module, block):
@@ -629,6 +643,15 @@ def test_wrong_usage_exits_2_and_says_how_to_mend_it(openvis, bundle, arguments,
     assert (code, out) == (2, "")
     assert message in " ".join(err.split())
     assert files_of(bundle) == before
+
+
+def test_tensorrt_is_not_given_what_is_for_a_cpu(openvis, calibrated):
+    path = calibrated.bundle.path
+    code, _, err = openvis("build", path, "--backend", "tensorrt-rtx", "--precision", "int8-fp32")
+    assert code == 2
+    assert "is for ONNX Runtime on a CPU" in " ".join(err.split())
+    with pytest.raises(BundleError, match=r"holds no graph .*openvis calibrate. with videos makes"):
+        write_int8_bundle(path.parent / "plain", half=False).graph("propose", "int8")
 
 
 @pytest.mark.timeout(180)  # compiling, on a busy machine

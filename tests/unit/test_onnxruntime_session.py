@@ -5,7 +5,6 @@ from __future__ import annotations
 import weakref
 
 import numpy as np
-import onnx
 import onnxruntime
 import pytest
 from graph_bundle import NETWORK_SIZE, window_models, write_bundle
@@ -291,33 +290,38 @@ def test_the_number_of_threads_reaches_the_library(bundle, monkeypatch):
     assert [options.intra_op_num_threads for options in asked] == [0, 3]  # 0: its own choice
 
 
-def test_an_int8_graph_with_fp16_scales_keeps_its_biases(tmp_path):
-    """ONNX Runtime would bring the bias to steps of 1e-4 * 1e-4, which FP16 does not hold."""
-    tensors = [
-        numpy_helper.from_array(np.array(1e-4, np.float16), "scale"),
-        numpy_helper.from_array(np.array(1 / 128, np.float16), "wide"),
-        numpy_helper.from_array(np.array(0, np.int8), "zero"),
-        numpy_helper.from_array(np.full((1, 1, 1, 1), 100, np.int8), "weight"),
-        numpy_helper.from_array(np.array([0.25], np.float16), "bias"),
-    ]
+def test_an_fp16_bias_beside_int8_pairs_stays_what_it_is():
+    """The product of both scales is 2^-26, which FP16 has not; ONNX Runtime would count in it."""
     make = helper.make_node
+    constants = {
+        "step": np.float16(2**-8),
+        "zero": np.int8(0),
+        "integers": np.full((1, 1, 1, 1), 127, np.int8),
+        "steps": np.full(1, 2**-18, np.float16),
+        "zeros": np.zeros(1, np.int8),
+        "bias": np.full(1, 0.375, np.float16),
+    }
     nodes = [
-        make("QuantizeLinear", ["x", "scale", "zero"], ["xq"]),
-        make("DequantizeLinear", ["xq", "scale", "zero"], ["xd"]),
-        make("DequantizeLinear", ["weight", "scale", "zero"], ["wd"]),
-        make("Conv", ["xd", "wd", "bias"], ["sum"]),
-        make("QuantizeLinear", ["sum", "wide", "zero"], ["yq"]),
-        make("DequantizeLinear", ["yq", "wide", "zero"], ["y"]),
+        make("QuantizeLinear", ["x", "step", "zero"], ["q"]),
+        make("DequantizeLinear", ["q", "step", "zero"], ["wide"]),
+        make("DequantizeLinear", ["integers", "steps", "zeros"], ["weight"], axis=0),
+        make("Conv", ["wide", "weight", "bias"], ["made"]),
+        make("QuantizeLinear", ["made", "step", "zero"], ["next"]),
+        make("DequantizeLinear", ["next", "step", "zero"], ["y"]),
     ]
-    shape = [1, 1, 2, 2]
-    ends = [helper.make_tensor_value_info(n, TensorProto.FLOAT16, shape) for n in "xy"]
-    graph = helper.make_graph(nodes, "biased", ends[:1], ends[1:], tensors)
-    path = tmp_path / "biased.onnx"
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)]), str(path))
-    tensor = [TensorSpec(name, "float16", tuple(shape)) for name in "xy"]
-    spec = GraphSpec("propose", (tensor[0],), (tensor[1],))
-    session = OnnxRuntimeSession(str(path), spec, "cpu", precision="int8")
-    session.write("x", np.zeros(shape, np.float16))
+    shape = (1, 1, 4, 4)
+    graph = helper.make_graph(
+        nodes,
+        "biased",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT16, shape)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT16, shape)],
+        [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)], ir_version=10)
+    tensors = {name: TensorSpec(name, "float16", shape) for name in "xy"}
+    spec = GraphSpec("biased", (tensors["x"],), (tensors["y"],))
+    session = OnnxRuntimeSession("biased", spec, "cpu", 1, model.SerializeToString())
+    session.write("x", np.full(shape, 0.25, np.float16))
     session.run()
-    np.testing.assert_allclose(session.fetch("y"), 0.25, rtol=1e-3)
+    assert np.allclose(session.fetch("y"), 0.375, atol=2**-8)
     session.close()

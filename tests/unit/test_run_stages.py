@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import threading
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +24,7 @@ from openvis_rt.runtime.video.overlay import OverlayWriter
 from openvis_rt.runtime.video.reading import open_video
 from openvis_rt.runtime.video.results import read_frame_log
 from openvis_rt.runtime.video.run_lengths import run_lengths
+from openvis_rt.runtime.views.opening import ViewOptions, open_views
 from openvis_rt.systems.graphs import MASKS_PER_RUN
 
 CLASSES = ["cat", "dog", "bird"]
@@ -126,17 +129,36 @@ def test_an_error_of_a_stage_is_the_runs_and_leaves_no_output(
     assert pipeline.best == (0.0, "")  # nothing of it is known any more
 
 
+@pytest.mark.parametrize("mode", ["video", "stream"])
+def test_a_run_that_is_watched_writes_the_same(opened, small_video, tmp_path, mode):
+    written, frames = [], []
+    for serve in (None, "0"):
+        output = tmp_path / str(serve)
+        with open_views(ViewOptions(serve=serve), print, pytest.fail) as views:
+            run_video(opened(mode), str(small_video), output, views=views)
+            state = views.board.to_json()
+        frames.append((state["frames"], state["phase"], state["frame_count"]))
+        written.append([file.read_bytes() for file in sorted(output.iterdir())])
+    assert written[0] == written[1]
+    assert frames[0] == frames[1]
+    assert frames[0][:2] == (len(read_frame_log(tmp_path / "0/frames.jsonl")), "finishing")
+
+
 def test_a_source_that_became_shorter_meanwhile_is_said_to_be(
     opened, small_video, tmp_path, monkeypatch
 ):
     times = iter((None, 5))
 
+    @contextmanager
+    def cut(video, most):
+        with video:
+            yield itertools.islice(video, most)
+
     def open_shorter(*args, **named):
         video, most = open_video(*args, **named), next(times)
-        if most is not None:
-            following, given = video._next_frame, iter(range(most))
-            video._next_frame = lambda: following() if next(given, None) is not None else None
-        return video
+        if most is None:
+            return video
+        return cut(video, most)
 
     monkeypatch.setattr(run_module, "open_video", open_shorter)
     with pytest.raises(VideoError, match="ended after 5 frames when it was read again"):

@@ -48,7 +48,10 @@ def test_the_wheel_holds_the_package_and_nothing_beside_it(wheel):
     folder = ROOT / "openvis_rt" / "checkpoints" / "shipped"
     weights = {p.relative_to(ROOT).as_posix() for p in folder.glob("*") if p.is_file()}
     names = {f"openvis_rt/names/{name}.txt" for name in NAME_LISTS}
-    assert shipped == modules | weights | names | {"openvis_rt/py.typed"}
+    assets = (ROOT / "openvis_rt" / "convert" / "page" / "assets").glob("*")
+    page = {p.relative_to(ROOT).as_posix() for p in assets}
+    others = {"openvis_rt/py.typed", "openvis_rt/runtime/views/page.html"}
+    assert shipped == modules | weights | names | page | others
 
 
 def test_the_wheel_brings_the_command_and_the_licence(wheel):

@@ -36,7 +36,7 @@ from openvis_rt.engines.plan import (
     plan_path,
 )
 from openvis_rt.errors import EngineError, InputError, UnavailableError
-from openvis_rt.systems.graphs import INT8, masks_per_run
+from openvis_rt.systems.graphs import INT8, INT8_FP32, masks_per_run
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -127,13 +127,18 @@ def build_engines(
 
     Raises:
         InputError: unknown backend, target or graph, a graph that the bundle has not in this
-            precision, or an option that the library does not have.
+            precision, ``int8-fp32``, or an option that the library does not have.
         EngineError: the library refuses a graph, or computes in another precision.
         UnavailableError: the library is not installed, or lacks a GPU; or onnxruntime is not
             installed, with ``verify``.
         ParityError: a rewritten graph differs from the original.
         OutputError: the bundle cannot be written.
     """
+    if INT8_FP32 in precisions:
+        raise InputError(
+            f"{INT8_FP32} is for ONNX Runtime on a CPU, and TensorRT takes no INT32 biases; build "
+            f"{INT8}, which `openvis calibrate` makes of the same ranges in a bundle with FP16"
+        )
     library = tensorrt_library(backend)
     check_options(library, options)
     wanted = _wanted_graphs(bundle, graphs)

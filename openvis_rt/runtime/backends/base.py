@@ -165,7 +165,8 @@ class Backend(Protocol):
 
         Args:
             bundle, graph, precision: which.
-            slots: of the session, at most the backend's.
+            slots: of the session: one, or a multiple of the backend's; those beyond the backend's
+                number read their sources' slots once more, from the first on.
             fetched: outputs that can be fetched, others may stay on the device; None for those that
                 the graph's spec marks so.
         """
@@ -175,6 +176,14 @@ class Backend(Protocol):
 
     def close(self) -> None:
         """Give the device back, after every session is closed."""
+
+
+def slots_of(graph: str, windows: int) -> int:
+    """Slots of a graph's session where so many windows are in flight.
+
+    `masks` has two for each window, so that the next masks are made while the host has the last.
+    """
+    return 2 * windows if graph == "masks" and windows > 1 else windows
 
 
 def fetched_value(tensor: TensorSpec, value: Array) -> Array:

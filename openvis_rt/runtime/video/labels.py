@@ -16,6 +16,7 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
+from openvis_rt.printable import printable
 from openvis_rt.runtime.video.results import Instance
 
 __all__ = ["RGB", "Anchor", "Label", "anchor_of", "font_for", "label_of", "place_of"]
@@ -148,7 +149,7 @@ def label_of(instance: Instance, color: RGB, size: int) -> Label:
         color: of its background; the letters are black or white.
         size: height of the letters in pixels.
     """
-    name = " ".join(instance.name.split())
+    name = printable(" ".join(instance.name.split()))
     if len(name) > _NAME_LENGTH:
         name = name[: _NAME_LENGTH - 1] + "…"
     words = (name, f"#{instance.track_id}", f"{instance.score:.2f}")

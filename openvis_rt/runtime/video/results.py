@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, BinaryIO, TextIO
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +23,7 @@ from openvis_rt.files import output_errors, output_file
 from openvis_rt.runtime.video.run_lengths import RLE, box_of, decode_mask
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
     from types import TracebackType
 
@@ -34,7 +34,10 @@ __all__ = [
     "Instance",
     "VideoInstance",
     "VideoResult",
+    "frames_of_log",
+    "line_of",
     "read_frame_log",
+    "result_from_line",
     "write_categories",
     "write_results",
 ]
@@ -245,12 +248,12 @@ class FrameLog:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._stack = ExitStack()
-        self._file: TextIO | None = None
+        self._file: BinaryIO | None = None
 
     def __enter__(self) -> FrameLog:
         with ExitStack() as stack:
             partial = stack.enter_context(output_file(self.path))
-            self._file = stack.enter_context(_open_text(partial))
+            self._file = stack.enter_context(partial.open("wb"))
             self._stack = stack.pop_all()
         return self
 
@@ -258,14 +261,8 @@ class FrameLog:
         """Append the line of one frame."""
         if self._file is None:
             raise RuntimeError("FrameLog.write outside of its with block")
-        line = {
-            "frame": result.index,
-            "time": result.time,
-            "size": [result.height, result.width],
-            "instances": [_instance_entry(instance) for instance in result.instances],
-        }
         with output_errors(self.path):
-            self._file.write(json.dumps(line, ensure_ascii=False) + "\n")
+            self._file.write(line_of(result))
             self._file.flush()
 
     def __exit__(
@@ -276,6 +273,17 @@ class FrameLog:
     ) -> None:
         self._file = None
         self._stack.__exit__(kind, error, trace)
+
+
+def line_of(result: FrameResult) -> bytes:
+    """The line of one frame in a :class:`FrameLog`, with its end, UTF-8."""
+    line = {
+        "frame": result.index,
+        "time": result.time,
+        "size": [result.height, result.width],
+        "instances": [_instance_entry(instance) for instance in result.instances],
+    }
+    return (json.dumps(line, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace")
 
 
 def write_results(path: Path, entries: Iterable[dict[str, Any]]) -> None:
@@ -307,22 +315,45 @@ def _open_text(path: Path) -> TextIO:
     return path.open("w", encoding="utf-8", errors="backslashreplace", newline="\n")
 
 
+def result_from_line(line: str | bytes) -> FrameResult:
+    """Inverse of :func:`line_of`.
+
+    Raises:
+        ValueError, KeyError, TypeError: it is no such line.
+    """
+    entry = json.loads(line)
+    height, width = entry["size"]
+    instances = tuple(_instance_of(found) for found in entry["instances"])
+    return FrameResult(entry["frame"], entry["time"], height, width, instances)
+
+
 def read_frame_log(path: Path) -> list[FrameResult]:
     """Inverse of :class:`FrameLog`: the results of every frame in a file.
 
     Raises:
         InputError: a line is not what :class:`FrameLog` writes; the message says which.
     """
-    results = []
-    for number, line in enumerate(path.read_text("utf-8").splitlines(), 1):
-        try:
-            entry = json.loads(line)
-            height, width = entry["size"]
-            instances = tuple(_instance_of(found) for found in entry["instances"])
-            results.append(FrameResult(entry["frame"], entry["time"], height, width, instances))
-        except (ValueError, KeyError, TypeError) as exc:
-            raise InputError(f"{path}, line {number} is no frame's result: {exc!r}") from exc
-    return results
+    return list(frames_of_log(path))
+
+
+def frames_of_log(path: Path) -> Iterator[FrameResult]:
+    """As :func:`read_frame_log`, one frame at a time: an hour's file needs no memory.
+
+    Raises:
+        InputError: there is no such file; or a line is not what :class:`FrameLog` writes, where
+            the message says which.
+    """
+    try:
+        file = path.open("rb")  # whose lines end at \n only; names may hold other ends of lines
+    except OSError as exc:
+        raise InputError(f"{path} cannot be read: {exc.strerror}. Give a run's file.") from exc
+    with file:
+        for number, line in enumerate(file, 1):
+            try:
+                result = result_from_line(line)
+            except (ValueError, KeyError, TypeError) as exc:
+                raise InputError(f"{path}, line {number} is no frame's result: {exc!r}") from exc
+            yield result
 
 
 def _instance_of(entry: dict[str, Any]) -> Instance:

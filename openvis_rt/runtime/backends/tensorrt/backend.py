@@ -9,7 +9,7 @@ from pathlib import Path
 from openvis_rt.bundle.bundle import Bundle
 from openvis_rt.engines.library import Messages, new_logger, tensorrt_library
 from openvis_rt.engines.plan import Sidecar, find_plan
-from openvis_rt.runtime.backends.tensorrt.cuda import CudaChoice, open_cuda
+from openvis_rt.runtime.backends.tensorrt.bindings import CudaChoice, open_cuda
 from openvis_rt.runtime.backends.tensorrt.session import IN_FLIGHT, TensorRtSession
 
 __all__ = ["TensorRt"]

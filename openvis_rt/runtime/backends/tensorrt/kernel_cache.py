@@ -40,9 +40,9 @@ class KernelCache:
         return self._cache is not None
 
     def context(self, engine: Engine) -> Context | None:
-        """An execution context, or None if the device cannot hold one."""
-        if self._cache is None or self._config is None:
-            return engine.create_execution_context()
+        """An execution context of TensorRT-RTX, or None if the device cannot hold one."""
+        assert self._cache is not None
+        assert self._config is not None
         if self._path.is_file():
             self._loaded = self._path.read_bytes()
             self._cache.deserialize(self._loaded)

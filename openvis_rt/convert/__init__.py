@@ -1,0 +1,1 @@
+"""Finished results in other forms: a page to look at, Rerun, COCO, MOTS, MOT and tables."""

@@ -1,0 +1,142 @@
+"""The video of a page or a recording: H.264 that browsers play, and step frame by frame.
+
+Each frame is shown at its own time in the results, so a variable rate stays what it is. There is a
+key frame at least every second, and no frame is stored out of order: a step back decodes a second
+of video at the most.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import av
+import numpy as np
+import numpy.typing as npt
+from av.video.stream import VideoStream
+
+from openvis_rt.errors import InputError, UnavailableError, VideoError
+from openvis_rt.runtime.video.overlay import open_output
+from openvis_rt.runtime.video.reading import open_video
+
+if TYPE_CHECKING:
+    from av.container import OutputContainer
+
+__all__ = ["check_h264", "write_film"]
+
+_TICKS = 90_000  # a second: that of MPEG's own clock
+_BT709 = 1  # FFmpeg's number of the colour space, of its primaries and of its transfer curve
+_LIMITED_RANGE = 1
+
+Progress = Callable[[str, int, int | None], None]
+
+
+def check_h264() -> None:
+    """Refuse a PyAV that writes nothing a browser plays.
+
+    Raises:
+        UnavailableError: it was built without x264.
+    """
+    if "libx264" not in av.codecs_available:
+        raise UnavailableError(
+            f"PyAV {av.__version__} was built without x264, and browsers play no other video that "
+            "it writes. Install PyAV's own wheel: pip install --force-reinstall av"
+        )
+
+
+def write_film(
+    path: Path,
+    source: str,
+    size: tuple[int, int],
+    times: Sequence[float],
+    *,
+    longest: int,
+    quality: int,
+    progress: Progress,
+) -> None:
+    """Write the frames of a video that the results have.
+
+    Args:
+        path: of the file, which ends in ``.mp4``.
+        source: a video file or a folder of images: the one that was run.
+        size: height and width of the results in pixels.
+        times: of every frame in seconds, strictly ascending.
+        longest: side in pixels; a larger video is reduced to it.
+        quality: x264's CRF, 0 to 51, lower is better and larger.
+        progress: told after each frame.
+
+    Raises:
+        InputError: the video is of another size.
+        VideoError: it cannot be read, or has fewer frames than the results.
+    """
+    with open_video(source, allow_truncated=True) as video:
+        if (video.height, video.width) != size:
+            raise InputError(
+                f"{source} is {video.width}x{video.height}, and the results are of a video of "
+                f"{size[1]}x{size[0]}. Give the video that was run."
+            )
+        ticks = [round(time * _TICKS) for time in times]
+        usual = float(np.median(np.diff(times))) if len(times) > 1 else 0.04
+        with open_output(path) as container:
+            stream = _stream_of(container, size, usual, longest, quality)
+            frames = (frame.image for frame in video)
+            for index, duration in enumerate(_durations(ticks, usual)):
+                if (image := next(frames, None)) is None:
+                    raise VideoError(
+                        f"{source} ends after {index} frames, and the results have {len(times)}. "
+                        "Give the video that was run."
+                    )
+                _encode(container, stream, image, ticks[index], duration)
+                progress("encoding the video", index + 1, len(times))
+            container.mux(stream.encode())
+            container.close()
+
+
+def _durations(ticks: list[int], usual: float) -> Iterator[int]:
+    for index in range(1, len(ticks)):
+        yield ticks[index] - ticks[index - 1]
+    yield max(1, round(usual * _TICKS))
+
+
+def _stream_of(
+    container: OutputContainer, size: tuple[int, int], usual: float, longest: int, quality: int
+) -> VideoStream:
+    rate = Fraction(1 / usual).limit_denominator(1001)
+    options = {
+        "crf": str(quality),
+        "preset": "veryfast",
+        "bf": "0",
+        "g": str(max(1, round(rate))),  # frames from one key frame to the next
+    }
+    stream = container.add_stream("libx264", rate=rate, options=options)
+    assert isinstance(stream, VideoStream)
+    stream.time_base = Fraction(1, _TICKS)
+    context = stream.codec_context
+    scale = min(1.0, longest / max(size))
+    context.height, context.width = (max(2, 2 * round(side * scale / 2)) for side in size)
+    context.pix_fmt, context.framerate, context.time_base = "yuv420p", rate, stream.time_base
+    context.colorspace = context.color_primaries = context.color_trc = _BT709
+    context.color_range = _LIMITED_RANGE
+    return stream
+
+
+def _encode(
+    container: OutputContainer,
+    stream: VideoStream,
+    image: npt.NDArray[np.uint8],
+    tick: int,
+    duration: int,
+) -> None:
+    context = stream.codec_context
+    frame = av.VideoFrame.from_numpy_buffer(image).reformat(
+        width=context.width,
+        height=context.height,
+        format=context.pix_fmt,
+        dst_colorspace="ITU709",
+        dst_color_range="MPEG",
+        threads=1,
+    )
+    frame.pts, frame.time_base, frame.duration = tick, stream.time_base, duration
+    container.mux(stream.encode(frame))

@@ -1,0 +1,104 @@
+"""What the repository's ``config.pbtxt`` tells the model `openvis`, written and read back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+from openvis_rt.errors import InputError
+from openvis_rt.runtime.backends.registry import Device
+from openvis_rt.runtime.options import Selection, TrackingOptions
+from openvis_rt.vocabulary import Vocabulary
+
+__all__ = ["ModelSettings"]
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """How the model runs.
+
+    Attributes:
+        vocabulary: of a sequence that names none.
+        precision: of the bundle's graphs.
+        graphs: beginning of the names of the graphs' own models, such as ``openvis`` of
+            ``openvis_propose``; None where the python model opens the graphs itself.
+        backend, device, threads: with which it opens them, as for :meth:`.Pipeline.open`.
+        selection: what a frame's result shows, where a sequence says nothing else.
+        tracking: see its class.
+        sequences: at a time, in each instance.
+        idle_seconds: after which a sequence's place is given away.
+    """
+
+    vocabulary: Vocabulary
+    precision: str = "fp32"
+    graphs: str | None = None
+    backend: str = "auto"
+    device: Device = "auto"
+    threads: int | None = None
+    selection: Selection = field(default_factory=Selection)
+    tracking: TrackingOptions = field(default_factory=TrackingOptions)
+    sequences: int = 64
+    idle_seconds: float = 60.0
+
+    def to_parameters(self) -> dict[str, str]:
+        """For ``parameters`` of the configuration; what is None is left out.
+
+        The sequence batcher has the number of sequences and their time, and a file the vocabulary.
+        """
+        found = {
+            "precision": self.precision,
+            "graphs": self.graphs,
+            "backend": self.backend,
+            "device": self.device,
+            "threads": self.threads,
+            "threshold": self.selection.threshold,
+            "max_instances": self.selection.limit,
+            "window_length": self.tracking.window_length,
+        }
+        return {name: str(value) for name, value in found.items() if value is not None}
+
+    def write_vocabulary(self, path: Path) -> None:
+        """Write the names to a JSON file, ``{"names": [...], "others": [...]}``."""
+        entry = {"names": self.vocabulary.names, "others": self.vocabulary.others}
+        path.write_text(json.dumps(entry, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+
+    @classmethod
+    def read(cls, config: Mapping[str, Any], vocabulary: Path) -> ModelSettings:
+        """Inverse of both.
+
+        Args:
+            config: the model's configuration as Triton hands it on.
+            vocabulary: the file of names.
+
+        Raises:
+            InputError: one was changed to what cannot be used; the message says which.
+        """
+        found = {key: entry["string_value"] for key, entry in config["parameters"].items()}
+        batching = config["sequence_batching"]
+        try:
+            names = json.loads(vocabulary.read_text(encoding="utf-8"))
+            words = Vocabulary(tuple(names["names"]), tuple(names["others"]))
+        except (OSError, ValueError, KeyError, TypeError) as exc:
+            raise InputError(f"{vocabulary} has no names and others: {exc!r}") from exc
+        try:
+            return cls(
+                vocabulary=words,
+                precision=found["precision"],
+                graphs=found.get("graphs"),
+                backend=found["backend"],
+                device=cast("Device", found["device"]),
+                threads=_whole(found.get("threads")),
+                selection=Selection(float(found["threshold"]), int(found["max_instances"])),
+                tracking=TrackingOptions(_whole(found.get("window_length"))),
+                sequences=int(batching["oldest"]["max_candidate_sequences"]),
+                idle_seconds=int(batching["max_sequence_idle_microseconds"]) / 1e6,
+            )
+        except (KeyError, ValueError) as exc:
+            raise InputError(f"config.pbtxt has no parameters of the model: {exc!r}") from exc
+
+
+def _whole(text: str | None) -> int | None:
+    return None if text is None else int(text)
