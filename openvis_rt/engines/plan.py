@@ -170,7 +170,7 @@ class Sidecar:
             raise EngineError(f"{path} is missing; an engine without it is not used.")
         try:
             entry = given_json(path, _LARGEST)
-        except InputError as exc:  # an engine that cannot be used is missing, as one for another GPU
+        except InputError as exc:  # for the caller, an engine that is missing here
             raise EngineError(f"{exc}.") from exc
         try:
             if isinstance(entry, dict) and entry.get("schema") != SCHEMA:
