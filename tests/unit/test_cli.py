@@ -775,3 +775,29 @@ def test_run_refuses_pictures_before_its_work(openvis, tmp_path, source, option,
     code, _, err = openvis("run", tmp_path / "none", source, "-o", tmp_path / "out", *option)
     assert code == 2
     assert message in err
+
+
+@pytest.mark.parametrize("arguments", ["models --json", "--help", "--version"])
+def test_a_full_stdout_is_told_and_its_reader_may_leave(arguments):
+    command = f"{sys.executable} -m openvis_rt {arguments}"
+    full = subprocess.run(
+        ["bash", "-c", f"{command} > /dev/full"], capture_output=True, text=True, check=False
+    )
+    assert full.returncode == 2
+    assert "stdout cannot be written (No space left on device)" in full.stderr
+    assert "Traceback" not in full.stderr
+    left = subprocess.run(
+        ["bash", "-c", f"{command} | true; exit ${{PIPESTATUS[0]}}"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (left.returncode, left.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("where", ["2> /dev/full", "2>&-", "2> >(true)"])
+def test_what_stderr_cannot_take_is_lost_and_the_work_is_done(cached_bundle, where):
+    command = f"{sys.executable} -m openvis_rt inspect {cached_bundle} --json {where}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert done.returncode == 0
+    assert "graphs" in json.loads(done.stdout)
