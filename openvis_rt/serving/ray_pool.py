@@ -10,8 +10,9 @@ from __future__ import annotations
 import json
 import logging
 import os
+import sys
 from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, replace
 from math import ceil
 from typing import Any
@@ -123,18 +124,19 @@ def ray_cluster(address: str | None) -> Iterator[Resources]:
         raise DependencyError("ray", "ray") from exc
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     ours = not ray.is_initialized()
-    try:
-        if ours:
-            ray.init(**_arguments(address))
-        found = ray.cluster_resources()
-    except Exception as exc:
-        where = f"the cluster at {address} does not answer" if address else "Ray does not start"
-        raise BackendError(f"{where}: {exc}. Without Ray: --workers 0") from exc
-    try:
-        yield Resources(found.get("CPU", 1.0), found.get("GPU", 0.0), found.get("memory", 0.0))
-    finally:
-        if ours:
-            ray.shutdown()
+    with redirect_stdout(sys.stderr):  # Ray tells of dead workers on stdout, which is for data
+        try:
+            if ours:
+                ray.init(**_arguments(address))
+            found = ray.cluster_resources()
+        except Exception as exc:
+            where = f"the cluster at {address} does not answer" if address else "Ray does not start"
+            raise BackendError(f"{where}: {exc}. Without Ray: --workers 0") from exc
+        try:
+            yield Resources(found.get("CPU", 1.0), found.get("GPU", 0.0), found.get("memory", 0.0))
+        finally:
+            if ours:
+                ray.shutdown()
 
 
 def _arguments(address: str | None) -> dict[str, Any]:
