@@ -15,6 +15,7 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, replace
 from math import ceil
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -176,6 +177,9 @@ def records_by_ray(
 ) -> Generator[Record, None, None]:
     """Do videos by a pool of actors; each record as soon as it is there, in no order.
 
+    Large files are begun first, since a long video that is begun last keeps one worker busy while
+    all others wait. Where blocks have several videos, each gets large and small ones.
+
     Ray is connected, see :func:`ray_cluster`.
     """
     import ray
@@ -184,7 +188,9 @@ def records_by_ray(
     context = DataContext.get_current()
     context.enable_progress_bars = False  # there is one for the whole
     blocks = ceil(len(videos) / ceil(len(videos) / _MOST_BLOCKS))
-    rows = [{"video": json.dumps(json_from_record(video))} for video in videos]
+    ordered = sorted(videos, key=lambda video: -_size(video.source))
+    dealt = [video for block in range(blocks) for video in ordered[block::blocks]]
+    rows = [{"video": json.dumps(json_from_record(video))} for video in dealt]
     options = replace(work.backend_options, threads=pool.threads)
     given = (replace(work, backend_options=options), folder, made_with, batch)
     strategy = ActorPoolStrategy(
@@ -204,3 +210,9 @@ def records_by_ray(
     for block in data.iter_batches(batch_size=None, prefetch_batches=0):
         for text in block["record"]:
             yield record_from_json(Record, json.loads(str(text)))
+
+
+def _size(source: str) -> int:
+    """Bytes of a file; 0 for what is none, which comes last."""
+    path = Path(source)
+    return path.stat().st_size if path.is_file() else 0
