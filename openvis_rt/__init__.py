@@ -47,9 +47,10 @@ if TYPE_CHECKING:
     from openvis_rt.export.bundle import export_bundle
     from openvis_rt.runtime.backends.base import Backend, Session
     from openvis_rt.runtime.backends.registry import BackendOptions
-    from openvis_rt.runtime.options import Selection, TrackingOptions
+    from openvis_rt.runtime.options import LiveOptions, Selection, TrackingOptions
     from openvis_rt.runtime.pipeline import Pipeline
-    from openvis_rt.runtime.run import RunOptions, RunReport, run_video
+    from openvis_rt.runtime.report import RunOptions, RunReport
+    from openvis_rt.runtime.run import run_video
     from openvis_rt.runtime.video.drawing import Drawer, draw
     from openvis_rt.runtime.video.overlay import OverlayWriter
     from openvis_rt.runtime.video.reading import Frame, VideoSource, open_video
@@ -86,10 +87,11 @@ _HOME = {
     **dict.fromkeys(("DemoReport", "run_demo"), "demo.demo"),
     **dict.fromkeys(("build_engines",), "engines.build.engines"),
     **dict.fromkeys(("Pipeline",), "runtime.pipeline"),
-    **dict.fromkeys(("Selection", "TrackingOptions"), "runtime.options"),
+    **dict.fromkeys(("LiveOptions", "Selection", "TrackingOptions"), "runtime.options"),
     **dict.fromkeys(("Backend", "Session"), "runtime.backends.base"),
     **dict.fromkeys(("BackendOptions",), "runtime.backends.registry"),
-    **dict.fromkeys(("RunOptions", "RunReport", "run_video"), "runtime.run"),
+    **dict.fromkeys(("RunOptions", "RunReport"), "runtime.report"),
+    **dict.fromkeys(("run_video",), "runtime.run"),
     **dict.fromkeys(("BatchReport", "PoolOptions", "run_batch"), "serving.batch"),
     **dict.fromkeys(("BatchWork",), "serving.worker"),
     **dict.fromkeys(("Frame", "VideoSource", "open_video"), "runtime.video.reading"),
@@ -137,6 +139,7 @@ __all__ = [
     "FrameResult",
     "InputError",
     "Instance",
+    "LiveOptions",
     "OpenVISError",
     "OutputError",
     "OverlayWriter",

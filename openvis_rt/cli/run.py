@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, BinaryIO, Literal
 
 import typer
 
@@ -19,17 +20,17 @@ from openvis_rt.cli.names import (
     names_beside,
 )
 from openvis_rt.cli.ui import CONSOLE, INTERRUPTED, print_json, progress_bar, warn
-from openvis_rt.files import refuse_existing
-from openvis_rt.runtime.options import Selection, TrackingOptions
+from openvis_rt.errors import InputError
+from openvis_rt.runtime.options import LiveOptions, Selection, TrackingOptions
 from openvis_rt.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
-    from openvis_rt.runtime.run import RunReport
+    from openvis_rt.runtime.report import RunReport
 
 # groups of --help
 _LOOK_FOR, _TRACKING = "What to look for", "Tracking"
 _WHERE, _OUTPUT = "Where it runs", "What is read and written"
-_WATCH = "Seeing it while it runs"
+_WATCH, _LIVE = "Seeing it while it runs", "Cameras and streams"
 
 
 BundleArgument = Annotated[Path, typer.Argument(help="A bundle of `openvis export`.")]
@@ -40,9 +41,56 @@ SourceArgument = Annotated[
     ),
 ]
 OutputOption = Annotated[
-    Path,
+    Path | None,
     typer.Option(
-        "--output", "-o", metavar="FOLDER", help="Takes the results; made by this command."
+        "--output",
+        "-o",
+        metavar="FOLDER",
+        help="Takes the results; made by this command. Needed unless --jsonl is given.",
+    ),
+]
+JsonLinesOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="-",
+        rich_help_panel=_WATCH,
+        help="Write each frame's line to stdout as soon as it is known; - is the one place.",
+    ),
+]
+EveryFrameOption = Annotated[
+    bool,
+    typer.Option(
+        "--every-frame",
+        rich_help_panel=_LIVE,
+        help="Segment every frame of a camera or stream, however late it gets. Else the newest "
+        "wins, and what comes meanwhile is dropped.",
+    ),
+]
+StrideOption = Annotated[
+    int,
+    typer.Option(
+        min=1,
+        metavar="N",
+        rich_help_panel=_OUTPUT,
+        help="Segment every Nth frame, also of files; results.json has one mask for each of them.",
+    ),
+]
+TimeoutOption = Annotated[
+    float,
+    typer.Option(
+        min=0.1,
+        metavar="SECONDS",
+        rich_help_panel=_LIVE,
+        help="Without data for so long an address counts as broken.",
+    ),
+]
+ReconnectOption = Annotated[
+    float,
+    typer.Option(
+        min=0.0,
+        metavar="SECONDS",
+        rich_help_panel=_LIVE,
+        help="Try a camera or stream that broke off again for so long; 0: not at all.",
     ),
 ]
 ClassifierOption = Annotated[
@@ -263,7 +311,7 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Report as JSON on stdo
 def run(
     bundle: BundleArgument,
     source: SourceArgument,
-    output: OutputOption,
+    output: OutputOption = None,
     classes: ClassesOption = None,
     vocabulary: VocabularyOption = None,
     other: OtherOption = None,
@@ -291,6 +339,11 @@ def run(
     overlay_to: OverlayToOption = None,
     html: HtmlOption = None,
     rerun: RerunOption = None,
+    jsonl: JsonLinesOption = None,
+    stride: StrideOption = 1,
+    every_frame: EveryFrameOption = False,
+    timeout: TimeoutOption = LiveOptions.timeout,
+    reconnect: ReconnectOption = LiveOptions.reconnect,
     encoder: EncoderOption = "auto",
     encoder_preset: EncoderPresetOption = None,
     encoder_quality: EncoderQualityOption = None,
@@ -301,24 +354,36 @@ def run(
     """Segment, classify and track the named classes in a video.
 
     Writes overlay.mp4, frames.jsonl (one line a frame) and, in video mode, results.json in the
-    YTVIS / LV-VIS format. Ctrl-C ends it with whole files of the frames so far.
+    YTVIS / LV-VIS format. Ctrl-C ends it with whole files of the frames so far. Of a camera or
+    a stream the newest frame is segmented, and the folder grows while it runs.
 
     Example: `openvis run bundle street.mp4 -c person -c "bicycle, bike" -o out`
     """
     from openvis_rt.bundle.bundle import Bundle
     from openvis_rt.runtime.backends.registry import BackendOptions
     from openvis_rt.runtime.pipeline import Pipeline
-    from openvis_rt.runtime.run import RunOptions, resolve_mode, run_video
+    from openvis_rt.runtime.recording import refuse_existing
+    from openvis_rt.runtime.report import RunOptions
+    from openvis_rt.runtime.run import resolve_mode, run_video
     from openvis_rt.runtime.video.encoders import EncoderOptions, check_encoder
     from openvis_rt.runtime.views.opening import ViewOptions, open_views
 
-    refuse_existing(output, overwrite=overwrite)  # before the bundle is opened
+    lines = _lines(jsonl, output, as_json=as_json)
+    if output is not None:
+        refuse_existing(output, overwrite=overwrite)  # before the bundle is opened
     pictures = {form: path for form, path in (("html", html), ("rerun", rerun)) if path is not None}
+    if pictures and output is None:
+        raise InputError(
+            f"--{next(iter(pictures))} shows what is in the output folder; give -o too"
+        )
     check_pictures(pictures, source, overwrite=overwrite)
     words = given_names(classes, vocabulary)
     encoding = EncoderOptions(encoder, encoder_preset, encoder_quality)
     check_encoder(encoding)
-    options = RunOptions(video_id, overlay, allow_truncated, max_frames, overwrite, encoding)
+    live = LiveOptions(every_frame, timeout, reconnect)
+    options = RunOptions(
+        video_id, overlay, allow_truncated, max_frames, overwrite, encoding, stride, live
+    )
     watching = ViewOptions(serve, show, tuple(overlay_to or ()))
     resolved = resolve_mode(mode, source)
     with progress_bar() as bar, open_views(watching, _tell_aside, warn) as views:
@@ -346,12 +411,27 @@ def run(
             progress=lambda done, total: bar("embedding class names", done, total),
             warn=warn,
         ) as pipeline:
-            report = run_video(pipeline, source, output, options, bar, warn, views)
-        if not report.stopped:
+            report = run_video(pipeline, source, output, options, bar, warn, views, lines)
+        if not report.stopped and output is not None:
             report.outputs.update(write_pictures(pictures, source, output, bar))
     _tell(report, as_json=as_json)
     if report.stopped:
         raise typer.Exit(INTERRUPTED)
+
+
+def _lines(jsonl: str | None, output: Path | None, *, as_json: bool) -> BinaryIO | None:
+    """Where the lines of frames go beside the folder."""
+    if jsonl is None:
+        if output is None:
+            raise InputError("nothing would be kept: give a folder with -o, or --jsonl -, or both")
+        return None
+    if jsonl != "-":
+        raise InputError(f"--jsonl takes - for stdout, got {jsonl}; a file is in the folder of -o")
+    if as_json:
+        raise InputError("--jsonl - and --json both write to stdout; give one of them")
+    buffered = sys.stdout.buffer
+    # without the buffer: one that its reader left full fails again when Python ends
+    return getattr(buffered, "raw", buffered)
 
 
 def _tell(report: RunReport, *, as_json: bool) -> None:
@@ -362,6 +442,13 @@ def _tell(report: RunReport, *, as_json: bool) -> None:
         f"{report.frames} frames, {report.tracks} tracks, {report.frames_per_second:.2f} frames/s "
         f"on {report.backend}, {report.mode} mode"
     )
+    if report.age_ms is not None:
+        ages, back = report.age_ms, report.reconnections
+        CONSOLE.print(
+            f"{report.dropped} frames dropped; a result was {ages['p50']:.0f} ms old in the median "
+            f"and {ages['p99']:.0f} ms in the worst hundredth"
+            + (f"; the source came back {back} times" if back else "")
+        )
     if report.delay_frames:
         CONSOLE.print(
             f"a frame's result waited for up to {report.delay_frames} more frames, "

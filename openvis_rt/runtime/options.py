@@ -6,7 +6,30 @@ from dataclasses import dataclass
 
 from openvis_rt.errors import InputError
 
-__all__ = ["Selection", "TrackingOptions"]
+__all__ = ["LiveOptions", "Selection", "TrackingOptions"]
+
+
+@dataclass(frozen=True)
+class LiveOptions:
+    """How a camera or a stream is read.
+
+    Attributes:
+        every_frame: hand out every frame, however late. Else the newest frame wins: what comes
+            while the consumer works is dropped but for the last.
+        timeout: seconds without data after which an address counts as broken.
+        reconnect: seconds for which a source that broke off is tried again; 0 for not at all.
+    """
+
+    every_frame: bool = False
+    timeout: float = 15.0
+    reconnect: float = 30.0
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be."""
+        if not self.timeout > 0:
+            raise InputError(f"a timeout is more than 0 seconds; got {self.timeout:g}")
+        if not self.reconnect >= 0:
+            raise InputError(f"reconnecting takes 0 seconds or more; got {self.reconnect:g}")
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import threading
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -147,12 +149,16 @@ def test_a_source_that_became_shorter_meanwhile_is_said_to_be(
 ):
     times = iter((None, 5))
 
+    @contextmanager
+    def cut(video, most):
+        with video:
+            yield itertools.islice(video, most)
+
     def open_shorter(*args, **named):
         video, most = open_video(*args, **named), next(times)
-        if most is not None:
-            following, given = video._next_frame, iter(range(most))
-            video._next_frame = lambda: following() if next(given, None) is not None else None
-        return video
+        if most is None:
+            return video
+        return cut(video, most)
 
     monkeypatch.setattr(run_module, "open_video", open_shorter)
     with pytest.raises(VideoError, match="ended after 5 frames when it was read again"):

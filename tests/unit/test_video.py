@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 from openvis_rt.errors import VideoError
-from openvis_rt.runtime.video import reading
+from openvis_rt.runtime.options import LiveOptions
 from openvis_rt.runtime.video.generated import sample_frames, write_sample_video
 from openvis_rt.runtime.video.reading import is_live, open_video
 
@@ -394,10 +394,10 @@ def answering(status: int):
             thread.join()
 
 
-def why_not(address: str) -> str:
+def why_not(address: str, live: LiveOptions | None = None) -> str:
     """Why a stream cannot be opened; the advice for cut files is none for streams."""
     with pytest.raises(VideoError) as caught:
-        open_video(address)
+        open_video(address, live=live)
     message = str(caught.value)
     assert message.startswith(f"{address} cannot be opened: ")
     advice = message.removeprefix(address)
@@ -431,10 +431,10 @@ def test_what_a_web_server_says_is_passed_on(status, message):
 
 
 @pytest.mark.parametrize("scheme", ["rtsp", "http"])
-def test_a_host_that_keeps_silent_is_given_up(scheme, monkeypatch):
-    monkeypatch.setattr(reading, "_STREAM_TIMEOUT", 0.5)
+def test_a_host_that_keeps_silent_is_given_up(scheme):
     with socket.create_server(("127.0.0.1", 0)) as server:
-        message = why_not(f"{scheme}://127.0.0.1:{server.getsockname()[1]}/live")
+        address = f"{scheme}://127.0.0.1:{server.getsockname()[1]}/live"
+        message = why_not(address, LiveOptions(timeout=0.5))
     assert "nothing came from 127.0.0.1 within 0.5 s" in message
 
 
@@ -474,7 +474,8 @@ def served(data: bytes):
 
 def test_a_stream_that_breaks_off_ends_with_a_warning(sample, tmp_path):
     data = remuxed(sample, tmp_path / "a.ts").read_bytes()
-    with served(data) as (address, ended), open_video(address) as video:
+    every = LiveOptions(every_frame=True, reconnect=0)
+    with served(data) as (address, ended), open_video(address, live=every) as video:
         assert video.live
         first = next(video)
         ended.set()

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from av.stream import Disposition, Stream
 
 from openvis_rt.errors import VideoError
+from openvis_rt.runtime.video.damage import Damage
 from openvis_rt.runtime.video.timeline import Timeline
 
 if TYPE_CHECKING:
@@ -76,6 +77,7 @@ class ContainerReader:
         start: of the first frame by the container's clock, in seconds, when that was read; None
             before, and where the source has no clock.
         warnings: what a user should know, when it was seen.
+        damage: of a live source; a file that is damaged is refused, or cut there.
 
     Raises:
         VideoError: it cannot be opened, or has no pictures.
@@ -108,9 +110,6 @@ class ContainerReader:
         except VideoError:
             self._container.close()
             raise
-        self._stream.thread_type = "AUTO"
-        if self._stream.width * self._stream.height > _HUGE:  # each thread holds some frames
-            self._stream.codec_context.thread_count = 4
         rates = [rate for rate in (self._stream.average_rate, self._stream.guessed_rate) if rate]
         self.fps = _rate_of(self._stream)
         self._clocked = self.fps in rates or not rates  # else times, too, are by a rate in error
@@ -121,15 +120,24 @@ class ContainerReader:
             )
         self.frame_count = self._stream.frames or None
         self.live = live or (timeout is not None and self._container.duration is None)
+        # threads that take a frame each give a live picture some frames late
+        self._stream.thread_type = "SLICE" if self.live else "AUTO"
+        if self._stream.width * self._stream.height > _HUGE:  # each thread holds some frames
+            self._stream.codec_context.thread_count = 4
+        self._timeout = timeout
+        self.damage = Damage(float(self.fps))
         self._extent = _Extent(self._container, self._stream)
 
-    def frames(self) -> Iterator[tuple[float | None, npt.NDArray[np.uint8]]]:
-        """Time and image of every frame, as :class:`.reading.Frame` has them.
+    def frames(self, stride: int = 1) -> Iterator[tuple[int, float | None, npt.NDArray[np.uint8]]]:
+        """Index, time and image of every frame, as :class:`.reading.Frame` has them.
+
+        Args:
+            stride: frames whose index it does not divide are decoded and left out.
 
         Raises:
             DamagedError: the data end or break early.
         """
-        started, matrix, timeline = False, None, Timeline()
+        started, matrix, timeline, index = False, None, Timeline(), -1
         for packet in self._packets():
             for picture in self._pictures(packet, started=started):
                 if not started:
@@ -137,7 +145,10 @@ class ContainerReader:
                     # the next garbage collection: PyAV's side data and pictures refer to each other
                     self.start, matrix = picture.time, _matrix_of(picture)
                     started = True
-                yield self._time(picture, timeline), _upright(picture, matrix)
+                time, index = self._time(picture, timeline), index + 1
+                self._note(picture, time)
+                if index % stride == 0:
+                    yield index, time, _upright(picture, matrix)
         self._extent.check()
 
     def close(self) -> None:
@@ -157,13 +168,23 @@ class ContainerReader:
             )
         return time
 
+    def _note(self, picture: VideoFrame, time: float | None) -> None:
+        if self.live and picture.is_corrupt:
+            self.damage.sign()
+        self.damage.frame(time)
+
     def _packets(self) -> Iterator[Packet[Stream]]:
         """The packets of the video track, and an empty one at the end to flush the decoder."""
         try:
             for packet in self._container.demux(*self._extent.streams):
                 self._extent.add(packet)
                 if packet.stream is self._stream:
+                    if self.live and packet.is_corrupt:
+                        self.damage.sign()
                     yield packet
+        except av.ExitError as exc:
+            waited = "" if self._timeout is None else f" within {self._timeout:g} s"
+            raise DamagedError(f"no whole frame came{waited}") from exc
         except (av.FFmpegError, OSError) as exc:
             raise DamagedError(f"reading fails ({_reason(exc)})") from exc
 
@@ -174,6 +195,8 @@ class ContainerReader:
             # A recording may begin between key frames, and a live stream may lose packets: the
             # decoder refuses those and goes on at the next key frame.
             if isinstance(exc, av.InvalidDataError) and (self.live or not started):
+                if started:
+                    self.damage.sign()
                 return []
             raise DamagedError(f"decoding fails ({_reason(exc)})") from exc
 

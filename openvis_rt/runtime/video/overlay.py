@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["Canvas", "OverlayWriter", "encode_image", "open_output", "video_stream_of"]
 
 _SUFFIXES = (".mp4", ".mkv", ".mov")
+_HYBRID = (62, 0, 0)  # FFmpeg 8: fragments that become a usual mp4 at the end
 
 Plane = npt.NDArray[np.uint8]
 
@@ -84,6 +85,8 @@ class OverlayWriter:
             pictures.
         encoder: see :func:`~openvis_rt.runtime.video.encoders.choose_encoder`; None for H.264 by
             x264 or, where PyAV was built without it, MPEG-4 part 2.
+        growing: the file has its name from the start and stays after an error; what was written
+            plays, up to a second or two before the end. That is for recordings of live sources.
 
     Attributes:
         warnings: why sound is missing or ends early, if it does.
@@ -102,6 +105,7 @@ class OverlayWriter:
         encoder: Encoder | None = None,
         *,
         audio_begin: float | None = None,
+        growing: bool = False,
     ) -> None:
         if path.suffix.lower() not in _SUFFIXES:
             raise OutputError(
@@ -113,7 +117,7 @@ class OverlayWriter:
         self.fps = Fraction(fps).limit_denominator(1001) or Fraction(1, 1001)
         self.warnings: list[str] = []
         self._audio_from, self._encoder = audio_from, encoder
-        self._audio_begin = audio_begin
+        self._audio_begin, self._growing = audio_begin, growing
         self._stack = ExitStack()
         self._container: OutputContainer | None = None
         self._video: VideoStream | None = None
@@ -124,9 +128,11 @@ class OverlayWriter:
 
     def __enter__(self) -> OverlayWriter:
         with ExitStack() as stack:
-            partial = stack.enter_context(output_file(self.path))
+            partial = self.path
+            if not self._growing:
+                partial = stack.enter_context(output_file(self.path))
             with self._write_errors():
-                self._container = stack.enter_context(open_output(partial))
+                self._container = stack.enter_context(open_output(partial, growing=self._growing))
                 self._video = video_stream_of(
                     self._container, self.width, self.height, self.fps, self._encoder
                 )
@@ -187,6 +193,9 @@ class OverlayWriter:
         self._container = self._video = None
         with self._stack:
             if error is not None:
+                if self._growing and container is not None and video is not None:
+                    with contextlib.suppress(av.FFmpegError, OSError):
+                        container.mux(video.encode())
                 raise error  # so that the stack removes the file
             if container is None or video is None:
                 return
@@ -222,6 +231,10 @@ class OverlayWriter:
 
     @contextlib.contextmanager
     def _write_errors(self) -> Iterator[None]:
+        if self._growing:
+            with self._growing_errors():
+                yield
+            return
         with output_errors(self.path):
             try:
                 yield
@@ -233,11 +246,31 @@ class OverlayWriter:
                     "try another size, or a name that ends in .mkv."
                 ) from exc
 
+    @contextlib.contextmanager
+    def _growing_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except (av.FFmpegError, OSError) as exc:
+            raise OutputError(
+                f"cannot write {self.path}: {exc.strerror or exc}. What it holds is kept there. "
+                "Free space if the disk is full, or give another place with --output."
+            ) from exc
+
 
 @contextlib.contextmanager
-def open_output(path: Path) -> Iterator[OutputContainer]:
-    """A container to write; it is closed at the end, also after an error."""
+def open_output(path: Path, *, growing: bool = False) -> Iterator[OutputContainer]:
+    """A container to write; it is closed at the end, also after an error.
+
+    Args:
+        path: of the file.
+        growing: an mp4 is written in fragments of a second, so that it plays whatever ends it. A
+            new FFmpeg makes a usual one of it when it is closed.
+    """
     options = {} if path.suffix.lower() == ".mkv" else {"movflags": "faststart"}
+    if growing and options:
+        whole = av.library_versions["libavformat"] >= _HYBRID
+        kind = "hybrid_fragmented" if whole else "empty_moov+default_base_moof"
+        options = {"movflags": f"{kind}+frag_keyframe", "frag_duration": "1000000"}
     container = av.open(str(path), "w", options=options)
     try:
         yield container

@@ -40,14 +40,14 @@ class ImageReader:
         self.start: float | None = 0.0
         self.warnings: list[str] = []
 
-    def frames(self) -> Iterator[tuple[float | None, Image8]]:
-        """Time and image of every picture.
+    def frames(self, stride: int = 1) -> Iterator[tuple[int, float | None, Image8]]:
+        """Index, time and image of every picture whose index the stride divides.
 
         Raises:
             DamagedError: one cannot be read.
             VideoError: its numbers have no known range.
         """
-        for index, path in enumerate(self._paths):
+        for index, path in list(enumerate(self._paths))[::stride]:
             try:
                 with Image.open(path) as picture:
                     image, brightest = rgb_of(picture, path.name)
@@ -59,7 +59,7 @@ class ImageReader:
                     f"first is {brightest} of 65535, so it is almost black; stretch them to the "
                     "whole range if that is not what they show"
                 )
-            yield float(index / self.fps), image
+            yield index, float(index / self.fps), image
 
     def close(self) -> None:
         """Nothing to do: each picture is closed as soon as it is read."""

@@ -3,16 +3,18 @@
 open_video(source) -> VideoSource: Frame 0, Frame 1, ...
 
 a reader (file, stream, camera: PyAV; folder: Pillow) makes frames in a thread of its own
-and hands them through a queue of a few frames. What goes wrong there is raised in the consumer.
+and hands them over. Of a file a few frames wait for the consumer, and then the reader does; of a
+live source the newest frame waits, and the ones before it are dropped. What goes wrong in the
+thread is raised in the consumer.
 """
 
 from __future__ import annotations
 
-import contextlib
+import math
 import platform
-import queue
 import re
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +25,10 @@ import numpy.typing as npt
 
 from openvis_rt.errors import VideoError
 from openvis_rt.geometry import frames_at_once
+from openvis_rt.runtime.options import LiveOptions
 from openvis_rt.runtime.video.container import ContainerReader, DamagedError
+from openvis_rt.runtime.video.handover import Handover
+from openvis_rt.runtime.video.live import LiveReader, opened_aside
 from openvis_rt.runtime.video.pictures import ImageReader
 
 if TYPE_CHECKING:
@@ -34,7 +39,7 @@ if TYPE_CHECKING:
 __all__ = ["IMAGE_SUFFIXES", "Frame", "VideoSource", "is_live", "open_images", "open_video"]
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".webp"})
-_STREAM_TIMEOUT = 15.0  # seconds without data after which a stream counts as broken
+_PATIENCE = 1.0  # seconds that closing waits for a thread that may wait for a peer
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +47,7 @@ class Frame:
     """One picture of a video.
 
     Attributes:
-        index: from 0.
+        index: from 0, by the source: frames that were left out or dropped count.
         time: seconds since the first frame; None where the source has no clock.
         image: uint8 [H, W, 3] RGB, upright, C-contiguous. It belongs to the receiver.
     """
@@ -63,8 +68,11 @@ class _Reader(Protocol):
     start: float | None
     warnings: list[str]
 
-    def frames(self) -> Iterator[tuple[float | None, npt.NDArray[np.uint8]]]:
-        """Time and image of every frame; raises ``DamagedError`` where the data break."""
+    def frames(self, stride: int = 1) -> Iterator[tuple[int, float | None, npt.NDArray[np.uint8]]]:
+        """Index, time and image of every ``stride``-th frame, from the first one on.
+
+        Raises ``DamagedError`` where the data break.
+        """
 
     def close(self) -> None:
         """Release the file or device."""
@@ -82,6 +90,10 @@ def open_video(
     queue_size: int = 4,
     ahead: bool = True,
     prepare: Prepare = lambda frame: frame,
+    stride: int = 1,
+    live: LiveOptions | None = None,
+    stop: threading.Event | None = None,
+    tell: Callable[[str], None] | None = None,
 ) -> VideoSource:
     """Open a video and decode its first frame.
 
@@ -91,19 +103,39 @@ def open_video(
             stream (``rtsp://...``).
         allow_truncated: end with a warning where the data end early, instead of with an error.
         queue_size: frames decoded ahead of the consumer, at least 1; fewer where so many would
-            take more than 256 MiB.
+            take more than 256 MiB. Of a live source it is one.
         ahead: decode in a thread of its own. Else each frame is decoded when it is asked for, in
-            the caller's thread, whose time it takes: for measuring.
+            the caller's thread, whose time it takes: for measuring. Live sources have their thread.
         prepare: is called with each frame in the thread that decodes it, and gives the frame that
-            is handed out; such as :meth:`Pipeline.prepared`.
+            is handed out; such as :meth:`Pipeline.prepared`. Where frames may be dropped it is
+            called in the consumer's thread, with those that are not.
+        stride: hand out every so many frames.
+        live: how a camera or a stream is read; None for the newest frame and reconnection.
+        stop: ends the iteration, soon, when it is set; also while nothing comes.
+        tell: is told of a live source's breaks when they happen, in another thread; None to have
+            them in ``warnings``.
 
     Raises:
         VideoError: there is nothing at ``source`` that can be decoded.
+        KeyboardInterrupt: ``stop`` was set before the first frame came.
     """
     if queue_size < 1:
         raise ValueError(f"queue_size is {queue_size}; it must be at least 1")
+    if stride < 1:
+        raise ValueError(f"stride is {stride}; it must be at least 1")
+    how, ended = live or LiveOptions(), threading.Event()
+
+    def opened() -> _Reader:
+        reader = _reader_of(source, how.timeout)
+        if not (reader.live and isinstance(reader, ContainerReader)):
+            return reader
+        return LiveReader(reader, lambda: _live_again(source, how), how.reconnect, tell, ended)
+
     try:
-        reader = _reader_of(source)
+        if is_live(source):
+            reader = opened_aside(source, opened, lambda late: late.close(), stop)
+        else:
+            reader = opened()
     except OSError as exc:
         raise VideoError(
             f"{source} cannot be read: {exc.strerror or exc}. Give a source that you may read."
@@ -114,6 +146,10 @@ def open_video(
         queue_size=queue_size,
         ahead=ahead,
         prepare=prepare,
+        stride=stride,
+        every_frame=how.every_frame or not reader.live,
+        stop=stop,
+        ended=ended,
     )
 
 
@@ -139,21 +175,26 @@ def open_images(name: str, paths: list[Path]) -> VideoSource:
 class VideoSource:
     """An iterator over the frames of a video; use it in a ``with`` block.
 
-    No frame is dropped: a live source waits while the consumer works.
+    Of a file every frame is given. Of a live source the newest is, unless ``every_frame`` was asked
+    for: what comes while the consumer works is dropped but for the last.
 
     Attributes:
         name: what was opened, for messages.
         width, height: of every frame in pixels, after rotation.
-        fps: frames a second; 25 for folders of images, and where a source does not say.
+        fps: frames a second, of those that ``stride`` leaves; 25 for folders of images, and where a
+            source does not say.
         frame_count: frames that the container declares (an edited file may show fewer), or images
-            in the folder; None where unknown.
+            in the folder, of those that ``stride`` leaves; None where unknown.
         live: a camera, or a stream without an end. Its breaking off is an end like any other.
         start: of the first frame by the source's own clock, in seconds, for what else was recorded
             by that clock; None where it has none.
+        arrived: when the frame that was handed out last was decoded, by ``time.monotonic``; None
+            before the first one.
         warnings: what a user should know; complete when the iteration has ended.
 
     Raises:
-        VideoError: while iterating, when the data break, end early or change their size.
+        VideoError: while iterating, when the data break, end early or change their size. A live
+            source ends there, with a warning.
     """
 
     def __init__(
@@ -164,26 +205,51 @@ class VideoSource:
         queue_size: int,
         ahead: bool = True,
         prepare: Prepare = lambda frame: frame,
+        stride: int = 1,
+        every_frame: bool = True,
+        stop: threading.Event | None = None,
+        ended: threading.Event | None = None,
     ) -> None:
-        self.name, self.fps, self.frame_count = reader.name, reader.fps, reader.frame_count
-        self.live = reader.live
+        self.name, self.live = reader.name, reader.live
+        self.fps = reader.fps / stride
+        count = reader.frame_count
+        self.frame_count = None if count is None else math.ceil(count / stride)
         self.warnings: list[str] = reader.warnings
-        self._reader = reader
-        self._allow_truncated, self._ahead, self._prepare = allow_truncated, ahead, prepare
+        self.arrived: float | None = None
+        self._reader, self._stride, self._stop = reader, stride, stop
+        self._allow_truncated, self._prepare = allow_truncated, prepare
+        self._late = not every_frame  # frames are prepared when they are taken
+        self._ahead = ahead or self.live
         self._frames = self._checked_frames()
-        self._stopped = threading.Event()
-        self._error: BaseException | None = None
+        self._handover: Handover[_Arrival] = Handover(
+            1 if self._late else queue_size, newest=self._late
+        )
+        self._ended = ended or threading.Event()
         self._thread: threading.Thread | None = None
-        self._ended = False
+        self._first: _Arrival | None = None
         try:
-            self._first: Frame | None = next(self._frames)
+            if self.live:
+                self._start()
+            self._first = self._handover.get(stop) if self.live else next(self._frames, None)
+            if self._first is None:
+                raise self._handover.error or KeyboardInterrupt
         except BaseException:
-            reader.close()
+            self.close()
             raise
-        self.height, self.width = self._first.image.shape[:2]
+        self.height, self.width = self._first.frame.image.shape[:2]
         self.start = reader.start
-        waiting = frames_at_once(self.height, self.width, queue_size)
-        self._queue: queue.Queue[Frame | None] = queue.Queue(waiting)
+        if not self._late:
+            self._handover.size = frames_at_once(self.height, self.width, queue_size)
+
+    @property
+    def dropped(self) -> int:
+        """Frames of a live source so far that a newer one took the place of."""
+        return self._handover.dropped
+
+    @property
+    def reconnections(self) -> int:
+        """How often a live source broke off and came back so far."""
+        return self._reader.reconnections if isinstance(self._reader, LiveReader) else 0
 
     def __enter__(self) -> VideoSource:
         return self
@@ -200,100 +266,136 @@ class VideoSource:
         return self
 
     def __next__(self) -> Frame:
-        frame = self._next_frame()
-        if frame is None:
+        arrival, self._first = self._first, None
+        if arrival is not None and self._late and self._handover.waiting:
+            self._handover.dropped += 1  # the first one is no longer the newest
+            arrival = None
+        arrival = arrival or self._next_arrival()
+        if arrival is None:
             self.close()
-            if self._error is not None:
-                raise self._error
+            if self._handover.error is not None:
+                raise self._handover.error
             raise StopIteration
-        return frame
+        self.arrived = arrival.moment
+        return self._prepare(arrival.frame) if self._late else arrival.frame
 
     def close(self) -> None:
-        """Stop decoding and release the source. Frames that were handed out stay good."""
-        self._ended = True
-        self._stopped.set()
-        if self._thread is not None:
-            # one place in the queue is enough: the thread looks at _stopped after each frame
-            with contextlib.suppress(queue.Empty):
-                while True:
-                    self._queue.get_nowait()
-            self._thread.join()
-            self._thread = None
+        """Stop decoding and release the source. Frames that were handed out stay good.
+
+        A thread that waits for a camera or a host is left behind after a second; it releases the
+        source when the source's timeout is over.
+        """
+        self._ended.set()
+        self._handover.close()
+        if self._thread is None:
+            self._release()
+        else:
+            self._thread.join(_PATIENCE if self.live or "://" in self.name else None)
+
+    def _release(self) -> None:
         self._frames.close()
         self._reader.close()
 
-    def _next_frame(self) -> Frame | None:
-        if self._ended:
+    def _start(self) -> None:
+        self._thread = threading.Thread(
+            target=self._decode, name=f"decode {self.name}", daemon=True
+        )
+        self._thread.start()
+
+    def _next_arrival(self) -> _Arrival | None:
+        if self._ended.is_set():
             return None
-        if self._first is not None:
-            frame, self._first = self._first, None
-            return frame
-        if not self._ahead:
-            return next(self._frames, None)
         if self._thread is None:
-            self._thread = threading.Thread(
-                target=self._decode, name=f"decode {self.name}", daemon=True
-            )
-            self._thread.start()
-        return self._queue.get()
+            if not self._ahead:
+                return next(self._frames, None)
+            self._start()
+        return self._handover.get(self._stop)
 
     def _decode(self) -> None:
-        """The thread's body: queue the frames, then None."""
+        """The thread's body: hand over the frames and the end, then release the source."""
+        error: BaseException | None = None
         try:
-            for frame in self._frames:
-                self._queue.put(frame)
-                if self._stopped.is_set():
-                    return
+            for arrival in self._frames:
+                if not self._handover.put(arrival):
+                    break
         except BaseException as exc:  # handed to the consumer, whatever it is
-            self._error = exc
-        self._queue.put(None)
+            error = exc
+        self._handover.end(error)
+        self._release()
 
-    def _checked_frames(self) -> Generator[Frame, None, None]:
+    def _checked_frames(self) -> Generator[_Arrival, None, None]:
         """The reader's frames, all of one size; damage becomes an error or a warning."""
         count, shape = 0, None
         try:
-            for time, image in self._reader.frames():
-                shape = shape or image.shape
+            for index, moment, image in self._reader.frames(self._stride):
+                arrived, shape = time.monotonic(), shape or image.shape
                 if image.shape != shape:
-                    raise VideoError(_size_message(self.name, count, image.shape, shape))
-                yield self._prepare(Frame(count, time, image))
-                count += 1
+                    self._resized(index, image.shape, shape)
+                    return
+                frame = Frame(index, moment, image)
+                yield _Arrival(frame if self._late else self._prepare(frame), arrived)
+                count = index + 1
         except DamagedError as exc:
-            if count == 0:
-                raise VideoError(f"no frame of {self.name} can be decoded: {exc}") from exc
-            if self.live:  # which has no other end
-                self.warnings.append(f"{self.name} was lost after {count} frames: {exc}")
-                return
-            declared = f" of {self.frame_count}" if self.frame_count else ""
-            message = (
-                f"{self.name} is damaged or cut off: {exc}. {count}{declared} frames were read"
-            )
-            if not self._allow_truncated:
-                raise VideoError(
-                    f"{message}. Give a whole copy of the video, or --allow-truncated to keep "
-                    "what can be read."
-                ) from exc
-            self.warnings.append(f"{message}; the rest is left out.")
+            self._broken(count, exc)
         if count == 0:
             raise VideoError(
                 f"{self.name} holds no frame that can be decoded. Give a video with pictures."
             )
 
+    def _resized(self, index: int, new: tuple[int, ...], old: tuple[int, ...]) -> None:
+        (height, width), (new_height, new_width) = old[:2], new[:2]
+        message = (
+            f"{self.name} changes its size at frame {index}: from {width}x{height} to "
+            f"{new_width}x{new_height}."
+        )
+        if not self.live:
+            raise VideoError(
+                f"{message} All frames must have one size; re-encode it, for example with "
+                f"ffmpeg -i INPUT -vf scale={width}:{height} OUTPUT.mp4"
+            )
+        self.warnings.append(f"{message} The results end there; start again for the new size")
 
-def _size_message(name: str, index: int, new: tuple[int, ...], old: tuple[int, ...]) -> str:
-    (height, width), (new_height, new_width) = old[:2], new[:2]
-    return (
-        f"{name} changes its size at frame {index}: from {width}x{height} to "
-        f"{new_width}x{new_height}. All frames must have one size; re-encode it, for example with "
-        f"ffmpeg -i INPUT -vf scale={width}:{height} OUTPUT.mp4"
-    )
+    def _broken(self, count: int, error: DamagedError) -> None:
+        """The data broke off after ``count`` frames: the end of a live source, damage of others."""
+        if count == 0:
+            raise VideoError(f"no frame of {self.name} can be decoded: {error}") from error
+        if self.live:  # which has no other end
+            self.warnings.append(f"{self.name} was lost after {count} frames: {error}")
+            return
+        declared = f" of {self.frame_count}" if self.frame_count else ""
+        message = f"{self.name} is damaged or cut off: {error}. {count}{declared} frames were read"
+        if not self._allow_truncated:
+            raise VideoError(
+                f"{message}. Give a whole copy of the video, or --allow-truncated to keep "
+                "what can be read."
+            ) from error
+        self.warnings.append(f"{message}; the rest is left out.")
 
 
-def _reader_of(source: str) -> _Reader:
+@dataclass(frozen=True, slots=True)
+class _Arrival:
+    """A frame, and when it was decoded, in seconds of ``time.monotonic``."""
+
+    frame: Frame
+    moment: float
+
+
+def _live_again(source: str, how: LiveOptions) -> ContainerReader:
+    """The live source once more.
+
+    Raises:
+        VideoError: it is still away.
+    """
+    reader = _reader_of(source, min(how.timeout, how.reconnect))
+    assert isinstance(reader, ContainerReader)  # as the first time
+    return reader
+
+
+def _reader_of(source: str, timeout: float) -> _Reader:
     if source.isdecimal():
         return _camera(int(source))
     if "://" in source:
-        return ContainerReader(source, source, timeout=_STREAM_TIMEOUT)
+        return ContainerReader(source, source, timeout=timeout)
     path = Path(source)
     if path.is_dir():
         return ImageReader(str(path), _images_in(path))

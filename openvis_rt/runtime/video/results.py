@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, BinaryIO, TextIO
 
 import numpy as np
 import numpy.typing as npt
@@ -35,7 +35,7 @@ __all__ = [
     "VideoInstance",
     "VideoResult",
     "frames_of_log",
-    "json_line",
+    "line_of",
     "read_frame_log",
     "result_from_line",
     "write_categories",
@@ -248,12 +248,12 @@ class FrameLog:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._stack = ExitStack()
-        self._file: TextIO | None = None
+        self._file: BinaryIO | None = None
 
     def __enter__(self) -> FrameLog:
         with ExitStack() as stack:
             partial = stack.enter_context(output_file(self.path))
-            self._file = stack.enter_context(_open_text(partial))
+            self._file = stack.enter_context(partial.open("wb"))
             self._stack = stack.pop_all()
         return self
 
@@ -262,7 +262,7 @@ class FrameLog:
         if self._file is None:
             raise RuntimeError("FrameLog.write outside of its with block")
         with output_errors(self.path):
-            self._file.write(json_line(result))
+            self._file.write(line_of(result))
             self._file.flush()
 
     def __exit__(
@@ -273,6 +273,17 @@ class FrameLog:
     ) -> None:
         self._file = None
         self._stack.__exit__(kind, error, trace)
+
+
+def line_of(result: FrameResult) -> bytes:
+    """The line of one frame in a :class:`FrameLog`, with its end, UTF-8."""
+    line = {
+        "frame": result.index,
+        "time": result.time,
+        "size": [result.height, result.width],
+        "instances": [_instance_entry(instance) for instance in result.instances],
+    }
+    return (json.dumps(line, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace")
 
 
 def write_results(path: Path, entries: Iterable[dict[str, Any]]) -> None:
@@ -304,19 +315,8 @@ def _open_text(path: Path) -> TextIO:
     return path.open("w", encoding="utf-8", errors="backslashreplace", newline="\n")
 
 
-def json_line(result: FrameResult) -> str:
-    """A frame's line of :class:`FrameLog`, with its end."""
-    line = {
-        "frame": result.index,
-        "time": result.time,
-        "size": [result.height, result.width],
-        "instances": [_instance_entry(instance) for instance in result.instances],
-    }
-    return json.dumps(line, ensure_ascii=False) + "\n"
-
-
 def result_from_line(line: str | bytes) -> FrameResult:
-    """Inverse of :func:`json_line`.
+    """Inverse of :func:`line_of`.
 
     Raises:
         ValueError, KeyError, TypeError: it is no such line.

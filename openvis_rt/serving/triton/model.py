@@ -30,7 +30,7 @@ from openvis_rt.errors import InputError, OpenVISError
 from openvis_rt.runtime.backends.base import Backend
 from openvis_rt.runtime.backends.registry import BackendOptions
 from openvis_rt.runtime.pipeline import Pipeline
-from openvis_rt.runtime.video.results import json_line
+from openvis_rt.runtime.video.results import line_of
 from openvis_rt.serving.triton.backend import TritonBackend
 from openvis_rt.serving.triton.sequences import SequenceRequest, Sequences
 from openvis_rt.serving.triton.settings import ModelSettings
@@ -114,7 +114,7 @@ class OpenVisModel:
             pb.Logger.log_error(traceback.format_exc())
             message = f"a defect of openvis-rt: {exc!r}; the server's log has more"
             return pb.InferenceResponse(error=pb.TritonError(message))
-        data = "".join(map(json_line, results)).encode("utf-8", "backslashreplace")
+        data = b"".join(map(line_of, results))
         found = tensor_of(pb, "results", np.frombuffer(data, np.uint8).copy())
         return pb.InferenceResponse([found])
 
