@@ -114,6 +114,7 @@ def test_a_window_in_flight_keeps_the_graphs(cached_bundle):
             other.step(picture(9))
         stream.close()
         assert other.step(picture(9)).index == 0
+        other.close()
 
 
 def test_pushed_frames_give_what_a_stream_gives(pipeline):
