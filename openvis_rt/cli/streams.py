@@ -9,12 +9,16 @@ import sys
 from collections.abc import Iterator
 from typing import Any, TextIO, cast
 
-from openvis_rt.errors import OutputError
+from openvis_rt.errors import InputError, OutputError
 
-__all__ = ["safe_data", "safe_talk"]
+__all__ = ["readable_files", "safe_data", "safe_talk"]
 
 # a write to stdout fails by one of these, and none of them comes from a defect
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF})
+
+# what is wrong with a named file by one of these is wrong with the place, not with this program
+_PLACES = _FULL | {errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR}
+_PLACES |= {errno.EROFS, errno.ESTALE, errno.ENODEV, errno.ENXIO, errno.EMFILE, errno.ENFILE}
 
 
 class _Talk:
@@ -85,6 +89,27 @@ def safe_data() -> Iterator[None]:
         ) from exc
     finally:
         sys.stdout, sys.stderr = stdout, stderr
+
+
+@contextlib.contextmanager
+def readable_files() -> Iterator[None]:
+    """Within the block a file or folder that may not be used is bad input.
+
+    A place may be closed to its reader anywhere on its way, and be asked for anywhere; callers of
+    the Python interface get Python's own error.
+
+    Raises:
+        InputError: in place of the ``OSError``, which names the file.
+    """
+    try:
+        yield
+    except OSError as exc:
+        if exc.filename is None or exc.errno not in _PLACES:
+            raise
+        raise InputError(
+            f"{exc.filename} cannot be used: {exc.strerror}. Give files and folders that you may "
+            "read, and an output that you may write."
+        ) from exc
 
 
 def _flush() -> None:

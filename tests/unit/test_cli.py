@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import pickle
@@ -801,3 +802,17 @@ def test_what_stderr_cannot_take_is_lost_and_the_work_is_done(cached_bundle, whe
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
     assert done.returncode == 0
     assert "graphs" in json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("verb", [["inspect"], ["verify"], ["bench"], ["build"]])
+def test_a_place_that_may_not_be_read_is_bad_input(openvis, monkeypatch, tmp_path, verb):
+    """As root, whom no mode keeps out, by what Python raises for anyone else."""
+
+    def closed(self, *_args, **_named):
+        raise PermissionError(errno.EACCES, "Permission denied", str(self))
+
+    monkeypatch.setattr(Bundle, "open", lambda path, **_: closed(path))
+    (tmp_path / "bundle").mkdir()
+    code, _, err = openvis(*verb, tmp_path / "bundle")
+    assert code == 2
+    assert f"{tmp_path / 'bundle'} cannot be used: Permission denied. Give files" in err
