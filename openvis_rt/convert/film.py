@@ -23,7 +23,7 @@ from av.video.stream import VideoStream
 
 from openvis_rt.errors import InputError, UnavailableError, VideoError
 from openvis_rt.runtime.video.overlay import open_output
-from openvis_rt.runtime.video.reading import open_video
+from openvis_rt.runtime.video.reading import VideoSource, open_video
 
 if TYPE_CHECKING:
     from av.container import OutputContainer
@@ -57,6 +57,7 @@ def write_film(
     source: str,
     size: tuple[int, int],
     times: Sequence[float],
+    numbers: Sequence[int],
     *,
     codec: Codec,
     longest: int,
@@ -70,6 +71,8 @@ def write_film(
         source: a video file or a folder of images: the one that was run.
         size: height and width of the results in pixels.
         times: of every frame in seconds, strictly ascending.
+        numbers: of the frames in the source that was run, ascending. A video with just as many
+            frames as there are results, such as the run's own overlay, is taken frame by frame.
         codec: ``av1`` becomes ``h264`` where PyAV lacks SVT-AV1, or a side is below 64 pixels.
         longest: side in pixels; a larger video is reduced to it.
         quality: the encoder's CRF, 0 to 51, lower is better and larger.
@@ -89,7 +92,7 @@ def write_film(
         usual = float(np.median(np.diff(times))) if len(times) > 1 else 0.04
         with open_output(path) as container:
             stream = _stream_of(container, _reduced(size, longest), usual, codec, quality)
-            frames = (frame.image for frame in video)
+            frames = _numbered(video, numbers)
             for index, duration in enumerate(_durations(ticks, usual)):
                 if (image := next(frames, None)) is None:
                     raise VideoError(
@@ -100,6 +103,16 @@ def write_film(
                 progress("encoding the video", index + 1, len(times))
             container.mux(stream.encode())
             container.close()
+
+
+def _numbered(video: VideoSource, numbers: Sequence[int]) -> Iterator[npt.NDArray[np.uint8]]:
+    """The images of the frames with these numbers, or of all where there are just as many."""
+    wanted = iter(range(len(numbers)) if video.frame_count == len(numbers) else numbers)
+    number = next(wanted, None)
+    for frame in video:
+        if frame.index == number:
+            yield frame.image
+            number = next(wanted, None)
 
 
 def _durations(ticks: list[int], usual: float) -> Iterator[int]:

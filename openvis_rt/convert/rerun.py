@@ -146,7 +146,7 @@ class _Recording:
         with tempfile.TemporaryDirectory(dir=beside, prefix=".partial-") as folder:
             film = Path(folder) / "film.mp4"
             write_film(
-                *(film, source, size, self.summary.times),
+                *(film, source, size, self.summary.times, self.summary.numbers),
                 codec="av1",
                 longest=max(size) // self.step,
                 quality=_QUALITY,
