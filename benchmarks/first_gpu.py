@@ -41,7 +41,7 @@ from openvis_rt.engines.library import TENSORRT_BACKENDS
 from openvis_rt.engines.plan import BuildOptions
 from openvis_rt.errors import OpenVISError
 from openvis_rt.files import output_file
-from openvis_rt.runtime.backends.tensorrt.cuda import CudaChoice
+from openvis_rt.runtime.backends.tensorrt.bindings import CudaChoice
 from openvis_rt.verify.reference import read_reference
 
 INTERRUPTED = 130

@@ -31,7 +31,8 @@ from openvis_rt.runtime.backends.onnxruntime import OnnxRuntime
 from openvis_rt.runtime.backends.proof import proof_words
 from openvis_rt.runtime.backends.proving import prove_graph
 from openvis_rt.runtime.backends.tensorrt.backend import TensorRt
-from openvis_rt.runtime.backends.tensorrt.cuda import Cuda, open_cuda
+from openvis_rt.runtime.backends.tensorrt.bindings import open_cuda
+from openvis_rt.runtime.backends.tensorrt.cuda import Cuda
 from openvis_rt.verify.checks import Check, gates_of
 from openvis_rt.verify.runner import GraphRunner
 from openvis_rt.verify.stages import check_calls

@@ -12,7 +12,7 @@ from memory import resident, vocabulary_of
 from openvis_rt import Pipeline
 from openvis_rt.errors import BackendError, ParityError
 from openvis_rt.runtime.backends.tensorrt.backend import TensorRt
-from openvis_rt.runtime.backends.tensorrt.cuda import open_cuda
+from openvis_rt.runtime.backends.tensorrt.bindings import open_cuda
 from openvis_rt.runtime.options import Selection
 from openvis_rt.runtime.video.results import FrameResult
 from openvis_rt.systems.graphs import GraphSpec
@@ -153,7 +153,13 @@ def opened(work: Work, frames: int, *, cuda_graphs: bool = True) -> Iterator[Pip
         BackendError: the backend did without something, such as a CUDA graph.
     """
     warnings: list[str] = []
-    backend = TensorRt(work.backend, work.cuda, warnings.append, cuda_graphs=cuda_graphs)
+    backend = TensorRt(
+        work.backend,
+        work.cuda,
+        warnings.append,
+        tell=lambda text: work.tell(text, 0, None),
+        cuda_graphs=cuda_graphs,
+    )
     with Pipeline.open(
         work.bundle,
         vocabulary=vocabulary_of(work.bundle),

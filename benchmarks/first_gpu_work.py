@@ -27,7 +27,7 @@ import numpy.typing as npt
 from openvis_rt.bundle.bundle import Bundle
 from openvis_rt.engines.library import tensorrt_library
 from openvis_rt.engines.plan import BuildOptions, Sidecar, find_plan
-from openvis_rt.runtime.backends.tensorrt.cuda import CudaChoice, open_cuda
+from openvis_rt.runtime.backends.tensorrt.bindings import CudaChoice, open_cuda
 from openvis_rt.runtime.video.generated import sample_frames
 from openvis_rt.verify.reference import Reference
 

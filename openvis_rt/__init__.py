@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from openvis_rt.calib.calibrate import CalibrationResult, calibrate, rebuild_int8
     from openvis_rt.calib.windows import CalibrationFrames
     from openvis_rt.checkpoints.load import load_model
+    from openvis_rt.convert.convert import ConvertOptions, convert_results
     from openvis_rt.demo.demo import DemoReport, run_demo
     from openvis_rt.engines.build.engines import build_engines
     from openvis_rt.errors import (
@@ -60,6 +61,8 @@ if TYPE_CHECKING:
         VideoResult,
     )
     from openvis_rt.runtime.video.run_lengths import decode_mask
+    from openvis_rt.serving.batch import BatchReport, PoolOptions, run_batch
+    from openvis_rt.serving.worker import BatchWork
     from openvis_rt.verify.torch_recording import add_reference
     from openvis_rt.verify.verify import VerifyReport, verify_bundle
     from openvis_rt.vocabulary import Vocabulary
@@ -80,6 +83,7 @@ _HOME = {
     **dict.fromkeys(("read_split",), "evaluation.splits"),
     **dict.fromkeys(("vocabulary_for",), "evaluation.vocabularies"),
     **dict.fromkeys(("export_bundle",), "export.bundle"),
+    **dict.fromkeys(("ConvertOptions", "convert_results"), "convert.convert"),
     **dict.fromkeys(("DemoReport", "run_demo"), "demo.demo"),
     **dict.fromkeys(("build_engines",), "engines.build.engines"),
     **dict.fromkeys(("Pipeline",), "runtime.pipeline"),
@@ -88,6 +92,8 @@ _HOME = {
     **dict.fromkeys(("BackendOptions",), "runtime.backends.registry"),
     **dict.fromkeys(("RunOptions", "RunReport"), "runtime.report"),
     **dict.fromkeys(("run_video",), "runtime.run"),
+    **dict.fromkeys(("BatchReport", "PoolOptions", "run_batch"), "serving.batch"),
+    **dict.fromkeys(("BatchWork",), "serving.worker"),
     **dict.fromkeys(("Frame", "VideoSource", "open_video"), "runtime.video.reading"),
     **dict.fromkeys(("Drawer", "draw"), "runtime.video.drawing"),
     **dict.fromkeys(("OverlayWriter",), "runtime.video.overlay"),
@@ -115,6 +121,8 @@ __all__ = [
     "Backend",
     "BackendError",
     "BackendOptions",
+    "BatchReport",
+    "BatchWork",
     "BenchmarkSettings",
     "BlockChoice",
     "Bundle",
@@ -122,6 +130,7 @@ __all__ = [
     "CalibrationFrames",
     "CalibrationResult",
     "CheckpointError",
+    "ConvertOptions",
     "DemoReport",
     "DependencyError",
     "Drawer",
@@ -136,6 +145,7 @@ __all__ = [
     "OverlayWriter",
     "ParityError",
     "Pipeline",
+    "PoolOptions",
     "Report",
     "RunOptions",
     "RunReport",
@@ -155,6 +165,7 @@ __all__ = [
     "benchmark",
     "build_engines",
     "calibrate",
+    "convert_results",
     "decode_mask",
     "draw",
     "evaluate",
@@ -165,6 +176,7 @@ __all__ = [
     "read_annotations",
     "read_split",
     "rebuild_int8",
+    "run_batch",
     "run_demo",
     "run_video",
     "verify_bundle",

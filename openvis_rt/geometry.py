@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-__all__ = ["centre_crop", "resized_size"]
+__all__ = ["centre_crop", "frames_at_once", "resized_size"]
+
+_BYTES_AT_ONCE = 256 << 20  # of frames that wait at one place; one waits even if it has more
 
 
 def resized_size(height: int, width: int, short_side: int, max_side: int) -> tuple[int, int]:
@@ -29,3 +31,8 @@ def centre_crop(height: int, width: int, side: int) -> tuple[tuple[int, int], tu
     long_side = side * max(height, width) // min(height, width)
     resized = (side, long_side) if height <= width else (long_side, side)
     return resized, (round((resized[0] - side) / 2), round((resized[1] - side) / 2))
+
+
+def frames_at_once(height: int, width: int, most: int) -> int:
+    """How many RGB frames of a size may wait at one place: 1 to ``most``, 256 MiB in all."""
+    return max(1, min(most, _BYTES_AT_ONCE // (3 * height * width)))

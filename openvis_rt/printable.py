@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["printable", "without_password"]
+__all__ = ["printable", "printable_json", "without_password"]
 
 # control characters but the new line and the tab; those that turn the direction of writing, or
 # have no width; halves of pairs, which no output can encode
@@ -21,6 +21,11 @@ _PASSWORD = re.compile(r"(?<=://)(?!user:password@)([^/\s:@]*):[^/\s@]*@")  # as
 def printable(text: str) -> str:
     """The text with an escape in place of each letter that a terminal would obey."""
     return _UNSAFE.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
+def printable_json(text: str) -> str:
+    """JSON with an escape of JSON's own in place of each such letter: whoever reads it gets all."""
+    return _UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def without_password(text: str) -> str:

@@ -6,6 +6,9 @@ and each synonym stands in 14 templates (VILD's list).
 
 from __future__ import annotations
 
+import html
+import re
+import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +16,14 @@ from pathlib import Path
 from openvis_rt.errors import VocabularyError
 from openvis_rt.given_files import given_bytes, json_from_bytes
 
-__all__ = ["NAME_LISTS", "VILD_PROMPTS", "Vocabulary"]
+__all__ = ["NAME_LISTS", "VILD_PROMPTS", "Vocabulary", "as_clip_reads", "prompts_for"]
 
 NAME_LISTS = ("coco", "lvis", "miniature")
 """Lists of names that come with the package; the last is of the world of the miniatures."""
 
+# full width, which East Asian keyboards give; and curled quotes
+_SAME = {letter: letter - 0xFEE0 for letter in range(0xFF01, 0xFF5F)}
+_SAME |= {0x2018: ord("'"), 0x2019: ord("'"), 0x201C: ord('"'), 0x201D: ord('"')}
 _LARGEST = 4 << 30  # bytes; names may be in a data set's annotation file
 
 VILD_PROMPTS = (
@@ -58,7 +64,7 @@ class Vocabulary:
             raise VocabularyError("the vocabulary is empty; give at least one class name")
         classes = self.names + self.others
         for index, name in enumerate(classes):
-            if not all(self.synonyms_of(name)):
+            if not all(map(as_clip_reads, self.synonyms_of(name))):
                 raise VocabularyError(
                     f"class {index + 1} of the vocabulary, {name!r}, has an empty name or synonym"
                 )
@@ -68,11 +74,13 @@ class Vocabulary:
                 )
         seen: dict[str, int] = {}
         for index, name in enumerate(classes):
-            phrases = ",".join(self.synonyms_of(name))
+            phrases = ",".join(map(as_clip_reads, self.synonyms_of(name)))
             if phrases in seen:
+                first = classes[seen[phrases]]
+                same = "" if first == name else f": CLIP reads it as it reads {first!r}"
                 raise VocabularyError(
                     f"{name!r} stands twice in the vocabulary (classes {seen[phrases] + 1} "
-                    f"and {index + 1}); its score would be split between them. Remove one."
+                    f"and {index + 1}){same}; its score would be split between them. Remove one."
                 )
             seen[phrases] = index
 
@@ -131,12 +139,12 @@ class Vocabulary:
 
         Args:
             others: names; those that share a synonym with a name of this vocabulary, or with one
-                before them, are left out, whatever their case.
+                before them, are left out, as far as CLIP can tell them apart.
         """
-        taken = {phrase.lower() for name in self.names for phrase in self.synonyms_of(name)}
+        taken = {as_clip_reads(p) for name in self.names for p in self.synonyms_of(name)}
         kept: list[str] = []
         for name in others:
-            phrases = {phrase.lower() for phrase in self.synonyms_of(name)}
+            phrases = {as_clip_reads(phrase) for phrase in self.synonyms_of(name)}
             if not phrases & taken:
                 kept.append(name)
                 taken |= phrases
@@ -173,6 +181,17 @@ class Vocabulary:
 
     def __len__(self) -> int:
         return len(self.names)
+
+
+def as_clip_reads(text: str) -> str:
+    """The text as CLIP reads it, for comparing: texts that are equal after it have one embedding.
+
+    As open_clip cleans text, but with the standard library alone: entities of HTML become their
+    letters, curled quotes and letters of full width plain ones, runs of white space one space, and
+    all letters lower-case. Encodings that ftfy would mend are left.
+    """
+    clean = unicodedata.normalize("NFC", html.unescape(html.unescape(text)).translate(_SAME))
+    return re.sub(r"\s+", " ", clean).strip().lower()
 
 
 def prompts_for(phrase: str, templates: Sequence[str]) -> list[str]:

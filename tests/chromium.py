@@ -69,14 +69,7 @@ class Chromium:
         [page] = [target["targetId"] for target in targets if target["type"] == "page"]
         attached = self.call("Target.attachToTarget", targetId=page, flatten=True)
         self._session = attached["sessionId"]
-        width, height = self._size
-        self.call(
-            "Emulation.setDeviceMetricsOverride",
-            width=width,
-            height=height,
-            deviceScaleFactor=1,
-            mobile=False,
-        )
+        self.resize(*self._size)
         for domain in ("Page", "Runtime", "Network", "Log"):
             self.call(f"{domain}.enable")
         return self
@@ -91,6 +84,16 @@ class Chromium:
             self._process.wait()
         self._out.close()
         self._in.close()
+
+    def resize(self, width: int, height: int) -> None:
+        """The window's size in pixels."""
+        self.call(
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=height,
+            deviceScaleFactor=1,
+            mobile=False,
+        )
 
     def call(self, method: str, **parameters: Any) -> dict[str, Any]:
         """One call of the DevTools protocol."""
@@ -107,8 +110,12 @@ class Chromium:
 
     def open(self, page: Path, ready: str) -> None:
         """Load a page, and wait until an expression is true."""
-        self.call("Page.navigate", url=page.as_uri())
+        self.go(page.as_uri())
         self.wait(ready)
+
+    def go(self, address: str) -> None:
+        """Load what is at an address, without waiting for it."""
+        self.call("Page.navigate", url=address)
 
     def evaluate(self, expression: str) -> Any:
         """The value of an expression in the page; promises are awaited."""

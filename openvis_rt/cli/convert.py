@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from openvis_rt.cli.ui import CONSOLE, print_json, progress_bar
+from openvis_rt.cli.ui import CONSOLE, Bar, print_json, progress_bar
+from openvis_rt.errors import InputError
 from openvis_rt.files import refuse_existing
 
 ResultsArgument = Annotated[Path, typer.Argument(help="The folder that `openvis run` wrote.")]
@@ -64,3 +65,44 @@ def convert(
         print_json({"to": to, "output": str(output), **told})
     else:
         CONSOLE.print(f"{to}: {output}", markup=False)
+
+
+def check_pictures(pictures: dict[str, Path], source: str, *, overwrite: bool) -> None:
+    """Refuse what `run` could not write when its work is done.
+
+    Args:
+        pictures: of each form the file that is wanted.
+        source: of the run.
+        overwrite: files may be there already.
+
+    Raises:
+        InputError: the source can be read only once, or a file has another form's name.
+        DependencyError: a library is missing.
+        OutputError: a file is there.
+    """
+    if not pictures:
+        return
+    from openvis_rt.convert.convert import check_form
+    from openvis_rt.runtime.video.reading import is_live
+
+    for form, path in pictures.items():
+        check_form(form, path)
+        refuse_existing(path, overwrite=overwrite)
+        if is_live(source):
+            raise InputError(
+                f"--{form} reads the video a second time, and {source} can be read only once. "
+                f"Leave it out, and give `openvis convert --to {form}` the overlay as --video."
+            )
+
+
+def write_pictures(
+    pictures: dict[str, Path], source: str, results: Path, bar: Bar
+) -> dict[str, Path]:
+    """Write what :func:`check_pictures` has checked, of the results in a folder."""
+    if not pictures:
+        return {}
+    from openvis_rt.convert.convert import ConvertOptions, convert_results
+
+    for form, path in pictures.items():
+        convert_results(results, form, path, ConvertOptions(source, progress=bar))
+    return pictures

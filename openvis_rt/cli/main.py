@@ -10,6 +10,7 @@ from rich.markup import escape
 
 from openvis_rt import __version__
 from openvis_rt.cli.assemble import assemble
+from openvis_rt.cli.batch import batch
 from openvis_rt.cli.bench import bench
 from openvis_rt.cli.build import build
 from openvis_rt.cli.calibrate import calibrate
@@ -21,6 +22,7 @@ from openvis_rt.cli.export import export
 from openvis_rt.cli.inspect import inspect
 from openvis_rt.cli.models import models
 from openvis_rt.cli.run import run
+from openvis_rt.cli.streams import safe_data, safe_talk
 from openvis_rt.cli.triton import triton
 from openvis_rt.cli.ui import CONSOLE, INTERRUPTED, Verb
 from openvis_rt.cli.verify import verify
@@ -35,8 +37,8 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 VERBS = (
-    *(models, assemble, export, calibrate, build, run, convert, verify, evaluate, bench, inspect),
-    *(doctor, triton, demo),
+    *(models, assemble, export, calibrate, build, run, batch, convert, verify, evaluate, bench),
+    *(inspect, doctor, triton, demo),
 )
 for verb in VERBS:
     app.command(verb.__name__.replace("evaluate", "eval"), cls=Verb)(verb)
@@ -66,12 +68,14 @@ def openvis(
 
 def main() -> None:
     """Run the command; every error of ours becomes one message and its exit code."""
-    try:
-        app(prog_name="openvis")
-    except OpenVISError as exc:
-        CONSOLE.print(f"[bold red]error:[/] {escape(str(exc))}")
-        sys.exit(exc.exit_code)
-    except SystemExit as exc:  # typer has turned Ctrl-C into its exit code
-        if exc.code == INTERRUPTED:
-            CONSOLE.print("interrupted; nothing half-written was left")
-        raise
+    with safe_talk():
+        try:
+            with safe_data():
+                app(prog_name="openvis")
+        except OpenVISError as exc:
+            CONSOLE.print(f"[bold red]error:[/] {escape(str(exc))}")
+            sys.exit(exc.exit_code)
+        except SystemExit as exc:  # typer has turned Ctrl-C into its exit code
+            if exc.code == INTERRUPTED:
+                CONSOLE.print("interrupted; nothing half-written was left")
+            raise

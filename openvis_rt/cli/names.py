@@ -18,6 +18,7 @@ __all__ = [
     "OthersOption",
     "VocabularyOption",
     "default_list",
+    "embedded_names",
     "given_names",
     "names_beside",
 ]
@@ -117,3 +118,19 @@ def default_list(variant: str, words: Vocabulary, *, from_file: bool) -> str:
     """The list that competes without being asked for: where a few names share an object's score."""
     few = len(words) < _HANDFUL and not from_file
     return VARIANTS[variant].other_names if few and variant in VARIANTS else ""
+
+
+def embedded_names(lists: str | None, usual: str) -> tuple[str, ...]:
+    """The names that an export embeds ahead, each once.
+
+    Args:
+        lists: of ``--names``: names of lists with commas between them, ``none``, or None.
+        usual: the list to take where nothing is asked for; empty for none.
+
+    Raises:
+        VocabularyError: there is no such list.
+    """
+    asked = (usual if lists is None else lists).split(",")
+    named = [name.strip() for name in asked if name.strip() not in ("", "none")]
+    names = [name for listed in named for name in Vocabulary.named(listed).names]
+    return tuple(dict.fromkeys(names))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, BinaryIO, Literal
 
 import typer
 
+from openvis_rt.cli.convert import check_pictures, write_pictures
 from openvis_rt.cli.names import (
     ClassesOption,
     OnlyOption,
@@ -45,7 +46,7 @@ OutputOption = Annotated[
         "--output",
         "-o",
         metavar="FOLDER",
-        help="Takes the results; made by this command. Needed unless --jsonl is given.",
+        help="Takes the results; made by this command. Needed unless --jsonl or a view is given.",
     ),
 ]
 JsonLinesOption = Annotated[
@@ -228,6 +229,22 @@ OverlayOption = Annotated[
         help="Write overlay.mp4.",
     ),
 ]
+HtmlOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        rich_help_panel=_OUTPUT,
+        help="Write also a page with the video, its masks and its tracks, for any browser.",
+    ),
+]
+RerunOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        rich_help_panel=_OUTPUT,
+        help="Write also a recording for Rerun's viewer; its name ends in .rrd.",
+    ),
+]
 EncoderOption = Annotated[
     str,
     typer.Option(
@@ -318,13 +335,15 @@ def run(
     video_id: VideoIdOption = 1,
     overlay: OverlayOption = True,
     serve: ServeOption = None,
+    show: ShowOption = False,
+    overlay_to: OverlayToOption = None,
+    html: HtmlOption = None,
+    rerun: RerunOption = None,
     jsonl: JsonLinesOption = None,
     stride: StrideOption = 1,
     every_frame: EveryFrameOption = False,
     timeout: TimeoutOption = LiveOptions.timeout,
     reconnect: ReconnectOption = LiveOptions.reconnect,
-    show: ShowOption = False,
-    overlay_to: OverlayToOption = None,
     encoder: EncoderOption = "auto",
     encoder_preset: EncoderPresetOption = None,
     encoder_quality: EncoderQualityOption = None,
@@ -349,9 +368,17 @@ def run(
     from openvis_rt.runtime.video.encoders import EncoderOptions, check_encoder
     from openvis_rt.runtime.views.opening import ViewOptions, open_views
 
-    lines = _lines(jsonl, output, as_json=as_json)
+    watching = ViewOptions(serve, show, tuple(overlay_to or ()))
+    lines = _lines(jsonl, output, as_json=as_json, watched=watching != ViewOptions())
     if output is not None:
+        _refuse_address(output)
         refuse_existing(output, overwrite=overwrite)  # before the bundle is opened
+    pictures = {form: path for form, path in (("html", html), ("rerun", rerun)) if path is not None}
+    if pictures and output is None:
+        raise InputError(
+            f"--{next(iter(pictures))} shows what is in the output folder; give -o too"
+        )
+    check_pictures(pictures, source, overwrite=overwrite)
     words = given_names(classes, vocabulary)
     encoding = EncoderOptions(encoder, encoder_preset, encoder_quality)
     check_encoder(encoding)
@@ -359,7 +386,6 @@ def run(
     options = RunOptions(
         video_id, overlay, allow_truncated, max_frames, overwrite, encoding, stride, live
     )
-    watching = ViewOptions(serve, show, tuple(overlay_to or ()))
     resolved = resolve_mode(mode, source)
     with progress_bar() as bar, open_views(watching, _tell_aside, warn) as views:
         bar("opening the bundle", 0, None)
@@ -387,16 +413,33 @@ def run(
             warn=warn,
         ) as pipeline:
             report = run_video(pipeline, source, output, options, bar, warn, views, lines)
+        if not report.stopped and output is not None:
+            report.outputs.update(write_pictures(pictures, source, output, bar))
     _tell(report, as_json=as_json)
     if report.stopped:
         raise typer.Exit(INTERRUPTED)
 
 
-def _lines(jsonl: str | None, output: Path | None, *, as_json: bool) -> BinaryIO | None:
+def _refuse_address(output: Path) -> None:
+    from openvis_rt.runtime.views.sink import is_sink
+
+    if is_sink(output.as_posix()):
+        raise InputError(
+            f"-o takes a folder, got {output}; --overlay-to sends the overlay to an address or a "
+            "device, with a folder or without"
+        )
+
+
+def _lines(
+    jsonl: str | None, output: Path | None, *, as_json: bool, watched: bool
+) -> BinaryIO | None:
     """Where the lines of frames go beside the folder."""
     if jsonl is None:
-        if output is None:
-            raise InputError("nothing would be kept: give a folder with -o, or --jsonl -, or both")
+        if output is None and not watched:
+            raise InputError(
+                "nothing would be kept or seen: give a folder with -o, --jsonl -, or a view such "
+                "as --serve 8000"
+            )
         return None
     if jsonl != "-":
         raise InputError(f"--jsonl takes - for stdout, got {jsonl}; a file is in the folder of -o")
@@ -430,7 +473,10 @@ def _tell(report: RunReport, *, as_json: bool) -> None:
     for kind, path in report.outputs.items():
         CONSOLE.print(f"  {kind}: {path}", markup=False)
     if report.stopped:
-        CONSOLE.print(f"stopped after {report.frames} frames; every file is whole, and of these")
+        CONSOLE.print(
+            f"stopped after {report.frames} frames; every file is whole, and of these. "
+            "`openvis convert` makes a page or a recording of them"
+        )
 
 
 def _beside(words: Vocabulary, listed: str) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 from openvis_rt.convert.finished import FinishedRun
 from openvis_rt.errors import InputError
 
-__all__ = ["FORMATS", "ConvertOptions", "convert_results"]
+__all__ = ["FORMATS", "ConvertOptions", "check_form", "convert_results"]
 
 Progress = Callable[[str, int, int | None], None]
 
@@ -109,9 +109,28 @@ def convert_results(
         UnavailableError: a library is missing.
         OutputError: the output cannot be written.
     """
+    write = check_form(to, output)
+    return write(FinishedRun.open(folder), output, options or ConvertOptions())
+
+
+def check_form(to: str, output: Path) -> Convert:
+    """What writes a form, before anything is read.
+
+    Raises:
+        InputError: the form is unknown, or the file's name is another one's.
+        UnavailableError: a library is missing.
+    """
     if to not in FORMATS:
         raise InputError(f"no form {to!r} is known; there are {', '.join(FORMATS)}")
     suffix, write = FORMATS[to]
     if suffix and output.suffix.lower() != suffix:
         raise InputError(f"{to} is a file that ends in {suffix}; got {output}")
-    return write(FinishedRun.open(folder), output, options or ConvertOptions())
+    if to in ("html", "rerun"):
+        from openvis_rt.convert.film import check_h264
+
+        check_h264()
+    if to == "rerun":
+        from openvis_rt.convert.rerun import require_rerun
+
+        require_rerun()
+    return write

@@ -1,6 +1,6 @@
 """A recording for Rerun's viewer: video, masks, boxes and scores over time.
 
-    video            the film itself, H.264, and of every moment the frame that it shows
+    video            the film itself, AV1, and of every moment the frame that it shows
     video/masks      a segmentation image a frame; class 0 is transparent
     video/boxes      boxes with name, track id and score
     scores/3         the score of track 3
@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from openvis_rt.convert.film import check_h264, write_film
+from openvis_rt.convert.film import write_film
 from openvis_rt.convert.finished import FinishedRun, Summary, Track
 from openvis_rt.errors import DependencyError
 from openvis_rt.files import output_file
@@ -34,11 +34,11 @@ from openvis_rt.runtime.video.run_lengths import decode_mask, subsampled
 if TYPE_CHECKING:
     import rerun as rr
 
-__all__ = ["MASK_BYTES", "write_rerun"]
+__all__ = ["MASK_BYTES", "require_rerun", "write_rerun"]
 
 MASK_BYTES = 2 << 30
 """The most that the segmentation images of a recording take in the viewer's memory."""
-_QUALITY = 23  # x264's CRF
+_QUALITY = 28  # CRF
 
 Progress = Callable[[str, int, int | None], None]
 
@@ -64,12 +64,9 @@ def write_rerun(
         DependencyError: rerun-sdk is not installed.
         InputError: the results are damaged, or are not this video's.
         VideoError: the video cannot be read, or has fewer frames than the results.
-        UnavailableError: PyAV lacks x264.
         OutputError: the recording cannot be written.
     """
-    rr = _rerun()
-    if source is not None:
-        check_h264()
+    rr = require_rerun()
     summary = run.summary()
     recording = _Recording(rr, summary, _step_of(summary))
     with output_file(path) as partial:
@@ -85,7 +82,12 @@ def write_rerun(
     return recording.step
 
 
-def _rerun() -> Any:
+def require_rerun() -> Any:
+    """The library.
+
+    Raises:
+        DependencyError: rerun-sdk is not installed.
+    """
     try:
         import rerun
     except ImportError as exc:
@@ -145,6 +147,7 @@ class _Recording:
             film = Path(folder) / "film.mp4"
             write_film(
                 *(film, source, size, self.summary.times),
+                codec="av1",
                 longest=max(size) // self.step,
                 quality=_QUALITY,
                 progress=progress,

@@ -13,10 +13,10 @@ from pathlib import Path
 import av
 
 from openvis_rt.engines.library import tensorrt_library
-from openvis_rt.errors import EXPORT_PYTHON, DependencyError, UnavailableError
-from openvis_rt.runtime.backends.tensorrt.cuda import open_cuda
+from openvis_rt.errors import EXPORT_PYTHON, DependencyError, InputError, UnavailableError
+from openvis_rt.runtime.backends.tensorrt.bindings import open_cuda
 
-__all__ = ["Finding", "find_abilities"]
+__all__ = ["Finding", "find_abilities", "require_abilities"]
 
 
 _CPU = Path("/proc/cpuinfo")
@@ -60,6 +60,26 @@ def find_abilities(python: tuple[int, int] = sys.version_info[:2]) -> list[Findi
         _gpu(),
         _video_encoder(),
     ]
+
+
+def require_abilities(findings: list[Finding], names: list[str]) -> None:
+    """Refuse a machine that lacks an ability, as a container's health check does.
+
+    Args:
+        findings: of this machine.
+        names: of the abilities that are needed.
+
+    Raises:
+        InputError: there is no such ability.
+        UnavailableError: one does not work here.
+    """
+    found = {finding.ability: finding for finding in findings}
+    for name in names:
+        if name not in found:
+            raise InputError(f"no ability {name!r} is known; there are {', '.join(found)}")
+    missing = [found[name] for name in names if not found[name].works]
+    if missing:
+        raise UnavailableError("; ".join(f"{m.ability}: {m.found}. Add {m.add}" for m in missing))
 
 
 def _installed(*names: str) -> tuple[list[str], list[str]]:

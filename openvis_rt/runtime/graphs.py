@@ -25,7 +25,7 @@ import numpy.typing as npt
 
 from openvis_rt.bundle.bundle import Bundle
 from openvis_rt.errors import BackendError, InputError
-from openvis_rt.runtime.backends.base import Backend, Session
+from openvis_rt.runtime.backends.base import Backend, Session, slots_of
 from openvis_rt.runtime.preprocessing import (
     Letterbox,
     PreparedFrame,
@@ -41,6 +41,9 @@ __all__ = ["STAGES", "Graphs"]
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 Image8 = npt.NDArray[np.uint8]
+
+_BYTES_A_PIXEL = 5  # of a mask while it is made: a float32 logit and a bool
+_BYTES_OF_MASKS = 256 << 20  # of one run; eight masks of 4K have 330 MB, and of 8K 1.3 GB
 
 STAGES = ("place", "submit", "wait", "associate", "scores", "masks")
 """What the host does with a window, in order; see ``seconds`` of :class:`Graphs`."""
@@ -66,7 +69,7 @@ class Graphs:
 
     def __init__(self, bundle: Bundle, backend: Backend, precision: str, *, embeds: bool) -> None:
         self._bundle, self.slots, self._next_slot = bundle, backend.slots, 0
-        self._mask_slots = 2 * self.slots if self.slots > 1 else 1  # see masks()
+        self._mask_slots = slots_of("masks", self.slots)
         self.seconds = dict.fromkeys(STAGES, 0.0)
         self.user: object | None = None
         names = [n for n in bundle.graphs if n != "text" and (embeds or n != "embed")]
@@ -75,7 +78,7 @@ class Graphs:
         with ExitStack() as stack:
             stack.callback(self.close)
             for name in names:
-                slots = self._mask_slots if name == "masks" else self.slots
+                slots = slots_of(name, self.slots)
                 self._sessions[name] = backend.open(bundle, name, precision, slots=slots)
             for graph, tensor, source in bindings(specs):
                 self._sessions[graph].bind(tensor, self._sessions[source], tensor)
@@ -89,7 +92,8 @@ class Graphs:
         queries = next(t for t in specs["propose"].outputs if t.name == "queries")
         self.queries = int(queries.shape[0])
         self._frame_shape = tuple(int(size) for size in specs["propose"].inputs[0].shape[1:])
-        self._masks_per_run = masks_per_run(bundle.manifest.window_length)
+        self._window_length = bundle.manifest.window_length
+        self._masks_per_run = masks_per_run(self._window_length)
         self._networks = [name for name in names if name != "masks"]
 
     def set_sizes(self, letterbox: Letterbox) -> None:
@@ -102,6 +106,10 @@ class Graphs:
         for slot in range(self._mask_slots):
             masks.write("picture_size", np.array(letterbox.cut, np.int64), slot)
             masks.write("frame_size", np.array(letterbox.source, np.int64), slot)
+        height, width = letterbox.source
+        query = self._window_length * height * width * _BYTES_A_PIXEL
+        most = masks_per_run(self._window_length)
+        self._masks_per_run = max(1, min(most, _BYTES_OF_MASKS // query))
 
     def set_text_embeddings(self, embeddings: Floats) -> None:
         """Classify by other rows, float32 [K, D], in every slot.
@@ -190,7 +198,7 @@ class Graphs:
             ``np.packbits`` has them; it is the caller's own.
         """
         session, begun = self._sessions["masks"], deque[int]()
-        ahead = max(self._mask_slots // self.slots, 1)
+        ahead = self._mask_slots // self.slots
         for number, start in enumerate(range(0, len(queries), self._masks_per_run)):
             own = slot + self.slots * (number % ahead)
             with self.timed("submit"):

@@ -18,7 +18,7 @@ from typing import BinaryIO
 from openvis_rt.errors import OutputError
 from openvis_rt.files import lock_directory, output_directory
 from openvis_rt.files import refuse_existing as refuse_any
-from openvis_rt.runtime.video.results import FrameResult, json_line
+from openvis_rt.runtime.video.results import FrameResult, line_of
 
 __all__ = [
     "STOPPED",
@@ -33,7 +33,10 @@ __all__ = [
 STOPPED = "stopped.json"  # only where a run ended before its source did
 UNFINISHED = "unfinished.json"  # only while a run writes the folder, or after it was killed
 _LOG = "frames.jsonl"
-_OUTPUTS = frozenset({"overlay.mp4", _LOG, "results.json", "categories.json", STOPPED, UNFINISHED})
+_PICTURES = ("page.html", "recording.rrd")  # where --html and --rerun were told to put them here
+_OUTPUTS = frozenset(
+    {"overlay.mp4", _LOG, "results.json", "categories.json", STOPPED, UNFINISHED, *_PICTURES}
+)
 
 
 @contextlib.contextmanager
@@ -107,10 +110,6 @@ def _whose(folder: Path) -> str:
         return ""
 
 
-def _bytes(result: FrameResult) -> bytes:
-    return json_line(result).encode("utf-8", "backslashreplace")
-
-
 class FrameLines:
     """Writes frames as JSON lines for another process, each as soon as it is known.
 
@@ -131,7 +130,7 @@ class FrameLines:
         if not self._open:
             return
         try:
-            rest = memoryview(_bytes(result))
+            rest = memoryview(line_of(result))
             while rest:
                 rest = rest[self._file.write(rest) :]
         except BrokenPipeError:
@@ -168,7 +167,7 @@ class LogFile:
         Raises:
             OutputError: it cannot be written; the lines before it stay.
         """
-        line = _bytes(result)
+        line = line_of(result)
         try:
             rest = memoryview(line)
             while rest:  # in one piece, unless the disk is full

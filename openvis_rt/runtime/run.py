@@ -414,8 +414,11 @@ class _Run:
                 writers.append(_Logged(log))
             overlay = None
             if folder is not None and encoder is not None:
-                overlay = self._overlay(folder, video, encoder)
-                writers.append(stack.enter_context(DrawnVideo(stack.enter_context(overlay))))
+                overlay = stack.enter_context(self._overlay(folder, video, encoder))
+                also = None  # in video mode the first pass is shown
+                if self.views is not None and self.pipeline.mode == "stream":
+                    also = self.views.show_drawn
+                writers.append(stack.enter_context(DrawnVideo(overlay, also)))
             yield writers
         for message in overlay.warnings if overlay else ():
             self.tell(message)

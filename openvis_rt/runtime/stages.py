@@ -92,4 +92,5 @@ class Stage(Generic[Item]):
                 self._work(waiting[0])
             except BaseException as exc:  # handed to the caller, whatever it is
                 self._error = exc
+            del waiting  # a frame of 8K has 100 MB, and the next may be long in coming
         self._ended.set()

@@ -10,6 +10,7 @@ changes costs only its new phrases, and another checkpoint never reads this one'
 
 from __future__ import annotations
 
+import contextlib
 import html
 import re
 from collections.abc import Callable, Sequence
@@ -23,11 +24,12 @@ from openvis_rt.bundle.bundle import TOKENIZER, Bundle
 from openvis_rt.bundle.tokenizer import END, START, read_tokenizer
 from openvis_rt.errors import BackendError, BundleError, VocabularyError
 from openvis_rt.runtime.backends.base import Session
+from openvis_rt.runtime.backends.registry import BackendOptions, open_backend
 from openvis_rt.runtime.text_cache import TextCache
 from openvis_rt.systems.graphs import CONTEXT_LENGTH
 from openvis_rt.vocabulary import Vocabulary, prompts_for
 
-__all__ = ["ClipTokenizer", "TextEmbedder"]
+__all__ = ["ClipTokenizer", "TextEmbedder", "keep_embeddings"]
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
@@ -98,7 +100,8 @@ class TextEmbedder:
         precision: which of the bundle's `text` graphs embeds; each precision has its own entries in
             the cache.
         open_session: opens that graph; called only when a phrase is not in the cache.
-        warn: told, once at the most, why the cache is of no use.
+        warn: told, once each at the most, why the cache is of no use, and which names have letters
+            that English has not.
         cached: read and write the cache; without it every phrase is embedded.
     """
 
@@ -115,7 +118,7 @@ class TextEmbedder:
         width = graph.spec.outputs[0].shape[-1]
         if not isinstance(width, int):
             raise BundleError(f"{bundle.path / graph.file} has embeddings of no fixed width")
-        self._prompts = bundle.manifest.prompts
+        self._prompts, self._warn, self._hinted = bundle.manifest.prompts, warn, False
         self._open_session = open_session
         self._tokenizer = ClipTokenizer(bundle.file_path(TOKENIZER))
         self._cache = TextCache(bundle, graph.precision, width, warn) if cached else None
@@ -137,12 +140,24 @@ class TextEmbedder:
         """
         phrases = list(dict.fromkeys(vocabulary.phrases))
         rows = {p: self._tokenizer.rows(prompts_for(p, self._prompts)) for p in phrases}
+        self._hint(phrases)
         if self._cache is not None:
             self._known |= self._cache.get(p for p in phrases if p not in self._known)
         missing = [p for p in phrases if p not in self._known]
         if missing:
             self._embed(sorted(missing, key=lambda p: max(map(len, rows[p]))), rows, progress)
         return np.stack([self._known[p] for p in vocabulary.phrases])
+
+    def _hint(self, phrases: list[str]) -> None:
+        """Tell of names that are perhaps not English; plain letters may be of any language."""
+        found = [p for p in phrases if any(c.isalpha() and not c.isascii() for c in p)]
+        if found and not self._hinted:
+            self._hinted = True
+            more = f" and {len(found) - 1} more names have" if len(found) > 1 else " has"
+            self._warn(
+                f"{found[0]!r}{more} letters beyond a to z: CLIP learned from English captions and "
+                "hardly knows other languages; where this is no English word, give the English one"
+            )
 
     def _embed(self, phrases: list[str], rows: dict[str, Rows], progress: Progress) -> None:
         session = self._open_session()
@@ -161,6 +176,39 @@ class TextEmbedder:
             # also what is done when Ctrl-C ends minutes of work
             if self._cache is not None:
                 self._cache.put({p: self._known[p] for p in phrases if p in self._known})
+
+
+def keep_embeddings(
+    bundle: Bundle,
+    names: Sequence[str],
+    progress: Progress = lambda *_: None,
+    warn: Callable[[str], None] = lambda _: None,
+) -> None:
+    """Embed names and keep them in the bundle, so that they cost nothing when it is run.
+
+    ONNX Runtime embeds them on the CPU, in FP32 where the bundle has that; other precisions have
+    entries of their own, which are made at their first run. A model without a graph `text` needs
+    none.
+
+    Args:
+        bundle: opened.
+        names: as a :class:`.Vocabulary` takes them; of those that share a synonym the first.
+        progress, warn: as for :class:`TextEmbedder`.
+
+    Raises:
+        BackendError: the graph failed, or gave NaN, infinity or zeros.
+    """
+    if not names or "text" not in bundle.graphs:
+        return
+    precision = "fp32" if "fp32" in bundle.manifest.graphs else next(iter(bundle.manifest.graphs))
+    with contextlib.closing(
+        open_backend("onnxruntime", bundle, precision, BackendOptions("cpu"), warn)
+    ) as backend:
+        embedder = TextEmbedder(
+            bundle, precision, lambda: backend.open(bundle, "text", precision), warn
+        )
+        first, *others = names
+        embedder(Vocabulary((first,)).among(others), progress)
 
 
 def _check_embeddings(raw: Floats) -> None:

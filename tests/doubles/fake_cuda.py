@@ -64,6 +64,10 @@ class FakeCuda:
         counts = {kind: self._library.fake_cuda_live(kind.encode()) for kind in KINDS}
         return {kind: count for kind, count in counts.items() if count}
 
+    def made(self, kind: str, *, flags: int = 0, priority: int = 0) -> int:
+        """How many live with these flags, of events, or of this priority, of streams."""
+        return self._library.fake_cuda_made(kind.encode(), flags, priority)
+
     def violations(self) -> str:
         """What no caller should do, a line each."""
         return self._library.fake_cuda_violations().decode()

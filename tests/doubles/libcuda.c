@@ -93,7 +93,7 @@ struct thing {
     long queued, ran;
     struct thing *capture;
     pthread_t capturer;
-    int broken;
+    int broken, flags, priority;
     struct thing *where; /* of events: the stream of the last record, and its count */
     long count;
     double time;
@@ -595,6 +595,22 @@ EXPORT int cuStreamCreate(void **stream, unsigned flags) {
     return OK;
 }
 
+EXPORT int cuStreamCreateWithPriority(void **stream, unsigned flags, int priority) {
+    ENTER("cuStreamCreate", CONTEXT);
+    if (flags > 1) return INVALID_VALUE;
+    struct thing *made = add(STREAM);
+    made->priority = priority > 0 ? 0 : priority < -5 ? -5 : priority;
+    *stream = made;
+    return OK;
+}
+
+EXPORT int cuCtxGetStreamPriorityRange(int *least, int *greatest) {
+    ENTER("cuCtxGetStreamPriorityRange", CONTEXT);
+    *least = 0;
+    *greatest = -5;
+    return OK;
+}
+
 EXPORT int cuStreamDestroy_v2(void *handle) {
     ENTER("cuStreamDestroy", CONTEXT);
     struct thing *stream = find(STREAM, handle);
@@ -626,9 +642,10 @@ EXPORT int cuStreamQuery(void *handle) {
 }
 
 EXPORT int cuEventCreate(void **event, unsigned flags) {
-    (void)flags;
     ENTER("cuEventCreate", CONTEXT);
-    *event = add(EVENT);
+    struct thing *made = add(EVENT);
+    made->flags = flags;
+    *event = made;
     return OK;
 }
 
@@ -841,6 +858,8 @@ static const struct { const char *name; void *function; int since, until; } func
     F(cuMemsetD8Async, cuMemsetD8Async, 3020, 99999)
     F(cuLaunchHostFunc, cuLaunchHostFunc, 0, 99999)
     F(cuStreamCreate, cuStreamCreate, 0, 99999)
+    F(cuStreamCreateWithPriority, cuStreamCreateWithPriority, 5050, 99999)
+    F(cuCtxGetStreamPriorityRange, cuCtxGetStreamPriorityRange, 5050, 99999)
     F(cuStreamDestroy, cuStreamDestroy_v2, 4000, 99999)
     F(cuStreamSynchronize, cuStreamSynchronize, 0, 99999)
     F(cuStreamQuery, cuStreamQuery, 0, 99999)
@@ -922,6 +941,15 @@ EXPORT int fake_cuda_live(const char *name) {
     for (int kind = 0; kind < KINDS; kind++)
         if (!strcmp(name, kind_names[kind])) return live[kind];
     return -1;
+}
+
+/* How many of a kind live with these flags (of events) and this priority (of streams). */
+EXPORT int fake_cuda_made(const char *name, int flags, int priority) {
+    int found = 0;
+    for (struct thing *t = things; t; t = t->next)
+        found += !t->dead && !strcmp(name, kind_names[t->kind]) && t->flags == flags &&
+                 t->priority == priority;
+    return found;
 }
 
 /* Let a later call of a function fail, or `work` on the device; `skip` calls pass before it. */

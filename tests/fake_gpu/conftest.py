@@ -107,7 +107,7 @@ def unproven(request, monkeypatch):
 
 @pytest.fixture
 def use(driver, monkeypatch):
-    """Puts a library into the place of the real one."""
+    """Puts a library into the place of the real one; ``doubles`` are those that were put there."""
     doubles = []
 
     def install(kind="tensorrt"):
@@ -118,6 +118,7 @@ def use(driver, monkeypatch):
         doubles.append(double)
         return double
 
+    install.doubles = doubles
     yield install
     assert [failure for double in doubles for failure in double.failures] == []
 

@@ -6,13 +6,16 @@ import subprocess
 import sys
 import threading
 from contextlib import ExitStack, suppress
+from types import ModuleType
 
 import numpy as np
 import pytest
 from doubles.fake_cuda import SCHEDULES
 
 from openvis_rt.errors import BackendError, DependencyError, InputError
-from openvis_rt.runtime.backends.tensorrt.cuda import CudaPython, PyCuda, open_cuda
+from openvis_rt.runtime.backends.tensorrt.bindings import open_cuda
+from openvis_rt.runtime.backends.tensorrt.cuda_python import CudaPython
+from openvis_rt.runtime.backends.tensorrt.pycuda import PyCuda
 
 SIZE = 1000
 POISON = 0xCD
@@ -140,9 +143,9 @@ def test_auto_takes_cuda_python_then_pycuda_then_says_what_to_install(driver, mo
 
         asked.clear()
         monkeypatch.setattr(
-            "openvis_rt.runtime.backends.tensorrt.cuda.CudaPython", make("cuda-python")
+            "openvis_rt.runtime.backends.tensorrt.bindings.CudaPython", make("cuda-python")
         )
-        monkeypatch.setattr("openvis_rt.runtime.backends.tensorrt.cuda.PyCuda", make("pycuda"))
+        monkeypatch.setattr("openvis_rt.runtime.backends.tensorrt.bindings.PyCuda", make("pycuda"))
 
     installed("cuda-python", "pycuda")
     assert open_cuda() == "cuda-python"
@@ -168,7 +171,7 @@ try:
     ctypes.CDLL("libcuda.so.1")
 except OSError:
     from openvis_rt.errors import BackendError
-    from openvis_rt.runtime.backends.tensorrt.cuda import open_cuda
+    from openvis_rt.runtime.backends.tensorrt.bindings import open_cuda
     try:
         open_cuda("cuda-python")
     except BackendError as exc:
@@ -495,3 +498,81 @@ def test_a_function_that_the_driver_lacks_is_an_error_of_ours(graphs, owner, mon
     event = graphs.event(owner)
     with pytest.raises(BackendError, match=r"cuEventElapsedTime.*not found.*'cuda-python<13'"):
         graphs.elapsed(event, event)
+
+
+@pytest.fixture
+def stand_in(monkeypatch):
+    """A module in the place of pycuda, and its driver, whose functions are given."""
+    package, driver = ModuleType("pycuda"), ModuleType("pycuda.driver")
+    package.VERSION_TEXT, package.driver = "2026.1", driver
+    driver.Error = type("Error", (Exception,), {})
+    for name, module in (("pycuda", package), ("pycuda.driver", driver)):
+        monkeypatch.setitem(sys.modules, name, module)
+    return driver
+
+
+@pytest.mark.parametrize(
+    ("raised", "text"),
+    [
+        (RuntimeError("symbol cuInit is missing"), r"pycuda 2026\.1 cannot call cuInit.*missing"),
+        (TypeError("No registered converter"), r"TypeError: No registered converter.*--cuda"),
+    ],
+)
+def test_what_pycuda_raises_of_others_is_an_error_of_ours(stand_in, raised, text):
+    def init():
+        raise raised
+
+    stand_in.init = init
+    with pytest.raises(BackendError, match=text) as caught:
+        PyCuda()
+    assert caught.value.__cause__ is raised
+
+
+def test_its_own_errors_keep_their_meaning(stand_in):
+    def init():
+        raise stand_in.Error("cuInit failed: no CUDA-capable device is detected")
+
+    stand_in.init = init
+    with pytest.raises(BackendError, match="no NVIDIA GPU here"):
+        PyCuda()
+
+
+def test_a_foreign_error_at_the_end_does_not_hide_the_first(stand_in):
+    """Such as where the context is lost, and pycuda cannot give it back."""
+
+    class Context:
+        def push(self):
+            pass
+
+        def pop(self):
+            raise RuntimeError("the context is gone")
+
+        def detach(self):
+            raise RuntimeError("the context is gone")
+
+    class Device:
+        def __init__(self, _number):
+            pass
+
+        def name(self):
+            return "GPU"
+
+        def compute_capability(self):
+            return 8, 7
+
+        def retain_primary_context(self):
+            return Context()
+
+    stand_in.init, stand_in.Device = (lambda: None), Device
+    PyCuda().close()
+
+
+def test_pycuda_that_cannot_be_loaded_says_why(stand_in, monkeypatch):
+    def load(_name):
+        raise ImportError("libcurand.so.10: cannot open shared object file")
+
+    package = sys.modules["pycuda"]
+    monkeypatch.delattr(package, "driver")
+    package.__getattr__ = load
+    with pytest.raises(BackendError, match=r"installed and cannot be loaded: libcurand\.so\.10"):
+        PyCuda()

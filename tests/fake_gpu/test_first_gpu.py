@@ -167,7 +167,7 @@ def test_cuda_that_fails_by_itself(first_day, driver, function, text):
 
 
 def test_bytes_that_do_not_come_back(first_day, monkeypatch):
-    from openvis_rt.runtime.backends.tensorrt.cuda import CudaPython
+    from openvis_rt.runtime.backends.tensorrt.cuda_python import CudaPython
 
     monkeypatch.setattr(CudaPython, "_copy_in", lambda *_: None)
     stopped(first_day(), "cuda", 3, "copied to the device and back")

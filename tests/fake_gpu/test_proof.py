@@ -47,7 +47,7 @@ def test_engines_are_compared_once_at_every_corner(use, changeable, frames, monk
     outputs = {one["output"] for one in classify[0]["outputs"]}
     assert outputs == {t.name for t in changeable.graph("classify").spec.outputs}
     masks = found["masks.fp32.fake-gpu.proof.json"]["corners"]
-    assert [(c["lengths"]["n"], c["sizes"]["frame_size"]) for c in masks[::2]] == [
+    assert [(c["lengths"]["n"], c["sizes"]["frame_size"]) for c in masks[::4]] == [
         (1, [1, 1]),
         (8, [120, 180]),
         (1, [256, 256]),

@@ -282,6 +282,56 @@ def masks_by_onnx_runtime(bundle, length, queries):
     return readers["masks"].fetch("masks")
 
 
+# streams
+
+
+def test_the_next_frame_goes_over_the_bus_while_this_one_is_computed(use, sessions, built, driver):
+    driver.schedule("late")  # only what is waited for runs
+    session = sessions().open(built, "propose", "fp32", fetched=PROPOSE, slots=2)
+    computed = []
+    use.doubles[-1].edit = lambda stem, _outputs: computed.append(stem)
+    frame = np.zeros((1, 60, 90, 3), np.uint8)
+    session.write("frames", frame, slot=0)
+    session.run(0)
+    session.write("frames", frame, slot=1)
+    session.input_view("frames", frame.shape, slot=1)  # waits for the copy before it
+    assert computed == []
+    session.fetch("queries", 0)
+    assert computed == ["propose"]
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_an_upload_waits_for_the_run_that_reads_what_it_overwrites(
+    propose, areas, driver, schedule
+):
+    """In one slot, three frames that the host gives before it fetches anything of them."""
+    driver.schedule(schedule)
+    for length in LENGTHS:
+        propose.write("frames", window(length))
+        propose.run()
+        propose.write("frames", window(3))
+        np.testing.assert_array_equal(propose.fetch("mask_area"), areas(window(length)))
+
+
+def test_a_result_that_is_waited_for_goes_before_the_next_frame(sessions, built, driver):
+    backend = sessions()
+    streams = []
+    for graph in ("propose", "classify", "masks"):
+        backend.open(built, graph, "fp32")
+        streams.append((driver.made("stream", priority=0), driver.made("stream", priority=-5)))
+    assert streams == [(2, 0), (2, 2), (2, 4)]
+
+
+@pytest.mark.parametrize(("cores", "blocking"), [(1, True), (4, True), (5, False)])
+def test_the_host_sleeps_while_it_waits_where_it_has_few_cores(
+    sessions, built, driver, monkeypatch, cores, blocking
+):
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(cores)), raising=False)
+    sessions().open(built, "propose", "fp32")
+    events = driver.made("event", flags=1), driver.made("event", flags=0)
+    assert events == ((5, 0) if blocking else (0, 5))
+
+
 # CUDA graphs of several sizes
 
 

@@ -18,7 +18,7 @@ from openvis_rt.engines.build.builder import check_targets
 from openvis_rt.engines.library import tensorrt_library
 from openvis_rt.errors import InputError, UnavailableError
 from openvis_rt.runtime.backends.registry import open_backend
-from openvis_rt.runtime.backends.tensorrt.cuda import open_cuda
+from openvis_rt.runtime.backends.tensorrt.bindings import open_cuda
 from openvis_rt.runtime.video.generated import sample_frames
 
 SQNR = {"fp32": 40.0, "fp16": 20.0}  # dB; a defect leaves about 0

@@ -745,3 +745,59 @@ def test_the_installed_command_reports_its_error_on_stderr_alone(tmp_path):
     assert ended.stdout == ""
     assert ended.stderr.startswith("error:")
     assert MANIFEST not in ended.stderr
+
+
+def test_run_writes_a_page_and_a_recording(openvis, cached_bundle, small_video, tmp_path):
+    pytest.importorskip("onnxruntime", reason="running needs the extra [cpu]")
+    pytest.importorskip("rerun", reason="needs the extra [rerun]")
+    out = tmp_path / "out"
+    command = ("run", cached_bundle, small_video, "-c", "cat", "-o", out, "--max-frames", "4")
+    pictures = ("--html", out / "page.html", "--rerun", tmp_path / "a.rrd", "--threshold", "0")
+    code, stdout, err = openvis(*command, *pictures, "--no-overlay", "--json")
+    assert code == 0, err
+    told = json.loads(stdout)["outputs"]
+    assert told["html"] == str(out / "page.html")
+    assert told["rerun"] == str(tmp_path / "a.rrd")
+    assert "Content-Security-Policy" in (out / "page.html").read_text("utf-8")
+    assert (tmp_path / "a.rrd").read_bytes()[:3] == b"RRF"
+    code, _, err = openvis(*command, "--no-overlay", "--overwrite")  # the page is a run's own
+    assert code == 0, err
+
+
+@pytest.mark.parametrize(
+    ("source", "option", "message"),
+    [
+        ("rtsp://127.0.0.1/live", ("--html", "a.html"), "reads the video a second time"),
+        ("video.mp4", ("--html", "a.htm"), "html is a file that ends in .html"),
+    ],
+)
+def test_run_refuses_pictures_before_its_work(openvis, tmp_path, source, option, message):
+    code, _, err = openvis("run", tmp_path / "none", source, "-o", tmp_path / "out", *option)
+    assert code == 2
+    assert message in err
+
+
+@pytest.mark.parametrize("arguments", ["models --json", "--help", "--version"])
+def test_a_full_stdout_is_told_and_its_reader_may_leave(arguments):
+    command = f"{sys.executable} -m openvis_rt {arguments}"
+    full = subprocess.run(
+        ["bash", "-c", f"{command} > /dev/full"], capture_output=True, text=True, check=False
+    )
+    assert full.returncode == 2
+    assert "stdout cannot be written (No space left on device)" in full.stderr
+    assert "Traceback" not in full.stderr
+    left = subprocess.run(
+        ["bash", "-c", f"{command} | true; exit ${{PIPESTATUS[0]}}"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (left.returncode, left.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("where", ["2> /dev/full", "2>&-", "2> >(true)"])
+def test_what_stderr_cannot_take_is_lost_and_the_work_is_done(cached_bundle, where):
+    command = f"{sys.executable} -m openvis_rt inspect {cached_bundle} --json {where}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert done.returncode == 0
+    assert "graphs" in json.loads(done.stdout)

@@ -290,3 +290,9 @@ def test_a_frame_is_painted_in_place_also_where_rows_lie_apart():
     Drawer().paint(tuple(memory[:, :, :WIDTH]), result)
     np.testing.assert_array_equal(memory[:, :, :WIDTH].transpose(1, 2, 0), draw(GREY, result))
     assert (memory[:, :, WIDTH:] == 100).all()
+
+
+def test_a_label_shows_letters_that_turn_the_text_by_their_numbers():
+    area = np.s_[100:200, 50:150]
+    shown = drawn(instance(1, area, "a\u202eb"))
+    np.testing.assert_array_equal(shown, drawn(instance(1, area, r"a\u202eb")))

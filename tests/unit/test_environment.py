@@ -60,3 +60,19 @@ def test_a_missing_library_of_the_export_is_not_advised_on_python_3_10(monkeypat
         other = str(DependencyError("onnxruntime", "cpu"))
     assert message.endswith(f"Install it{where} with: pip install 'openvis-rt[export]'")
     assert "Install it with: " in other
+
+
+def test_doctor_ends_with_3_where_a_need_does_not_work(openvis, monkeypatch):
+    """A container's health check goes by the exit code."""
+    works = environment.Finding("runtime", True, "here")
+    lacks = environment.Finding("run: a toaster", False, "no bread", "bread")
+    monkeypatch.setattr(environment, "find_abilities", lambda: [works, lacks])
+    assert openvis("doctor", "--json")[0] == 0
+    assert openvis("doctor", "--needs", "runtime")[0] == 0
+    code, out, err = openvis("doctor", "--json", "--needs", "runtime", "--needs", "run: a toaster")
+    assert code == 3
+    assert '"ability": "run: a toaster"' in out
+    assert "run: a toaster: no bread. Add bread" in err
+    code, _, err = openvis("doctor", "--needs", "toast")
+    assert code == 2
+    assert "there are runtime, run: a toaster" in err

@@ -36,6 +36,7 @@ ARROWS = {  # a folder, and what it may import besides itself and the ground flo
     },
     "verify": {"runtime", "engines", "export", "models", "compare", "bundle", "systems"},
     "evaluation": {"runtime", "bundle"},
+    "convert": {"runtime"},
     "calib": {
         *("runtime", "compare", "bundle", "systems"),
         *("evaluation", "export.multiply_adds"),
@@ -53,7 +54,7 @@ ARROWS = {  # a folder, and what it may import besides itself and the ground flo
     "serving": {"systems", "bundle", "engines.plan", "runtime"},
     "cli": {
         *("systems", "bundle", "models", "checkpoints", "compare", "export", "engines", "runtime"),
-        *("verify", "evaluation", "calib", "bench", "training", "demo", "serving"),
+        *("verify", "evaluation", "calib", "bench", "convert", "training", "demo", "serving"),
     },
 }
 WITH_TORCH = (
@@ -192,14 +193,15 @@ def test_only_the_rooms_of_the_networks_name_torch_or_onnx():
     assert found == []
 
 
-def test_bindings_of_a_gpu_are_named_in_one_file_only():
+def test_bindings_of_a_gpu_are_named_in_one_file_each():
     naming = {
         module
         for module, path in modules_of(PACKAGE).items()
         if {name.split(".")[0] for name in imports_of(path)}
         & {"cuda", "pycuda", "tensorrt", "tensorrt_rtx"}
     }
-    assert naming == {f"{ROOT}.runtime.backends.tensorrt.cuda"}
+    folder = f"{ROOT}.runtime.backends.tensorrt"
+    assert naming == {f"{folder}.cuda_python", f"{folder}.pycuda"}
 
 
 def test_the_ground_floor_and_the_systems_need_only_the_standard_library():
@@ -286,6 +288,7 @@ print(json.dumps(sorted(sys.modules)))
         ("openvis_rt.runtime", {"onnxruntime"}),
         ("openvis_rt.runtime.pipeline", {"onnxruntime"}),
         ("openvis_rt.runtime.run", {"onnxruntime"}),
+        ("openvis_rt.convert.convert", {"onnxruntime", "rerun"}),
         ("openvis_rt.bench.benchmark", {"onnxruntime", "openvino", "pynvml"}),
         ("openvis_rt.cli.main", {"onnxruntime", "scipy", "av"}),  # --help is quick
         ("openvis_rt.engines.build.engines", {"onnxruntime"}),

@@ -20,6 +20,7 @@ HOMES = {  # a module below openvis_rt, and the public names that it has
     "calib.calibrate": {"CalibrationResult", "calibrate", "rebuild_int8"},
     "calib.block_choice": {"BlockChoice"},
     "calib.windows": {"CalibrationFrames"},
+    "convert.convert": {"ConvertOptions", "convert_results"},
     "demo.demo": {"DemoReport", "run_demo"},
     "engines.build.engines": {"build_engines"},
     "errors": {
@@ -47,6 +48,8 @@ HOMES = {  # a module below openvis_rt, and the public names that it has
     "runtime.video.reading": {"Frame", "VideoSource", "open_video"},
     "runtime.video.results": {"FrameResult", "Instance", "VideoInstance", "VideoResult"},
     "runtime.video.run_lengths": {"decode_mask"},
+    "serving.batch": {"BatchReport", "PoolOptions", "run_batch"},
+    "serving.worker": {"BatchWork"},
     "verify.torch_recording": {"add_reference"},
     "verify.verify": {"VerifyReport", "verify_bundle"},
     "vocabulary": {"Vocabulary"},

@@ -18,6 +18,7 @@ from pycocotools import mask as coco
 from pycocotools.coco import COCO
 
 from openvis_rt.errors import DependencyError, OutputError
+from openvis_rt.printable import printable
 from openvis_rt.runtime.run import RunOptions, run_video
 from openvis_rt.runtime.video.results import (
     FrameLog,
@@ -25,6 +26,7 @@ from openvis_rt.runtime.video.results import (
     Instance,
     VideoInstance,
     VideoResult,
+    read_frame_log,
     write_categories,
     write_results,
 )
@@ -140,6 +142,20 @@ def test_names_that_are_no_text(tmp_path):
         log.write(frame_result(0, "caf\udce9"))
     line = json.loads((tmp_path / "log").read_text("utf-8"))
     assert line["instances"][0]["name"] == "caf\udce9"
+
+
+def test_a_log_holds_no_letter_that_a_terminal_obeys_and_loses_none(tmp_path):
+    name = "c\x1b[31m\x7f\x9b\u202ed\ufeff é 猫"
+    with FrameLog(tmp_path / "log") as log:
+        log.write(frame_result(0, name))
+    write_categories(tmp_path / "categories", [name])
+    for file in ("log", "categories"):
+        text = (tmp_path / file).read_text("utf-8")
+        assert text == printable(text)
+        assert "é 猫" in text
+    [found] = read_frame_log(tmp_path / "log")
+    assert found.instances[0].name == name
+    assert json.loads((tmp_path / "categories").read_text("utf-8"))[0]["name"] == name
 
 
 def test_encoding_takes_views_and_nothing():

@@ -13,6 +13,7 @@ import pytest
 from watched_backend import Zeros
 
 from openvis_rt.errors import OutputError, VideoError
+from openvis_rt.runtime import graphs, video_state
 from openvis_rt.runtime import run as run_module
 from openvis_rt.runtime.pipeline import Pipeline
 from openvis_rt.runtime.preprocessing import PreparedFrame
@@ -22,7 +23,9 @@ from openvis_rt.runtime.video.encoders import EncoderOptions
 from openvis_rt.runtime.video.overlay import OverlayWriter
 from openvis_rt.runtime.video.reading import open_video
 from openvis_rt.runtime.video.results import read_frame_log
+from openvis_rt.runtime.video.run_lengths import run_lengths
 from openvis_rt.runtime.views.opening import ViewOptions, open_views
+from openvis_rt.systems.graphs import MASKS_PER_RUN
 
 CLASSES = ["cat", "dog", "bird"]
 
@@ -205,3 +208,22 @@ def test_the_report_names_the_encoder(opened, small_video, tmp_path):
     options = RunOptions(encoder=EncoderOptions(encoder="mpeg4"))
     report = run_video(opened("stream"), str(small_video), Path(tmp_path / "out"), options)
     assert json.loads(json.dumps(report.to_json()))["encoder"] == "mpeg4"
+
+
+def test_masks_of_one_run_are_bounded_by_bytes(opened, small_video, tmp_path, monkeypatch):
+    """Few bytes make many runs, and the same results."""
+    made: list[int] = []
+
+    def counted(rows, width):
+        made.append(len(rows))
+        return run_lengths(rows, width)
+
+    monkeypatch.setattr(video_state, "run_lengths", counted)
+    options, logs = RunOptions(overlay=False, max_frames=3), []
+    for limit in (graphs._BYTES_OF_MASKS, 2 * 180 * 120 * graphs._BYTES_A_PIXEL):
+        monkeypatch.setattr(graphs, "_BYTES_OF_MASKS", limit)
+        run_video(opened("video"), str(small_video), tmp_path / str(limit), options)
+        logs.append((tmp_path / str(limit) / "results.json").read_bytes())
+        assert max(made) == (2 if len(logs) == 2 else MASKS_PER_RUN)
+        made.clear()
+    assert logs[0] == logs[1]

@@ -24,7 +24,7 @@ import pytest
 from openvis_rt.bundle.bundle import TOKENIZER, Bundle, write_manifest
 from openvis_rt.errors import BundleError, VocabularyError
 from openvis_rt.runtime.backends.onnxruntime import OnnxRuntime
-from openvis_rt.runtime.text import ClipTokenizer, TextEmbedder
+from openvis_rt.runtime.text import ClipTokenizer, TextEmbedder, keep_embeddings
 from openvis_rt.runtime.text_cache import TextCache, cache_places
 from openvis_rt.vocabulary import VILD_PROMPTS, Vocabulary, prompts_for
 
@@ -524,3 +524,20 @@ def test_a_tokenizer_that_is_not_listed_is_no_part_of_the_bundle(bundle_copy):
     write_manifest(bundle_copy, Bundle.open(bundle_copy).manifest)
     with pytest.raises(BundleError, match="does not list it"):
         embedder(bundle_copy)
+
+
+def test_names_that_are_perhaps_not_english_are_told_once(bundle_copy):
+    told: list[str] = []
+    embed = embedder(bundle_copy, warn=told.append)
+    embed(Vocabulary(("cat", "crow's nest", "20 mm")))
+    assert told == []
+    embed(Vocabulary(("cat", "犬", "Schildkröte")))
+    embed(Vocabulary(("собака",)))
+    [hint] = told
+    assert "'犬' and 1 more names have letters beyond a to z" in hint
+
+
+def test_names_that_were_kept_at_export_need_no_graph(bundle_copy):
+    keep_embeddings(Bundle.open(bundle_copy), ("cat", "dog, hound", "Cat"))
+    embed = embedder(bundle_copy, open_session=_no_session)
+    assert embed(Vocabulary(("hound", "cat"))).shape[0] == 2

@@ -13,9 +13,13 @@ import time
 
 import numpy as np
 import pytest
+import typer
 from PIL import Image
 
+from openvis_rt.cli.main import app
 from openvis_rt.errors import InputError
+from openvis_rt.runtime.video.drawing import Drawer
+from openvis_rt.runtime.video.overlay import Canvas
 from openvis_rt.runtime.video.results import FrameResult, Instance
 from openvis_rt.runtime.video.run_lengths import box_of, encode_masks
 from openvis_rt.runtime.views.address import is_allowed_host, parse_place
@@ -338,3 +342,33 @@ def test_the_rate_is_of_late_and_falls_while_nothing_comes():
     assert board.to_json()["quiet"] == 15
     board.turn("ended")
     assert board.to_json()["frames_per_second"] == pytest.approx(10, abs=0.3)
+
+
+def test_what_the_overlay_draws_is_not_drawn_again(page, monkeypatch):
+    live, drawn = page.ask("/live"), []
+    paint = Drawer.paint
+    monkeypatch.setattr(Drawer, "paint", lambda *args: drawn.append(0) or paint(*args))
+    for index in range(3):
+        canvas, result = Canvas(image_of(index + 1)), result_of(index)
+        page.views.show_drawn(canvas.frame(), result)
+        page.views.write(image_of(0), result)
+        _, picture = picture_of(live)
+        assert abs(int(picture[0, 0, 0]) - 20 * (index + 1)) < 6
+    assert not drawn
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["-o", "rtmp://host/live"], "-o takes a folder, got rtmp:/host/live; --overlay-to"),
+        (["-o", "/dev/video9"], "-o takes a folder"),
+        ([], "nothing would be kept or seen"),
+        (["--serve", "port"], "--serve takes a port"),
+        (["--overlay-to", "http://host/x"], "an overlay cannot be sent to"),
+    ],
+)
+def test_a_view_that_cannot_be_is_refused_before_the_bundle_is_opened(options, words):
+    command = typer.main.get_command(app)
+    arguments = ["run", "no-bundle", "no-video", "-c", "cat", *options]
+    with pytest.raises(InputError, match=words):
+        command.main(arguments, standalone_mode=False)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import html
 import json
 
+import ftfy
 import pytest
 
 from openvis_rt.errors import VocabularyError
-from openvis_rt.vocabulary import NAME_LISTS, VILD_PROMPTS, Vocabulary, prompts_for
+from openvis_rt.vocabulary import NAME_LISTS, VILD_PROMPTS, Vocabulary, as_clip_reads, prompts_for
 
 
 @pytest.mark.parametrize(
@@ -148,3 +150,30 @@ def test_the_lists_that_come_with_the_package(name, count):
 def test_a_list_that_is_not_there_is_named():
     with pytest.raises(VocabularyError, match=r"coco, lvis, miniature"):
         Vocabulary.named("imagenet")
+
+
+@pytest.mark.parametrize(
+    "same", ["Disc", " disc", "DISC", "&#100;isc", "\uff44\uff49\uff53\uff43", "tea  cup, disc"]
+)
+def test_names_that_clip_reads_alike_stand_twice(same):
+    first = "tea cup, disc" if "," in same else "disc"
+    with pytest.raises(VocabularyError, match=r"stands twice.*split between them"):
+        Vocabulary((first, same))
+    assert Vocabulary((first,)).among([same, "cat"]).others == ("cat",)
+
+
+def test_names_that_differ_for_clip_stay():
+    names = ("disc", "disk", "a disc", "R&D", "R & D", "犬")
+    assert Vocabulary(names).names == names
+
+
+@pytest.mark.parametrize("name", ["&#32;", "\u3000", "cat, &nbsp;"])
+def test_a_name_of_which_clip_reads_nothing_is_empty(name):
+    with pytest.raises(VocabularyError, match="has an empty name or synonym"):
+        Vocabulary((name,))
+
+
+@pytest.mark.parametrize("text", ["Disc", "a  b\t", "&amp;lt;3", "crow\u2019s \u201cNest\u201d"])
+def test_it_is_what_open_clip_makes_of_it(text):
+    wanted = html.unescape(html.unescape(ftfy.fix_text(text)))
+    assert as_clip_reads(text) == " ".join(wanted.lower().split())

@@ -48,13 +48,15 @@ def test_the_wheel_holds_the_package_and_nothing_beside_it(wheel):
     folder = ROOT / "openvis_rt" / "checkpoints" / "shipped"
     weights = {p.relative_to(ROOT).as_posix() for p in folder.glob("*") if p.is_file()}
     names = {f"openvis_rt/names/{name}.txt" for name in NAME_LISTS}
+    assets = (ROOT / "openvis_rt" / "convert" / "page" / "assets").glob("*")
+    page = {p.relative_to(ROOT).as_posix() for p in assets}
     others = {"openvis_rt/py.typed", "openvis_rt/runtime/views/page.html"}
-    assert shipped == modules | weights | names | others
+    assert shipped == modules | weights | names | page | others
 
 
 def test_the_wheel_brings_the_command_and_the_licence(wheel):
     [info] = [p for p in wheel.iterdir() if p.name.endswith(".dist-info")]
-    assert "openvis = openvis_rt.cli.main:main" in (info / "entry_points.txt").read_text()
+    assert "openvis = openvis_rt.__main__:main" in (info / "entry_points.txt").read_text()
     assert any(n.endswith("LICENSE") for n in wheel.root.namelist())
 
 
@@ -94,7 +96,7 @@ def test_every_extra_has_code_behind_it(wheel):
     metadata = message_from_bytes((info / "METADATA").read_bytes())
     used = {
         *("export", "cpu", "gpu", "tensorrt", "rtx"),  # each stands in an error or in doctor
-        *("bench", "calib", "eval", "openvino", "supervision", "verify"),  # in errors
+        *("bench", "calib", "eval", "openvino", "ray", "rerun", "supervision", "triton", "verify"),
         *("jetson", "pycuda"),  # in docs/jetson.md
         "dev",
     }

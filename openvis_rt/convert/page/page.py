@@ -18,7 +18,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from openvis_rt.convert.film import check_h264, write_film
+from openvis_rt.convert.film import write_film
 from openvis_rt.convert.page.masks import PART_FRAMES, MaskParts
 from openvis_rt.files import output_file
 from openvis_rt.runtime.video.drawing import color_of
@@ -59,11 +59,8 @@ def write_page(
     Raises:
         InputError: the results are damaged, or are not this video's.
         VideoError: the video cannot be read, or has fewer frames than the results.
-        UnavailableError: PyAV lacks x264.
         OutputError: the page cannot be written.
     """
-    if source is not None:
-        check_h264()
     summary = run.summary()
     masks = MaskParts(summary.height, summary.width)
     places = {track.track_id: place for place, track in enumerate(summary.tracks)}
@@ -82,6 +79,7 @@ def write_page(
                 size = (summary.height, summary.width)
                 write_film(
                     *(film, source, size, summary.times),
+                    codec="h264",
                     longest=FILM_SIDE,
                     quality=quality,
                     progress=progress,

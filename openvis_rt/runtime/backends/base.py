@@ -178,6 +178,14 @@ class Backend(Protocol):
         """Give the device back, after every session is closed."""
 
 
+def slots_of(graph: str, windows: int) -> int:
+    """Slots of a graph's session where so many windows are in flight.
+
+    `masks` has two for each window, so that the next masks are made while the host has the last.
+    """
+    return 2 * windows if graph == "masks" and windows > 1 else windows
+
+
 def fetched_value(tensor: TensorSpec, value: Array) -> Array:
     """An output as a session gives it, of what an ONNX file or a module computes.
 

@@ -31,7 +31,7 @@ from openvis_rt.compare.differences import ENGINES, differing_share, grid_pixels
 from openvis_rt.compare.inputs import random_inputs
 from openvis_rt.engines.plan import Sidecar
 from openvis_rt.errors import DependencyError, EngineError, ParityError, UnavailableError
-from openvis_rt.runtime.backends.base import Backend, Session
+from openvis_rt.runtime.backends.base import Backend, Session, slots_of
 from openvis_rt.runtime.backends.onnxruntime import OnnxRuntime
 from openvis_rt.runtime.backends.proof import (
     LARGEST_RATIO,
@@ -173,11 +173,12 @@ def _corners(
     """Run an engine and its ONNX file on the same inputs, at every place."""
     spec = bundle.graph(graph, precision).spec
     names = [tensor.name for tensor in spec.outputs]
-    engine = backend.open(bundle, graph, precision, slots=backend.slots, fetched=names)
+    slots = slots_of(graph, backend.slots)
+    engine = backend.open(bundle, graph, precision, slots=slots, fetched=names)
     try:
         truth = OnnxRuntime("cpu").open(bundle, graph, precision)
         try:
-            pair = _Pair(engine, truth, backend.slots, _gates(bundle, graph, precision))
+            pair = _Pair(engine, truth, slots, _gates(bundle, graph, precision))
             fixed = bundle.manifest.preprocess.mask_sizes  # where the engine has no range of them
             for place in places_of(sidecar, spec, fixed):
                 yield from pair.seeded(place)

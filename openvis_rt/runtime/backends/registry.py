@@ -9,7 +9,7 @@ from typing import Literal, get_args
 from openvis_rt.bundle.bundle import Bundle
 from openvis_rt.errors import DependencyError, InputError, UnavailableError
 from openvis_rt.runtime.backends.base import Backend
-from openvis_rt.runtime.backends.tensorrt.cuda import CudaChoice
+from openvis_rt.runtime.backends.tensorrt.bindings import CudaChoice
 
 __all__ = ["BACKENDS", "BackendOptions", "Device", "open_backend"]
 

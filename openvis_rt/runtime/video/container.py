@@ -30,6 +30,7 @@ __all__ = ["DEFAULT_FPS", "ContainerReader", "DamagedError"]
 DEFAULT_FPS = Fraction(25)  # of folders of images, and of streams that declare no rate
 # frames a second that a video may have, by its header: a frame a day, and fast cameras
 _RATES = (Fraction(1, 86400), Fraction(1000))
+_HUGE = 4096 * 2304  # pixels of a frame
 # containers whose header tells how much should follow; others guess it from what is there
 _DECLARING_FORMATS = frozenset({"avi", "flv", "matroska", "mov"})
 _LATE_END = 0.5  # seconds: headers round, and tracks end apart by a packet of sound or two
@@ -121,6 +122,8 @@ class ContainerReader:
         self.live = live or (timeout is not None and self._container.duration is None)
         # threads that take a frame each give a live picture some frames late
         self._stream.thread_type = "SLICE" if self.live else "AUTO"
+        if self._stream.width * self._stream.height > _HUGE:  # each thread holds some frames
+            self._stream.codec_context.thread_count = 4
         self._timeout = timeout
         self.damage = Damage(float(self.fps))
         self._extent = _Extent(self._container, self._stream)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import ExitStack
 from types import TracebackType
 
 import numpy as np
 import numpy.typing as npt
+from av.video.frame import VideoFrame
 
+from openvis_rt.geometry import frames_at_once
 from openvis_rt.runtime.stages import Stage
 from openvis_rt.runtime.video.drawing import Drawer
 from openvis_rt.runtime.video.overlay import Canvas, OverlayWriter
@@ -26,12 +29,20 @@ class DrawnVideo:
 
     Args:
         writer: open; it is only used within the block, and stays open.
+        also: is called with each frame that was drawn, green, blue and red of even size, and with
+            what was drawn. It must not wait, and not write into the frame.
     """
 
-    def __init__(self, writer: OverlayWriter) -> None:
+    def __init__(
+        self,
+        writer: OverlayWriter,
+        also: Callable[[VideoFrame, FrameResult], None] | None = None,
+    ) -> None:
         self._writer, self._drawer, self._stack = writer, Drawer(), ExitStack()
-        self._encode = Stage("encode overlay", self._encoded)
-        self._draw = Stage("draw overlay", self._drawn)
+        self._also = also
+        waiting = frames_at_once(writer.height, writer.width, 2)
+        self._encode = Stage("encode overlay", self._encoded, waiting)
+        self._draw = Stage("draw overlay", self._drawn, waiting)
 
     def __enter__(self) -> DrawnVideo:
         with ExitStack() as stack:
@@ -64,6 +75,8 @@ class DrawnVideo:
         image, result = pair
         canvas = Canvas(image)
         self._drawer.paint(canvas.planes, result)
+        if self._also is not None:
+            self._also(canvas.frame(), result)
         self._encode.put((canvas, result.time))
 
     def _encoded(self, drawn: _Drawn) -> None:

@@ -44,6 +44,7 @@ PRESETS = (
     "veryslow",
 )
 _PRESET, _QUALITY = "veryfast", 20
+_HUGE = 4096 * 2304  # pixels of a frame
 _TICKS = 60_000  # units of time a second, about
 _BT709 = 1  # FFmpeg's number of the colour space, of its primaries and of its transfer curve
 _LIMITED_RANGE = 1
@@ -77,6 +78,7 @@ class _Kind:
         quality: its options for a CRF; None if it goes by bits a second.
         pixels: the format of its pictures.
         always: options that it gets in any case.
+        huge: options that it gets besides for frames beyond 4K.
     """
 
     hardware: bool = True
@@ -84,6 +86,7 @@ class _Kind:
     quality: Callable[[int], Options] | None = None
     pixels: str = "yuv420p"
     always: Options = field(default_factory=dict)
+    huge: Options = field(default_factory=dict)
 
 
 def _each(option: str, values: str) -> tuple[Options, ...]:
@@ -115,6 +118,8 @@ _KINDS = {  # those of hardware in the order in which `auto` tries them
         # writes the rate into the pictures' own headers, where players without the container's
         # look for it, in place of the unit of time; frames keep their times
         always={"x264-params": "force-cfr=1"},
+        # of 8K it would hold back 30 frames and more: 2.3 GB on two cores, and so 0.8 GB
+        huge={"rc-lookahead": "0", "bf": "0", "threads": "4"},
     ),
     "mpeg4": _Kind(hardware=False),
 }
@@ -133,12 +138,14 @@ class Encoder:
         options: FFmpeg's, by name.
         pixels: the format of its pictures.
         by_rate: it is given bits a second in place of a quality.
+        huge: further options for frames beyond 4K, which keep memory small.
     """
 
     name: str
     options: Options = field(default_factory=dict)
     pixels: str = "yuv420p"
     by_rate: bool = False
+    huge: Options = field(default_factory=dict)
 
     def add_to(
         self, container: OutputContainer, width: int, height: int, fps: Fraction
@@ -147,7 +154,8 @@ class Encoder:
 
         Its frames' times count in :func:`time_base_of` the rate.
         """
-        stream = container.add_stream(self.name, rate=fps, options=dict(self.options))
+        options = self._options_for(width, height)
+        stream = container.add_stream(self.name, rate=fps, options=options)
         assert isinstance(stream, VideoStream)  # every name in _KINDS is a video encoder's
         self._set(stream.codec_context, width, height, fps)
         return stream
@@ -157,7 +165,7 @@ class Encoder:
         try:
             context = av.CodecContext.create(self.name, "w")
             assert isinstance(context, VideoCodecContext)
-            context.options = dict(self.options)
+            context.options = self._options_for(width, height)
             self._set(context, width, height, fps)
             frame = av.VideoFrame(context.width, context.height, "rgb24")
             for plane in frame.planes:
@@ -168,6 +176,9 @@ class Encoder:
         except (av.FFmpegError, OSError, ValueError) as exc:
             return getattr(exc, "strerror", None) or str(exc)
         return None if any(packet.size for packet in packets) else "nothing came of a frame"
+
+    def _options_for(self, width: int, height: int) -> Options:
+        return {**self.options, **(self.huge if width * height > _HUGE else {})}
 
     def _set(self, context: VideoCodecContext, width: int, height: int, fps: Fraction) -> None:
         context.width, context.height = width + width % 2, height + height % 2
@@ -262,4 +273,4 @@ def _encoder(name: str, options: EncoderOptions) -> Encoder:
         told |= kind.presets[PRESETS.index(options.preset or _PRESET)]
     if kind.quality is not None:
         told |= kind.quality(_QUALITY if options.quality is None else options.quality)
-    return Encoder(name, told, kind.pixels, by_rate=kind.quality is None)
+    return Encoder(name, told, kind.pixels, by_rate=kind.quality is None, huge=kind.huge)

@@ -28,6 +28,7 @@ class Handover(Generic[Item]):
         newest: where it is full, the oldest item is dropped; else the maker waits.
 
     Attributes:
+        size: as given; it may be changed.
         dropped: items that newer ones pushed out.
         error: what the maker ended with, or None.
     """
@@ -36,17 +37,17 @@ class Handover(Generic[Item]):
         self.dropped = 0
         self.error: BaseException | None = None
         self._items: deque[Item] = deque()
-        self._size, self._newest = size, newest
+        self.size, self._newest = size, newest
         self._changed = threading.Condition()
         self._ended = self._closed = False
 
     def put(self, item: Item) -> bool:
         """Hand an item over; false once the user wants no more."""
         with self._changed:
-            if self._newest and len(self._items) >= self._size:
+            if self._newest and len(self._items) >= self.size:
                 self._items.popleft()
                 self.dropped += 1
-            self._changed.wait_for(lambda: self._closed or len(self._items) < self._size)
+            self._changed.wait_for(lambda: self._closed or len(self._items) < self.size)
             if self._closed:
                 return False
             self._items.append(item)

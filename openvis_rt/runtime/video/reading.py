@@ -22,13 +22,14 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps
 
 from openvis_rt.errors import VideoError
+from openvis_rt.geometry import frames_at_once
 from openvis_rt.runtime.options import LiveOptions
-from openvis_rt.runtime.video.container import DEFAULT_FPS, ContainerReader, DamagedError
+from openvis_rt.runtime.video.container import ContainerReader, DamagedError
 from openvis_rt.runtime.video.handover import Handover
 from openvis_rt.runtime.video.live import LiveReader, opened_aside
+from openvis_rt.runtime.video.pictures import ImageReader
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
@@ -101,7 +102,8 @@ def open_video(
             ``frame10``) at 25 frames a second; the number of a camera (``0``); or the address of a
             stream (``rtsp://...``).
         allow_truncated: end with a warning where the data end early, instead of with an error.
-        queue_size: frames decoded ahead of the consumer; at least 1. Of a live source it is one.
+        queue_size: frames decoded ahead of the consumer, at least 1; fewer where so many would
+            take more than 256 MiB. Of a live source it is one.
         ahead: decode in a thread of its own. Else each frame is decoded when it is asked for, in
             the caller's thread, whose time it takes: for measuring. Live sources have their thread.
         prepare: is called with each frame in the thread that decodes it, and gives the frame that
@@ -167,7 +169,7 @@ def open_images(name: str, paths: list[Path]) -> VideoSource:
             f"{len(missing)} of the {len(paths)} frames of {name} are missing, such as "
             f"{missing[0]}. Give the folder that holds the videos as the annotations name them."
         )
-    return VideoSource(_ImageReader(name, paths), allow_truncated=False, queue_size=4)
+    return VideoSource(ImageReader(name, paths), allow_truncated=False, queue_size=4)
 
 
 class VideoSource:
@@ -237,6 +239,8 @@ class VideoSource:
             raise
         self.height, self.width = self._first.frame.image.shape[:2]
         self.start = reader.start
+        if not self._late:
+            self._handover.size = frames_at_once(self.height, self.width, queue_size)
 
     @property
     def dropped(self) -> int:
@@ -366,8 +370,8 @@ class VideoSource:
         message = f"{self.name} is damaged or cut off: {error}. {count}{declared} frames were read"
         if not self._allow_truncated:
             raise VideoError(
-                f"{message}. Give a whole copy of the video, or --allow-truncated to keep "
-                "what can be read."
+                f"{message}. Give a whole copy of the video; `openvis run --allow-truncated` "
+                "keeps what can be read."
             ) from error
         self.warnings.append(f"{message}; the rest is left out.")
 
@@ -398,7 +402,7 @@ def _reader_of(source: str, timeout: float) -> _Reader:
         return ContainerReader(source, source, timeout=timeout)
     path = Path(source)
     if path.is_dir():
-        return _ImageReader(str(path), _images_in(path))
+        return ImageReader(str(path), _images_in(path))
     if not path.exists():
         raise VideoError(
             f"{source} does not exist. Give a video file, a folder of images, the number of a "
@@ -435,31 +439,6 @@ def _images_in(folder: Path) -> list[Path]:
             f"{', '.join(sorted(IMAGE_SUFFIXES))}."
         )
     return sorted(paths, key=_natural_key)
-
-
-class _ImageReader:
-    """Images one after the other, upright by their EXIF orientation."""
-
-    live = False
-    fps = DEFAULT_FPS
-
-    def __init__(self, name: str, paths: list[Path]) -> None:
-        self.name, self._paths = name, paths
-        self.frame_count: int | None = len(paths)
-        self.start: float | None = 0.0
-        self.warnings: list[str] = []
-
-    def frames(self, stride: int = 1) -> Iterator[tuple[int, float | None, npt.NDArray[np.uint8]]]:
-        for index, path in list(enumerate(self._paths))[::stride]:
-            try:
-                with Image.open(path) as picture:
-                    image = np.array(ImageOps.exif_transpose(picture).convert("RGB"))
-            except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as exc:
-                raise DamagedError(f"{path.name} cannot be read as an image ({exc})") from exc
-            yield index, float(index / self.fps), image
-
-    def close(self) -> None:
-        pass  # each image is closed as soon as it is read
 
 
 def _natural_key(path: Path) -> tuple[list[tuple[int, str]], str]:

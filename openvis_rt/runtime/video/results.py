@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, BinaryIO, TextIO
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,7 @@ from pycocotools import mask as coco
 
 from openvis_rt.errors import DependencyError, InputError
 from openvis_rt.files import output_errors, output_file
+from openvis_rt.printable import printable_json
 from openvis_rt.runtime.video.run_lengths import RLE, box_of, decode_mask
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ __all__ = [
     "VideoInstance",
     "VideoResult",
     "frames_of_log",
-    "json_line",
+    "line_of",
     "read_frame_log",
     "result_from_line",
     "write_categories",
@@ -248,12 +249,12 @@ class FrameLog:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._stack = ExitStack()
-        self._file: TextIO | None = None
+        self._file: BinaryIO | None = None
 
     def __enter__(self) -> FrameLog:
         with ExitStack() as stack:
             partial = stack.enter_context(output_file(self.path))
-            self._file = stack.enter_context(_open_text(partial))
+            self._file = stack.enter_context(partial.open("wb"))
             self._stack = stack.pop_all()
         return self
 
@@ -262,7 +263,7 @@ class FrameLog:
         if self._file is None:
             raise RuntimeError("FrameLog.write outside of its with block")
         with output_errors(self.path):
-            self._file.write(json_line(result))
+            self._file.write(line_of(result))
             self._file.flush()
 
     def __exit__(
@@ -275,6 +276,17 @@ class FrameLog:
         self._stack.__exit__(kind, error, trace)
 
 
+def line_of(result: FrameResult) -> bytes:
+    """The line of one frame in a :class:`FrameLog`, with its end, UTF-8."""
+    line = {
+        "frame": result.index,
+        "time": result.time,
+        "size": [result.height, result.width],
+        "instances": [_instance_entry(instance) for instance in result.instances],
+    }
+    return (printable_json(json.dumps(line, ensure_ascii=False)) + "\n").encode()
+
+
 def write_results(path: Path, entries: Iterable[dict[str, Any]]) -> None:
     """Write a results file: a JSON array of ``entries``, one on each line, taken one at a time.
 
@@ -284,7 +296,8 @@ def write_results(path: Path, entries: Iterable[dict[str, Any]]) -> None:
     with output_file(path) as partial, _open_text(partial) as file:
         file.write("[")
         for index, entry in enumerate(entries):
-            file.write((",\n" if index else "\n") + json.dumps(entry, ensure_ascii=False))
+            text = printable_json(json.dumps(entry, ensure_ascii=False))
+            file.write((",\n" if index else "\n") + text)
         file.write("\n]\n")
 
 
@@ -296,27 +309,15 @@ def write_categories(path: Path, names: Sequence[str]) -> None:
     """
     entries = [{"id": number, "name": name} for number, name in enumerate(names, 1)]
     with output_file(path) as partial, _open_text(partial) as file:
-        file.write(json.dumps(entries, ensure_ascii=False, indent=1) + "\n")
+        file.write(printable_json(json.dumps(entries, ensure_ascii=False, indent=1)) + "\n")
 
 
 def _open_text(path: Path) -> TextIO:
-    # a name from the command line may hold bytes that are no text: \\udc80 is valid JSON, too
-    return path.open("w", encoding="utf-8", errors="backslashreplace", newline="\n")
-
-
-def json_line(result: FrameResult) -> str:
-    """A frame's line of :class:`FrameLog`, with its end."""
-    line = {
-        "frame": result.index,
-        "time": result.time,
-        "size": [result.height, result.width],
-        "instances": [_instance_entry(instance) for instance in result.instances],
-    }
-    return json.dumps(line, ensure_ascii=False) + "\n"
+    return path.open("w", encoding="utf-8", newline="\n")
 
 
 def result_from_line(line: str | bytes) -> FrameResult:
-    """Inverse of :func:`json_line`.
+    """Inverse of :func:`line_of`.
 
     Raises:
         ValueError, KeyError, TypeError: it is no such line.

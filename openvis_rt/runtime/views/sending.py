@@ -91,7 +91,9 @@ class Sending:
                 self._given,
                 self._hear,
             )
-            if self._sink.waits:
+            if self._ending:
+                self._give_up()
+            elif self._sink.waits:
                 self._say(f"waiting for somebody who connects to {self._name}")
         try:
             self._child.show(picture.frame)

@@ -11,9 +11,11 @@ import base64
 import contextlib
 import functools
 import hashlib
+import os
 import re
 import socket
 import struct
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
@@ -98,7 +100,6 @@ def _listening(host: str, port: int, served: Served) -> _Server:
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
     block_on_close = False
-    allow_reuse_address = True
     request_queue_size = _CONNECTIONS
 
     def __init__(self, family: int, host: str, port: int, served: Served) -> None:
@@ -111,7 +112,8 @@ class _Server(ThreadingHTTPServer):
 
     def server_bind(self) -> None:
         """As the library's, without asking the network for this machine's name."""
-        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if os.name == "posix":  # on Windows two servers would share the port
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self.socket.bind(self.server_address)
         self.server_address = self.socket.getsockname()
 
@@ -136,7 +138,9 @@ class _Server(ThreadingHTTPServer):
             self._gone(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A viewer that went away is no error of ours, and not worth a line."""
+        """A viewer that went away is no error of ours; anything else is told."""
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handle_error(request, client_address)
 
     def let_viewers_go(self) -> None:
         """Wait until they have the last picture; cut off those that are slow."""

@@ -47,8 +47,11 @@ class Sink:
 
 
 def is_sink(text: str) -> bool:
-    """Whether the text names a place to send to, rather than a file or a folder."""
-    return "://" in text or _DEVICE.fullmatch(text) is not None
+    """Whether the text names a place to send to, rather than a file or a folder.
+
+    One slash is enough, which paths leave of two.
+    """
+    return re.match(r"[A-Za-z][\w+.-]+:/", text) is not None or bool(_DEVICE.fullmatch(text))
 
 
 def sink_of(address: str) -> Sink:

@@ -94,6 +94,7 @@ class Views:
     def __init__(self, board: Board, views: Sequence[View], warn: Callable[[str], None]) -> None:
         self.board, self._views, self._warn = board, views, warn
         self._drawer, self._stack = Drawer(), ExitStack()
+        self._shares = False  # somebody else draws
         self._stopped = threading.Event()  # the run's, once it has begun
         self._newest: tuple[npt.NDArray[np.uint8], FrameResult] | None = None
         self._draw = NewestStage("draw for views", self._drawn, self._failed)
@@ -127,7 +128,18 @@ class Views:
         """
         self.board.write(result)
         self._newest = (image, result)
-        self._redraw()
+        if not self._shares:
+            self._redraw()
+
+    def show_drawn(self, frame: VideoFrame, result: FrameResult) -> None:
+        """Show a frame that the overlay's file draws anyway; frames that are written are not drawn.
+
+        Args:
+            frame: green, blue and red, of even size; never written any more.
+            result: what was drawn.
+        """
+        self._shares = True
+        self._show(Picture(frame, result))
 
     def finishing(self) -> None:
         """The last frame has come, and the run writes its results."""
@@ -156,7 +168,9 @@ class Views:
         image, result = pair
         canvas = Canvas(image)
         self._drawer.paint(canvas.planes, result)
-        picture = Picture(canvas.frame(), result)
+        self._show(Picture(canvas.frame(), result))
+
+    def _show(self, picture: Picture) -> None:
         for view in self._views:
             if view.watched:
                 view.show(picture)

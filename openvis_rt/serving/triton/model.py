@@ -16,6 +16,7 @@ from __future__ import annotations
 import importlib
 import io
 import json
+import os
 import traceback
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ from openvis_rt.errors import InputError, OpenVISError
 from openvis_rt.runtime.backends.base import Backend
 from openvis_rt.runtime.backends.registry import BackendOptions
 from openvis_rt.runtime.pipeline import Pipeline
-from openvis_rt.runtime.video.results import json_line
+from openvis_rt.runtime.video.results import line_of
 from openvis_rt.serving.triton.backend import TritonBackend
 from openvis_rt.serving.triton.sequences import SequenceRequest, Sequences
 from openvis_rt.serving.triton.settings import ModelSettings
@@ -60,6 +61,8 @@ class OpenVisModel:
                 load the model, and shows the message.
         """
         self._pb = importlib.import_module("triton_python_backend_utils")
+        if args.get("model_instance_kind") == "GPU":
+            _show_one_gpu(int(args["model_instance_device_id"]))
         home = Path(args["model_repository"], args["model_version"])
         self._bundle = home / BUNDLE
         self._settings = ModelSettings.read(json.loads(args["model_config"]), home / VOCABULARY)
@@ -111,7 +114,7 @@ class OpenVisModel:
             pb.Logger.log_error(traceback.format_exc())
             message = f"a defect of openvis-rt: {exc!r}; the server's log has more"
             return pb.InferenceResponse(error=pb.TritonError(message))
-        data = "".join(map(json_line, results)).encode("utf-8", "backslashreplace")
+        data = b"".join(map(line_of, results))
         found = tensor_of(pb, "results", np.frombuffer(data, np.uint8).copy())
         return pb.InferenceResponse([found])
 
@@ -129,6 +132,13 @@ class OpenVisModel:
             _frame_of(given, copy=keep),
             json.loads(parameters) if parameters else {},
         )
+
+
+def _show_one_gpu(number: int) -> None:
+    """Let this process see the GPU alone that Triton put it on; called before CUDA is loaded."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+    known = number < len(visible) and visible[number].strip()
+    os.environ["CUDA_VISIBLE_DEVICES"] = visible[number].strip() if known else str(number)
 
 
 def _frame_of(given: dict[str, Any], *, copy: bool) -> Image8 | None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from openvis_rt.bundle.bundle import Bundle
 from openvis_rt.engines.library import Messages, new_logger, tensorrt_library
 from openvis_rt.engines.plan import Sidecar, find_plan
-from openvis_rt.runtime.backends.tensorrt.cuda import CudaChoice, open_cuda
+from openvis_rt.runtime.backends.tensorrt.bindings import CudaChoice, open_cuda
 from openvis_rt.runtime.backends.tensorrt.session import IN_FLIGHT, TensorRtSession
 
 __all__ = ["TensorRt"]
@@ -22,7 +22,8 @@ class TensorRt:
         name: ``tensorrt`` or ``tensorrt-rtx``.
         cuda: the CUDA binding.
         warn: told what should be known, when it arises.
-        cuda_graphs: run graphs of fixed sizes as CUDA graphs, where the binding has them.
+        tell: told of what takes minutes, before it begins; None for ``warn``.
+        cuda_graphs: run as CUDA graphs, where the binding has them.
 
     Raises:
         DependencyError: the library or a CUDA binding is not installed.
@@ -37,10 +38,11 @@ class TensorRt:
         cuda: CudaChoice = "auto",
         warn: Callable[[str], None] = lambda _: None,
         *,
+        tell: Callable[[str], None] | None = None,
         cuda_graphs: bool = True,
     ) -> None:
         self.name, self._cuda_graphs = name, cuda_graphs
-        self._warn = warn
+        self._warn, self._tell = warn, tell or warn
         self._library = tensorrt_library(name)
         self._cuda = open_cuda(cuda)
         self._plans: dict[tuple[str, str], tuple[Path, Sidecar]] = {}
@@ -53,7 +55,11 @@ class TensorRt:
     def device(self) -> str:
         """The GPU, the library and the binding, for people."""
         graphs = ", CUDA graphs" if self._cuda.has_graphs and self._cuda_graphs else ""
-        return f"{self._cuda.device_name}, {self._library.version}, {self._cuda.binding}{graphs}"
+        kept = bool(self._sessions) and all(s.kernels_were_kept for s in self._sessions)
+        return (
+            f"{self._cuda.device_name}, {self._library.version}, {self._cuda.binding}{graphs}"
+            + ", kernels of an earlier run" * kept
+        )
 
     def check(self, bundle: Bundle, precision: str) -> None:
         """Find an engine for every graph of the bundle.
@@ -88,6 +94,7 @@ class TensorRt:
             slots=slots,
             fetched=fetched,
             warn=self._warn,
+            tell=self._tell,
             cuda_graphs=self._cuda_graphs,
         )
         self._sessions.append(session)

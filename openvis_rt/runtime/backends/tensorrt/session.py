@@ -1,9 +1,12 @@
 """One graph on TensorRT or TensorRT-RTX, with nothing copied between graphs.
 
-Every session has a stream of its own. Two kinds of events order them: a run waits for the sources
-that it is bound to (their outputs must be there), and for the sessions that read its outputs (they
-must have read what it will overwrite). So frame t + 1 may run while the masks of frame t are made,
-in any order that the host likes, and no slot is overwritten too early.
+Every session has a stream for its runs and one for its uploads, so that the next frame goes over
+the bus while this one is computed. Events order them: an upload waits for the runs that read what
+it overwrites; a run waits for the uploads and for the sources that it is bound to (their outputs
+must be there), and for the sessions that read its outputs (they must have read what it will
+overwrite). So frame t + 1 may run while the masks of frame t are made, in any order that the host
+likes, and no slot is overwritten too early. Where both are ready, frame t goes first
+(:data:`URGENT`).
 
     propose   [slot 0: frame t]----------[slot 1: frame t+1]------
     classify                   [slot 0]--                  [slot 1]
@@ -44,6 +47,9 @@ Shape = tuple[int, ...]
 IN_FLIGHT = 2
 """Frames, or windows, that the device may have at once."""
 
+URGENT = frozenset({"classify", "masks"})
+"""Graphs of a frame whose result the host waits for, while `propose` has the next one."""
+
 
 class TensorRtSession:
     """One graph.
@@ -60,10 +66,12 @@ class TensorRtSession:
         fetched: outputs that are copied to the host after each run; None for those that the spec
             marks so.
         warn: told what did not stop the work.
+        tell: told of what takes minutes, before it begins.
         cuda_graphs: run as a CUDA graph where that is possible.
 
     Attributes:
-        device_seconds: spent in this graph so far, copies included, by the device's own clock.
+        device_seconds: spent in this graph so far, with the copies to the host, by the device's own
+            clock.
 
     Raises:
         EngineError: the library cannot load the engine, or its tensors are not the graph's.
@@ -84,10 +92,11 @@ class TensorRtSession:
         slots: int,
         fetched: Sequence[str] | None = None,
         warn: Callable[[str], None],
+        tell: Callable[[str], None],
         cuda_graphs: bool = True,
     ) -> None:
         self.spec, self.device_seconds = spec, 0.0
-        self._warn, self._cuda_graphs = warn, cuda_graphs
+        self._warn, self._tell, self._cuda_graphs = warn, tell, cuda_graphs
         self._library, self._cuda = library, cuda
         self._log, self._logger = log, logger
         self._constants, self._slots = constants, slots
@@ -149,12 +158,12 @@ class TensorRtSession:
         filled = buffers.filled.intersection(names)
         if not filled:
             return
-        for event in self._events_of_readers(own):  # of an input that another session reads too
-            self._cuda.wait(self._stream, event)
+        for event in (*self._runs_of(own), *self._events_of_readers(own)):  # they read it
+            self._cuda.wait(self._uploads, event)
         for name in filled:
-            self._cuda.copy_in(buffers.device[name], buffers.bytes(name), self._stream)
+            self._cuda.copy_in(buffers.device[name], buffers.bytes(name), self._uploads)
         buffers.filled -= filled
-        self._cuda.record(self._copied[own], self._stream)
+        self._cuda.record(self._copied[own], self._uploads)
 
     def bind(self, name: str, source: Session, output: str) -> None:
         """See :class:`Session`; ``output`` may be an input of source.
@@ -240,6 +249,11 @@ class TensorRtSession:
         return seconds
 
     @property
+    def kernels_were_kept(self) -> bool:
+        """TensorRT-RTX compiled them in an earlier run."""
+        return self._kernels.were_kept
+
+    @property
     def closed(self) -> bool:
         """Whether :meth:`close` was called."""
         return self._closed
@@ -267,7 +281,8 @@ class TensorRtSession:
 
     def _make_events(self) -> None:
         cuda, owned = self._cuda, self._owned
-        self._stream = cuda.stream(owned)
+        self._stream = cuda.stream(owned, urgent=self.spec.name in URGENT)
+        self._uploads = cuda.stream(owned, urgent=self.spec.name in URGENT)
         runs = range(max(IN_FLIGHT, self._slots))
         self._begun = [cuda.event(owned) for _ in runs]
         self._done = [cuda.event(owned) for _ in runs]
@@ -287,7 +302,7 @@ class TensorRtSession:
             )
         if self._log.kept:  # such as that it was built on another GPU
             self._warn(f"{plan.name}, as the library loads it:\n{self._log.text()}")
-        self._kernels = KernelCache(engine, plan, cuda_graphs=self._cuda_graphs)
+        self._kernels = KernelCache(engine, plan, self._tell, cuda_graphs=self._cuda_graphs)
         self._launcher = Launcher(
             self._library,
             self._log,
@@ -323,8 +338,9 @@ class TensorRtSession:
             for source, output in self._sources.values()
             for event in source._holds(output, slot % source._slots)
         ]
-        read = self._events_of_readers(slot % self._slots)
-        return list({id(event): event for event in (*there, *read)}.values())
+        own = slot % self._slots
+        before = (*there, self._copied[own], *self._events_of_readers(own))
+        return list({id(event): event for event in before}.values())
 
     def _holds(self, name: str, own: int) -> list[Any]:
         """The events after which a buffer holds what was written, or made."""
