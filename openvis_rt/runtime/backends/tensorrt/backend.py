@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from openvis_rt.bundle.bundle import Bundle
+from openvis_rt.engines.gpu import driver_cuda_version
 from openvis_rt.engines.library import Messages, new_logger, tensorrt_library
 from openvis_rt.engines.plan import Sidecar, find_plan
 from openvis_rt.runtime.backends.tensorrt.bindings import CudaChoice, open_cuda
@@ -107,8 +108,10 @@ class TensorRt:
 
     @property
     def library(self) -> str:
-        """The library and its version."""
-        return f"{self.name} {self._library.version}"
+        """The library's name and version, and the newest CUDA that the driver serves."""
+        driver = driver_cuda_version()
+        where = f" with a driver for CUDA {driver}" if driver else ""
+        return f"{self.name} {self._library.version}{where}"
 
     def engine(self, bundle: Bundle, graph: str, precision: str) -> tuple[Path, Sidecar]:
         """The engine of a graph and its sidecar; EngineError if none fits."""
