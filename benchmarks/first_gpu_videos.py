@@ -153,7 +153,13 @@ def opened(work: Work, frames: int, *, cuda_graphs: bool = True) -> Iterator[Pip
         BackendError: the backend did without something, such as a CUDA graph.
     """
     warnings: list[str] = []
-    backend = TensorRt(work.backend, work.cuda, warnings.append, cuda_graphs=cuda_graphs)
+    backend = TensorRt(
+        work.backend,
+        work.cuda,
+        warnings.append,
+        tell=lambda text: work.tell(text, 0, None),
+        cuda_graphs=cuda_graphs,
+    )
     with Pipeline.open(
         work.bundle,
         vocabulary=vocabulary_of(work.bundle),

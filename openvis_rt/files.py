@@ -16,6 +16,7 @@ from pathlib import Path
 from openvis_rt.errors import OutputError
 
 __all__ = [
+    "check_replaceable",
     "flush",
     "is_about",
     "lock_directory",
@@ -102,7 +103,7 @@ def output_directory(
     path = path.absolute()  # "." has no name of its own
     with output_errors(path):
         _recover(path)
-        _check_replaceable(path, overwrite=overwrite, ours=ours)
+        check_replaceable(path, overwrite=overwrite, ours=ours)
     with _made_parents(path):
         with output_errors(path):
             partial, lock = _locked_directory(path, _PARTIAL)
@@ -115,7 +116,7 @@ def output_directory(
                     if file.is_file():
                         flush(file)
                 # again: the work may have taken hours
-                _check_replaceable(path, overwrite=overwrite, ours=ours)
+                check_replaceable(path, overwrite=overwrite, ours=ours)
                 _put_in_place(partial, path)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
@@ -134,7 +135,12 @@ def refuse_existing(path: Path, *, overwrite: bool) -> None:
         )
 
 
-def _check_replaceable(path: Path, *, overwrite: bool, ours: Callable[[Path], bool]) -> None:
+def check_replaceable(path: Path, *, overwrite: bool, ours: Callable[[Path], bool]) -> None:
+    """Refuse what :func:`output_directory` would, with the same arguments.
+
+    Raises:
+        OutputError: there is something at ``path`` that may not be replaced.
+    """
     if not os.path.lexists(path):
         return
     if not path.is_dir():

@@ -82,9 +82,10 @@ def triton_server(repository: Path, folder: Path, work: Path) -> Iterator[Triton
     shutil.copy(stub, work / "backends" / "python")
     grpc, http = _free_port(), _free_port()
     root = Path(__file__).parents[1]
+    libraries = [str(folder / "nvidia_pytriton.libs"), str(sysconfig.get_config_var("LIBDIR"))]
     environment = {
         **os.environ,
-        "LD_LIBRARY_PATH": f"{folder / 'nvidia_pytriton.libs'}:{sysconfig.get_config_var('LIBDIR')}",
+        "LD_LIBRARY_PATH": os.pathsep.join(libraries),
         "PYTHONPATH": os.pathsep.join([str(root), *(p for p in sys.path if "packages" in p)]),
     }
     command = [
@@ -120,10 +121,10 @@ def serve_graphs_in_python(repository: Path) -> None:
 def _wait_until_ready(process: subprocess.Popen[bytes], server: TritonServer) -> None:
     end = time.monotonic() + 120
     while time.monotonic() < end and process.poll() is None:
-        with contextlib.suppress(OSError):
-            with urllib.request.urlopen(f"{server.http}/v2/health/ready", timeout=5) as answer:
-                if answer.status == 200:
-                    return
+        url = f"{server.http}/v2/health/ready"
+        with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=5) as answer:
+            if answer.status == 200:
+                return
         time.sleep(0.1)
     raise RuntimeError(f"the Triton server did not start:\n{server.log.read_text()[-5000:]}")
 

@@ -4,8 +4,8 @@ ONNX Runtime fuses what stands between pairs (QuantizeLinear, then DequantizeLin
 integer kernel only then. So pairs stand at both ends of a product, other than in :mod:`.qdq`:
 
     convolution        pair, INT8 weight, INT32 bias -> Conv -> Relu -> pair   QLinearConv
-    linear layer       rows of a pair, the same      -> Gemm -> Relu -> pair   QGemm
-                       without a Relu its output is float                      QGemm
+    linear layer       rows of a pair, the same      -> Gemm, float            QGemm
+      with a Relu      the same as a 1x1 convolution -> Conv -> Relu -> pair   QLinearConv
     residual addition  two pairs                     -> Add -> Relu -> pair    QLinearAdd
     pooling            pair                          -> AveragePool -> pair    QLinearAveragePool
 
@@ -15,18 +15,23 @@ product reads is read by others as it is.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import onnx
 
+from openvis_rt.errors import InputError
 from openvis_rt.export.fp16.keeps import GraphView
 
-__all__ = ["CpuPlan", "Linear"]
+__all__ = ["CpuPlan", "Limits", "Linear", "cpu_activations_of", "cpu_plan_within"]
+
+Limits = Mapping[str, tuple[float, float]]
+"""By tensor its lowest and highest number that INT8 covers."""
 
 
 @dataclass(frozen=True)
 class Linear:
-    """A MatMul of rows, and what is written with it.
+    """A MatMul of rows, and what is written with it: a Gemm, or a Conv where a Relu follows.
 
     Attributes:
         add, bias: the place of the addition that follows, and the constant that it adds; None
@@ -48,7 +53,7 @@ class CpuPlan:
 
     Attributes:
         products: places of nodes.
-        linears: of them MatMuls by a matrix, which are written as Gemm.
+        linears: of them MatMuls by a matrix, which are written as Gemm or as Conv.
         ends: by the place of an integer kernel's node the tensor that it makes between pairs, which
             is its output, or the output of the Relu that alone reads it. A product of rows has none
             where its output is float.
@@ -112,3 +117,26 @@ class CpuPlan:
     def _only_reader(self, name: str) -> int | None:
         readers = self._view.consumers.get(name, [])
         return readers[0] if len(readers) == 1 and name not in self._view.outputs else None
+
+
+def cpu_activations_of(view: GraphView, products: Iterable[int]) -> tuple[str, ...]:
+    """Tensors that have a pair where these products are INT8, each once, in the file's order."""
+    return CpuPlan(view, frozenset(products)).tensors
+
+
+def cpu_plan_within(view: GraphView, products: Iterable[int], limits: Limits) -> CpuPlan:
+    """The plan of those of some products whose input and output have limits.
+
+    Raises:
+        InputError: none has.
+    """
+    plan = CpuPlan(view, frozenset(products))
+    while lacking := set(plan.tensors) - limits.keys():
+        kept = frozenset(i for i in plan.products if lacking.isdisjoint(plan.beside(i)))
+        if not kept or kept == plan.products:
+            raise InputError(
+                f"no range is known of {len(lacking)} tensors, such as {min(lacking)!r}: they were "
+                "not calibrated. Calibrate this graph anew."
+            )
+        plan = CpuPlan(view, kept)
+    return plan

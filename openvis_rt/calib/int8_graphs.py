@@ -14,9 +14,10 @@ from importlib.metadata import PackageNotFoundError, version
 import onnx
 
 from openvis_rt.bundle.bundle import Bundle, GraphFile
+from openvis_rt.calib.cpu_plan import cpu_activations_of, cpu_plan_within
 from openvis_rt.calib.placement import place
 from openvis_rt.calib.qdq import activations_of, quantised, refuse_quantised
-from openvis_rt.calib.qdq_cpu import cpu_activations_of, cpu_plan_within, cpu_quantised
+from openvis_rt.calib.qdq_cpu import cpu_quantised
 from openvis_rt.calib.ranges import Calibration, GraphRanges
 from openvis_rt.errors import InputError
 from openvis_rt.export.fp16.convert import fp16_from_fp32
@@ -78,7 +79,9 @@ def placed_products(model: onnx.ModelProto, graph: str) -> tuple[str, ...]:
     placement = place(view)
     if not placement.products:
         reasons = ", ".join(sorted(set(placement.left.values()))) or "it has no products"
-        raise InputError(f"nothing of the graph {graph!r} is to be quantised: {reasons}")
+        raise InputError(
+            f"nothing of the graph {graph!r} is to be quantised: {reasons}. Leave it out of --graph"
+        )
     return _names(view, placement.products)
 
 

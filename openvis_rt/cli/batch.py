@@ -161,7 +161,7 @@ def batch(
     overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Run many videos, on all cores and GPUs of this machine or on a Ray cluster.
+    """Run many videos on the cores and GPUs of one or many machines.
 
     Each video's folder holds what `openvis run` writes; results.json and the tables hold them all.
     The same command again does only what is missing. A video that fails is listed, and the exit

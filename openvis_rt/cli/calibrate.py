@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -194,17 +195,6 @@ def calibrate(
     """
     if into == (output is not None):
         raise InputError("give --into to add to the bundle itself, or -o FOLDER for a new one")
-    if rebuild == bool(sources):
-        raise InputError(
-            "give videos to calibrate on, or --rebuild to take the ranges that the bundle has; "
-            "one of both"
-        )
-    if rebuild and graph:
-        raise InputError("--rebuild makes the graphs that were calibrated; leave --graph out")
-    if rebuild and precision:
-        raise InputError(
-            "--rebuild makes the precisions that the bundle has; leave --precision out"
-        )
     about_blocks = {
         "--sensitivity": sensitivity or None,
         "--min-sqnr": min_sqnr,
@@ -212,11 +202,7 @@ def calibrate(
         "--evaluate": evaluate,
     }
     given = [name for name, value in about_blocks.items() if value is not None]
-    if rebuild and given:
-        raise InputError(
-            f"--rebuild has no frames to measure blocks on; leave {given[0]} out. It makes the "
-            "blocks INT8 again that were picked before"
-        )
+    _refuse_clashes(sources or (), graph or (), precision or (), given, rebuild=rebuild)
     try:
         from openvis_rt.calib.block_choice import BlockChoice
         from openvis_rt.calib.calibrate import DEFAULT_METHOD, rebuild_int8
@@ -254,3 +240,36 @@ def calibrate(
                 warn=warn,
             )
     tell_calibration(result, as_json=as_json)
+
+
+def _refuse_clashes(
+    sources: Sequence[str],
+    graphs: Sequence[str],
+    precisions: Sequence[str],
+    about_blocks: Sequence[str],
+    *,
+    rebuild: bool,
+) -> None:
+    """Refuse options that do not go with ``--rebuild``, or videos that do not.
+
+    Raises:
+        InputError: the message says which to leave out.
+    """
+    if rebuild == bool(sources):
+        raise InputError(
+            "give videos to calibrate on, or --rebuild to take the ranges that the bundle has; "
+            "one of both"
+        )
+    if not rebuild:
+        return
+    if graphs:
+        raise InputError("--rebuild makes the graphs that were calibrated; leave --graph out")
+    if precisions:
+        raise InputError(
+            "--rebuild makes the precisions that the bundle has; leave --precision out"
+        )
+    if about_blocks:
+        raise InputError(
+            f"--rebuild has no frames to measure blocks on; leave {about_blocks[0]} out. It makes "
+            "the blocks INT8 again that were picked before"
+        )

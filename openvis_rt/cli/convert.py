@@ -47,7 +47,7 @@ def convert(
     overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Write finished results as a page to look at, for Rerun, or for other programs.
+    """Write finished results as a page, a recording or tables.
 
     html is one page with the video and its masks, for any browser; rerun a recording for Rerun's
     viewer; coco annotations with track ids; mots the PNG files and the text of the MOTS challenge;

@@ -217,6 +217,8 @@ def export(
         )
         for left_out, why in result.left_out.items():
             warn(f"{left_out.upper()} is left out, and the rest is written: {why}")
+        for doubt in result.warnings:
+            warn(doubt)
         if reference:
             from openvis_rt.verify.torch_recording import add_reference
 
@@ -235,6 +237,7 @@ def _tell(result: ExportResult, output: Path, *, as_json: bool) -> None:
                 "graphs": json_from_record(result.bundle.manifest)["graphs"],
                 "differences": [d.to_json() for d in result.differences],
                 "left_out": result.left_out,
+                "warnings": result.warnings,
             }
         )
         return

@@ -108,7 +108,8 @@ def _blocks_table(
     """
     costs = () if found is None else found.blocks
     alone = {cost.block: decibels(cost) for cost in costs if cost.graph == graph}
-    table = Table("block", "share", *precisions, title_justify="left")
+    headers = [precision.replace("-", "-\n") for precision in precisions]
+    table = Table("block", "share", *headers, title_justify="left")
     table.title = f"{graph}: products in INT8/all, and the block's share of the multiply-adds"
     if alone:
         table.title += "; SQNR of this block alone"

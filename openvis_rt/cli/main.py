@@ -22,6 +22,7 @@ from openvis_rt.cli.export import export
 from openvis_rt.cli.inspect import inspect
 from openvis_rt.cli.models import models
 from openvis_rt.cli.run import run
+from openvis_rt.cli.streams import readable_files, safe_data, safe_talk
 from openvis_rt.cli.triton import triton
 from openvis_rt.cli.ui import CONSOLE, INTERRUPTED, Verb
 from openvis_rt.cli.verify import verify
@@ -67,12 +68,14 @@ def openvis(
 
 def main() -> None:
     """Run the command; every error of ours becomes one message and its exit code."""
-    try:
-        app(prog_name="openvis")
-    except OpenVISError as exc:
-        CONSOLE.print(f"[bold red]error:[/] {escape(str(exc))}")
-        sys.exit(exc.exit_code)
-    except SystemExit as exc:  # typer has turned Ctrl-C into its exit code
-        if exc.code == INTERRUPTED:
-            CONSOLE.print("interrupted; nothing half-written was left")
-        raise
+    with safe_talk():
+        try:
+            with readable_files(), safe_data():
+                app(prog_name="openvis")
+        except OpenVISError as exc:
+            CONSOLE.print(f"[bold red]error:[/] {escape(str(exc))}")
+            sys.exit(exc.exit_code)
+        except SystemExit as exc:  # typer has turned Ctrl-C into its exit code
+            if exc.code == INTERRUPTED:
+                CONSOLE.print("interrupted; nothing half-written was left")
+            raise

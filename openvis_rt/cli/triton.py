@@ -134,9 +134,10 @@ def triton(
     overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Write a model repository for NVIDIA Triton: frames of many cameras in, instances out.
+    """Write a model repository for NVIDIA Triton.
 
-    The named classes are those of sequences that name none themselves.
+    Frames of many cameras go in, and instances come out. The named classes are
+    those of sequences that name none themselves.
 
     Example: `openvis triton bundle -c person -c "bicycle, bike" -o repository`
     """

@@ -46,12 +46,15 @@ class Summary:
         times: of every frame in seconds, from 0, strictly ascending; frames without a clock get
             25 a second.
         tracks: in the order of their first frames.
+        numbers: of every frame in its source, ascending from 0; a stride and dropped frames leave
+            gaps.
     """
 
     height: int
     width: int
     times: list[float]
     tracks: list[Track]
+    numbers: list[int]
 
 
 @dataclass(frozen=True)
@@ -112,10 +115,12 @@ class FinishedRun:
         if first is None:
             raise InputError(f"{self.folder / 'frames.jsonl'} holds no frame")
         times: list[float] = []
+        numbers: list[int] = []
         tracks: dict[int, Track] = {}
         classes: dict[int, _Classes] = defaultdict(_Classes)
         for place, result in enumerate(itertools.chain((first,), frames)):
             times.append(_time_of(result, times[-1] if times else None))
+            numbers.append(result.index)
             for instance in result.instances:
                 track = tracks.setdefault(instance.track_id, Track(instance.track_id))
                 track.frames.append(place)
@@ -123,7 +128,7 @@ class FinishedRun:
                 classes[instance.track_id].add(instance.category_id, instance.name, instance.score)
         for track in tracks.values():
             classes[track.track_id].tell(track)
-        return Summary(first.height, first.width, times, list(tracks.values()))
+        return Summary(first.height, first.width, times, list(tracks.values()), numbers)
 
 
 class _Classes:

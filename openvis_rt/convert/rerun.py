@@ -1,6 +1,6 @@
 """A recording for Rerun's viewer: video, masks, boxes and scores over time.
 
-    video            the film itself, H.264, and of every moment the frame that it shows
+    video            the film itself, AV1, and of every moment the frame that it shows
     video/masks      a segmentation image a frame; class 0 is transparent
     video/boxes      boxes with name, track id and score
     scores/3         the score of track 3
@@ -38,7 +38,7 @@ __all__ = ["MASK_BYTES", "require_rerun", "write_rerun"]
 
 MASK_BYTES = 2 << 30
 """The most that the segmentation images of a recording take in the viewer's memory."""
-_QUALITY = 23  # x264's CRF
+_QUALITY = 28  # CRF
 
 Progress = Callable[[str, int, int | None], None]
 
@@ -146,7 +146,8 @@ class _Recording:
         with tempfile.TemporaryDirectory(dir=beside, prefix=".partial-") as folder:
             film = Path(folder) / "film.mp4"
             write_film(
-                *(film, source, size, self.summary.times),
+                *(film, source, size, self.summary.times, self.summary.numbers),
+                codec="av1",
                 longest=max(size) // self.step,
                 quality=_QUALITY,
                 progress=progress,

@@ -24,8 +24,9 @@ import sysconfig
 from typing import TYPE_CHECKING, NamedTuple
 
 from openvis_rt.engines.library import version_numbers
-from openvis_rt.errors import EngineError, RecordError
+from openvis_rt.errors import EngineError, InputError, RecordError
 from openvis_rt.files import output_file, sha256_of
+from openvis_rt.given_files import given_json
 from openvis_rt.records import json_from_record, record_from_json
 from openvis_rt.systems.graphs import TensorSpec
 
@@ -52,6 +53,7 @@ __all__ = [
 ]
 
 SCHEMA = 2
+_LARGEST = 16 << 20  # bytes of a sidecar; usual ones have 5 KB
 
 AMPERE_PLUS = "ampere+"
 """The target of an engine for every GPU from compute capability 8.0 on."""
@@ -164,12 +166,12 @@ class Sidecar:
         Raises:
             EngineError: the file is missing, is no JSON, has another schema, or a wrong field.
         """
+        if not path.exists():
+            raise EngineError(f"{path} is missing; an engine without it is not used.")
         try:
-            entry = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError as exc:
-            raise EngineError(f"{path} is missing; an engine without it is not used.") from exc
-        except (OSError, ValueError) as exc:
-            raise EngineError(f"{path} cannot be read: {exc}") from exc
+            entry = given_json(path, _LARGEST)
+        except InputError as exc:  # for the caller, an engine that is missing here
+            raise EngineError(f"{exc}.") from exc
         try:
             if isinstance(entry, dict) and entry.get("schema") != SCHEMA:
                 raise RecordError("", f"its schema is {entry.get('schema')!r}")

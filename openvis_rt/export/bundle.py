@@ -14,6 +14,7 @@ import onnx
 from safetensors.torch import save_file
 from torch import nn
 
+from openvis_rt.bundle.attention import long_attention
 from openvis_rt.bundle.bundle import (
     MANIFEST,
     TOKENIZER,
@@ -72,6 +73,16 @@ class ExportResult:
     bundle: Bundle
     differences: list[Difference]
     left_out: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def warnings(self) -> list[str]:
+        """What should be known of the bundle before engines are built from it."""
+        told = (
+            long_attention(self.bundle, graph, file.precision)
+            for files in self.bundle.manifest.graphs.values()
+            for graph, file in files.items()
+        )
+        return [text for text in dict.fromkeys(told) if text]
 
 
 def export_bundle(

@@ -28,7 +28,7 @@ import numpy as np
 import numpy.typing as npt
 
 from openvis_rt.errors import InputError, OutputError, VideoError
-from openvis_rt.files import output_directory
+from openvis_rt.files import check_replaceable, output_directory, output_errors
 from openvis_rt.runtime.advice import Warn, explain_letterbox, nothing_found
 from openvis_rt.runtime.ages import Ages
 from openvis_rt.runtime.pipeline import Pipeline
@@ -120,6 +120,8 @@ def run_video(
     mode = resolve_mode(pipeline.mode, source)
     if output is not None:
         _refuse_source_within(source, output)
+        with output_errors(output):
+            check_replaceable(output.absolute(), overwrite=options.overwrite, ours=is_run)
     told: list[str] = []
 
     def tell(message: str) -> None:

@@ -1,1 +1,1 @@
-"""Many videos and many machines: a model repository for NVIDIA Triton and its client."""
+"""Many videos, many machines: batches of videos, and a model repository for NVIDIA Triton."""

@@ -183,6 +183,7 @@ class _Run:
     made_with: str
     progress: Progress
     warn: Warn
+    batch: str = field(default_factory=lambda: secrets.token_hex(8))
     skipped: int = 0
     workers: int = 0
     done: list[Record] = field(default_factory=list)
@@ -199,6 +200,16 @@ class _Run:
                     self._take(records)
         except KeyboardInterrupt:
             self.interrupted = True
+        if self.interrupted or self.stop is not None:
+            self._recount()
+
+    def _recount(self) -> None:
+        """Add the videos that workers finished while nobody listened any more."""
+        told = {record.video.id for record in self.done}
+        for video in self.videos:
+            found = self.folder.finished(video, self.made_with)
+            if found is not None and found.batch == self.batch and video.id not in told:
+                self.done.append(found)
 
     def _unfinished(self) -> list[Video]:
         """The videos that are to be done; bytes of the others are compared with their records."""
@@ -224,16 +235,15 @@ class _Run:
         return left
 
     def _records(self, videos: list[Video], pool: PoolOptions) -> Generator[Record, None, None]:
-        batch = secrets.token_hex(8)
         if pool.workers == 0:
-            yield from self._here(videos, batch)
+            yield from self._here(videos)
             return
         self.progress("starting Ray", self.skipped, len(self.videos))
         with ray_cluster(pool.address) as resources:
             fitted = self._fitted(pool, resources, len(videos))
             self.workers = fitted.workers
             self.progress(f"{fitted.workers} workers", self.skipped, len(self.videos))
-            given = (self.work, self.folder, videos, self.made_with, batch, fitted)
+            given = (self.work, self.folder, videos, self.made_with, self.batch, fitted)
             with closing(records_by_ray(*given)) as records:
                 yield from records
 
@@ -253,8 +263,8 @@ class _Run:
             return pool.gpus
         return 1.0 if resources.gpus and self.work.backend_options.device != "cpu" else 0.0
 
-    def _here(self, videos: list[Video], batch: str) -> Generator[Record, None, None]:
-        worker = Worker(self.work, self.folder, self.made_with, batch, warn=self.warn)
+    def _here(self, videos: list[Video]) -> Generator[Record, None, None]:
+        worker = Worker(self.work, self.folder, self.made_with, self.batch, warn=self.warn)
         with closing(worker):
             for video in videos:
                 self.progress(

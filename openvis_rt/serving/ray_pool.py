@@ -10,10 +10,12 @@ from __future__ import annotations
 import json
 import logging
 import os
+import sys
 from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, replace
 from math import ceil
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -123,18 +125,19 @@ def ray_cluster(address: str | None) -> Iterator[Resources]:
         raise DependencyError("ray", "ray") from exc
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     ours = not ray.is_initialized()
-    try:
-        if ours:
-            ray.init(**_arguments(address))
-        found = ray.cluster_resources()
-    except Exception as exc:
-        where = f"the cluster at {address} does not answer" if address else "Ray does not start"
-        raise BackendError(f"{where}: {exc}. Without Ray: --workers 0") from exc
-    try:
-        yield Resources(found.get("CPU", 1.0), found.get("GPU", 0.0), found.get("memory", 0.0))
-    finally:
-        if ours:
-            ray.shutdown()
+    with redirect_stdout(sys.stderr):  # Ray tells of dead workers on stdout, which is for data
+        try:
+            if ours:
+                ray.init(**_arguments(address))
+            found = ray.cluster_resources()
+        except Exception as exc:
+            where = f"the cluster at {address} does not answer" if address else "Ray does not start"
+            raise BackendError(f"{where}: {exc}. Without Ray: --workers 0") from exc
+        try:
+            yield Resources(found.get("CPU", 1.0), found.get("GPU", 0.0), found.get("memory", 0.0))
+        finally:
+            if ours:
+                ray.shutdown()
 
 
 def _arguments(address: str | None) -> dict[str, Any]:
@@ -174,6 +177,9 @@ def records_by_ray(
 ) -> Generator[Record, None, None]:
     """Do videos by a pool of actors; each record as soon as it is there, in no order.
 
+    Large files are begun first, since a long video that is begun last keeps one worker busy while
+    all others wait. Where blocks have several videos, each gets large and small ones.
+
     Ray is connected, see :func:`ray_cluster`.
     """
     import ray
@@ -182,7 +188,9 @@ def records_by_ray(
     context = DataContext.get_current()
     context.enable_progress_bars = False  # there is one for the whole
     blocks = ceil(len(videos) / ceil(len(videos) / _MOST_BLOCKS))
-    rows = [{"video": json.dumps(json_from_record(video))} for video in videos]
+    ordered = sorted(videos, key=lambda video: -_size(video.source))
+    dealt = [video for block in range(blocks) for video in ordered[block::blocks]]
+    rows = [{"video": json.dumps(json_from_record(video))} for video in dealt]
     options = replace(work.backend_options, threads=pool.threads)
     given = (replace(work, backend_options=options), folder, made_with, batch)
     strategy = ActorPoolStrategy(
@@ -202,3 +210,9 @@ def records_by_ray(
     for block in data.iter_batches(batch_size=None, prefetch_batches=0):
         for text in block["record"]:
             yield record_from_json(Record, json.loads(str(text)))
+
+
+def _size(source: str) -> int:
+    """Bytes of a file; 0 for what is none, which comes last."""
+    path = Path(source)
+    return path.stat().st_size if path.is_file() else 0

@@ -47,7 +47,8 @@ def test_full_size_graphs_compile_for_three_targets(tmp_path):
         assert narrow.plan_bytes < 0.65 * wide.plan_bytes
         assert narrow.replaced_grid_samples == wide.replaced_grid_samples
     # the sampled rows are FP16, as the convolutions before them
-    assert built["fp16"]["propose"].layers["GATHER"]["float16"] >= 4
+    sampled = built["fp16"]["propose"]
+    assert sampled.layers["GATHER"]["float16"] >= sampled.replaced_grid_samples > 0
     assert "GRID_SAMPLE" not in built["fp16"]["propose"].layers
     masks = built["fp32"]["masks"]
     assert list(masks.shape_values) == ["picture_size", "frame_size"]

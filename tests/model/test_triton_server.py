@@ -25,6 +25,7 @@ from openvis_rt.serving.triton.settings import ModelSettings
 from openvis_rt.vocabulary import Vocabulary
 
 grpc = pytest.importorskip("tritonclient.grpc", reason="the client needs the extra [triton]")
+InferenceServerException = pytest.importorskip("tritonclient.utils").InferenceServerException
 FOLDER = triton_folder()
 pytestmark = pytest.mark.skipif(isinstance(FOLDER, str), reason=str(FOLDER))
 
@@ -38,7 +39,7 @@ IDLE = 2.0  # seconds; shorter ones end a sequence whose frame waits for a busy 
 def bundle(cached_bundle) -> Path:
     """With every name in its cache: what a name is embedded with moves its last digit."""
     pytest.importorskip("onnxruntime", reason="running needs the extra [cpu]")
-    names = WORDS.names + ("fish",)
+    names = (*WORDS.names, "fish")
     Pipeline.open(cached_bundle, vocabulary=names, backend="onnxruntime").close()
     return cached_bundle
 
@@ -111,7 +112,7 @@ class Camera:
         return [result_from_line(line) for line in lines if line]
 
     def refused(self, *args, **how) -> str:
-        with pytest.raises(Exception) as caught:
+        with pytest.raises(InferenceServerException) as caught:
             self(*args, **how)
         return str(caught.value)
 

@@ -12,10 +12,11 @@ from graph_bundle import info
 from int8_bundle import noise_frames, propose_int8_model
 from onnx import TensorProto, helper, numpy_helper
 
+from openvis_rt.calib.cpu_plan import cpu_activations_of
 from openvis_rt.calib.int8_graphs import placed_products, seen_tensors
 from openvis_rt.calib.placement import products_of
 from openvis_rt.calib.qdq import quantised
-from openvis_rt.calib.qdq_cpu import cpu_activations_of, cpu_quantised
+from openvis_rt.calib.qdq_cpu import cpu_quantised
 from openvis_rt.calib.tap import with_outputs
 from openvis_rt.compare.differences import sqnr
 from openvis_rt.errors import InputError
@@ -145,11 +146,14 @@ def test_pooling_and_linear_layers_are_integer_kernels(tmp_path):
     _, integer, _ = layers()
     found = kernels_of(integer, tmp_path)
     assert {k: found[k] for k in KERNELS} == {
-        "QLinearConv": 3,
-        "QGemm": 2,
+        "QLinearConv": 4,  # of them the rows with a Relu behind them
+        "QGemm": 1,
         "QLinearAdd": 0,
         "QLinearAveragePool": 1,
     }
+    # the graph's own, and for the integer kernels of x and e: none around the rows
+    assert found["Transpose"] <= 3
+    assert found["DequantizeLinear"] <= 1  # of the output `e`
     assert found["MaxPool"] + found["NhwcMaxPool"] == 1
     # the input, what reads the graph's output `e` as rows, and nothing between kernels
     assert found["QuantizeLinear"] <= 2

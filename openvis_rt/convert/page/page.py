@@ -78,7 +78,8 @@ def write_page(
                 film = Path(folder) / "film.mp4"
                 size = (summary.height, summary.width)
                 write_film(
-                    *(film, source, size, summary.times),
+                    *(film, source, size, summary.times, summary.numbers),
+                    codec="h264",
                     longest=FILM_SIDE,
                     quality=quality,
                     progress=progress,

@@ -13,6 +13,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from openvis_rt import __version__
+from openvis_rt.bundle.attention import long_attention
 from openvis_rt.engines.build.builder import (
     DEFAULT_PROFILES,
     BuildRequest,
@@ -55,8 +56,6 @@ __all__ = [
 DEFAULT_TARGETS = ("sm86", "sm89", "sm120")
 """What TensorRT-RTX compiles for if nothing else is asked: GeForce RTX 30, 40 and 50."""
 
-_FINEST_STRIDE = 8  # of the maps that queries attend to
-_LARGEST_HALF = 65_504
 _OPT_FRAME, LARGEST_FRAME = (1080, 1920), (2304, 4096)  # height, width of a video
 
 
@@ -163,22 +162,9 @@ def build_engines(
 
 
 def _with_long_attention_told(result: BuildResult, bundle: Bundle) -> BuildResult:
-    """A warning more where an FP16 sum of ones over the keys of an attention is infinite.
-
-    The graph asks for a softmax in FP32, and the compiler fuses it into FP16 attention.
-    """
-    height, width = bundle.manifest.preprocess.network_size
-    frame = (height // _FINEST_STRIDE) * (width // _FINEST_STRIDE)
-    keys = frame * bundle.manifest.window_length
-    own = result.sidecar
-    if own.graph != "propose" or own.precision not in ("fp16", INT8) or keys <= _LARGEST_HALF:
-        return result
-    told = (
-        f"queries attend to {keys} places of a window, and a sum of so many ones is beyond FP16 "
-        f"({_LARGEST_HALF}): TensorRT's fused attention may give infinity or NaN. Export at a "
-        "smaller --size, or run --precision fp32"
-    )
-    return replace(result, warnings=(*result.warnings, told))
+    """A warning more where the attention of an FP16 engine may overflow."""
+    told = long_attention(bundle, result.sidecar.graph, result.sidecar.precision)
+    return replace(result, warnings=(*result.warnings, told)) if told else result
 
 
 def _job(

@@ -20,9 +20,9 @@ Inside the image that is the usual pair, and beyond an edge it is the edge's las
 fall to zero by themselves. So no index leaves the image, no copy of it is padded, nothing has to be
 masked, and points at any distance, infinite ones too, give 0.
 
-The layout suits a GPU: the value becomes rows of C contiguous channels, ``[N H W, C]``, and each of
-the four neighbours is one Gather of whole rows. Coordinates are computed in FP32 in the order of
-the equations above, which is PyTorch's.
+The layout suits a GPU: the value becomes rows of C contiguous channels, ``[N H W, C]``, and one
+Gather of whole rows brings all four neighbours, which are then weighted and summed. Coordinates are
+computed in FP32 in the order of the equations above, which is PyTorch's.
 
 C, H and W are numbers of the file. The batch N may be a symbol, such as the frames of a window
 times heads; then the first row of each picture in it, ``n H W``, is computed in the graph.
@@ -192,17 +192,18 @@ def _append_sampling(
     count = -1 if batch is None else batch * height * width
     rows = g.add("Reshape", rows, g.constant([count, channels], np.int64))
     hats = [g.split_xy(hat_low), g.split_xy(hat_high)]
-    total = ""
-    for dy in range(min(height, 2)):  # an axis of one pixel has no second neighbour
-        for dx in range(min(width, 2)):
-            step = dy * width + dx
-            row = g.add("Add", corner, g.constant(step, np.int32)) if step else corner
-            weight = g.add("Mul", hats[dx][0], hats[dy][1])  # [N, P, Q, 1]
-            found = g.add("Gather", rows, row, axis=0)  # [N, P, Q, C]
-            if fp16:
-                found = g.add("Cast", found, to=onnx.TensorProto.FLOAT)
-            term = g.add("Mul", found, weight)
-            total = g.add("Add", total, term) if total else term
+    pairs = [(dy, dx) for dy in range(min(height, 2)) for dx in range(min(width, 2))]
+    steps = g.constant([dy * width + dx for dy, dx in pairs], np.int32)  # k neighbours, at most 4
+    across = g.add("Concat", *(hats[dx][0] for _, dx in pairs), axis=-1)  # [N, P, Q, k]
+    down = g.add("Concat", *(hats[dy][1] for dy, _ in pairs), axis=-1)
+    end = g.constant([-1], np.int64)
+    row = g.add("Add", g.add("Unsqueeze", corner, end), steps)  # [N, P, Q, k]
+    weight = g.add("Unsqueeze", g.add("Mul", across, down), end)
+    found = g.add("Gather", rows, row, axis=0)  # [N, P, Q, k, C]
+    if fp16:
+        found = g.add("Cast", found, to=onnx.TensorProto.FLOAT)
+    terms = g.add("Mul", found, weight)
+    total = g.add("ReduceSum", terms, g.constant([3], np.int64), keepdims=0)
     g.add("Transpose", total, output=output, perm=[0, 3, 1, 2])
 
 

@@ -136,6 +136,9 @@ class OverlayWriter:
                 self._video = video_stream_of(
                     self._container, self.width, self.height, self.fps, self._encoder
                 )
+                if self._growing and self._video.codec_context.name == "libx264":
+                    # else dozens of frames wait in the encoder, which is long at a frame a second
+                    self._video.options = {**self._video.options, "tune": "zerolatency"}
                 if self._audio_from is not None:
                     self._audio = self._audio_copy(self._audio_from, self._container, stack)
             self._stack = stack.pop_all()
@@ -271,6 +274,7 @@ def open_output(path: Path, *, growing: bool = False) -> Iterator[OutputContaine
         whole = av.library_versions["libavformat"] >= _HYBRID
         kind = "hybrid_fragmented" if whole else "empty_moov+default_base_moof"
         options = {"movflags": f"{kind}+frag_keyframe", "frag_duration": "1000000"}
+        options["flush_packets"] = "1"
     container = av.open(str(path), "w", options=options)
     try:
         yield container

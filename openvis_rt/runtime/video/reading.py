@@ -220,6 +220,7 @@ class VideoSource:
         self._allow_truncated, self._prepare = allow_truncated, prepare
         self._late = not every_frame  # frames are prepared when they are taken
         self._ahead = ahead or self.live
+        self._waits = is_live(reader.name) or self.live  # for a peer, perhaps
         self._frames = self._checked_frames()
         self._handover: Handover[_Arrival] = Handover(
             1 if self._late else queue_size, newest=self._late
@@ -285,12 +286,15 @@ class VideoSource:
         A thread that waits for a camera or a host is left behind after a second; it releases the
         source when the source's timeout is over.
         """
+        first = not self._ended.is_set()
         self._ended.set()
         self._handover.close()
         if self._thread is None:
             self._release()
-        else:
-            self._thread.join(_PATIENCE if self.live or "://" in self.name else None)
+        elif not self._waits:
+            self._thread.join()
+        elif first:
+            self._thread.join(_PATIENCE)
 
     def _release(self) -> None:
         self._frames.close()
@@ -366,8 +370,8 @@ class VideoSource:
         message = f"{self.name} is damaged or cut off: {error}. {count}{declared} frames were read"
         if not self._allow_truncated:
             raise VideoError(
-                f"{message}. Give a whole copy of the video, or --allow-truncated to keep "
-                "what can be read."
+                f"{message}. Give a whole copy of the video; `openvis run --allow-truncated` "
+                "keeps what can be read."
             ) from error
         self.warnings.append(f"{message}; the rest is left out.")
 

@@ -23,6 +23,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 from av.video.frame import VideoFrame
+from av.video.reformatter import VideoReformatter
 
 __all__ = ["Child", "Event", "pictures_from", "say_event", "told_to_live"]
 
@@ -66,7 +67,8 @@ class Child:
         Raises:
             OSError: it has ended.
         """
-        packed = frame.reformat(format="rgb24", threads=1).to_ndarray()
+        # a reformatter of its own: the frame's serves one thread at a time
+        packed = VideoReformatter().reformat(frame, format="rgb24", threads=1).to_ndarray()
         self._stdin.write(_HEAD.pack(frame.width, frame.height))
         self._stdin.write(np.ascontiguousarray(packed, np.uint8).data)
         self._stdin.flush()

@@ -7,6 +7,7 @@ from fractions import Fraction
 import av
 from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
+from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 
 __all__ = ["JpegEncoder"]
 
@@ -24,18 +25,21 @@ class JpegEncoder:
         self._widest = widest
         self._context: VideoCodecContext | None = None
         self._count = 0
+        # its own: that of a frame serves one thread at a time, and the overlay's encoder uses it
+        self._reformatter = VideoReformatter()
 
     def encode(self, frame: VideoFrame) -> bytes:
         """A JPEG of the frame, which is not changed."""
         width, height = frame.width, frame.height
         if width > self._widest:
             width, height = self._widest, max(2, round(height * self._widest / width / 2) * 2)
-        small = frame.reformat(
+        small = self._reformatter.reformat(
+            frame,
             width,
             height,
             "yuvj420p",
-            dst_colorspace="ITU601",  # JFIF's
-            dst_color_range="JPEG",
+            dst_colorspace=Colorspace.ITU601,  # JFIF's
+            dst_color_range=ColorRange.JPEG,
             threads=1,
         )
         if self._context is None or (self._context.width, self._context.height) != (width, height):

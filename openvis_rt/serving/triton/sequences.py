@@ -34,6 +34,7 @@ PARAMETERS = ("vocabulary", "others", "threshold", "max_instances")
 the others numbers; at START they hold for the video, and ``vocabulary`` also later, from its frame
 on."""
 
+_MOST = 1 << 31
 _LOOK = 2.0  # times the idle limit after which a video is dropped here
 
 
@@ -187,7 +188,7 @@ def _names(parameters: Mapping[str, Any], key: str) -> tuple[str, ...]:
 def _selection_of(parameters: Mapping[str, Any], usual: Selection) -> Selection:
     threshold = _number(parameters, "threshold", usual.threshold)
     limit = _number(parameters, "max_instances", usual.limit)
-    if not 0 <= threshold <= 1 or limit < 1 or limit != int(limit):
+    if not 0 <= threshold <= 1 or not 1 <= limit < _MOST or limit != int(limit):
         raise InputError(
             "threshold is a score, 0..1, and max_instances a whole number from 1 on; got "
             f"{threshold:g} and {limit:g}"

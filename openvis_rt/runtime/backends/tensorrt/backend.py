@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from openvis_rt.bundle.bundle import Bundle
+from openvis_rt.engines.gpu import driver_cuda_version
 from openvis_rt.engines.library import Messages, new_logger, tensorrt_library
 from openvis_rt.engines.plan import Sidecar, find_plan
 from openvis_rt.runtime.backends.tensorrt.bindings import CudaChoice, open_cuda
@@ -22,7 +23,8 @@ class TensorRt:
         name: ``tensorrt`` or ``tensorrt-rtx``.
         cuda: the CUDA binding.
         warn: told what should be known, when it arises.
-        cuda_graphs: run graphs of fixed sizes as CUDA graphs, where the binding has them.
+        tell: told of what takes minutes, before it begins; None for ``warn``.
+        cuda_graphs: run as CUDA graphs, where the binding has them.
 
     Raises:
         DependencyError: the library or a CUDA binding is not installed.
@@ -37,10 +39,11 @@ class TensorRt:
         cuda: CudaChoice = "auto",
         warn: Callable[[str], None] = lambda _: None,
         *,
+        tell: Callable[[str], None] | None = None,
         cuda_graphs: bool = True,
     ) -> None:
         self.name, self._cuda_graphs = name, cuda_graphs
-        self._warn = warn
+        self._warn, self._tell = warn, tell or warn
         self._library = tensorrt_library(name)
         self._cuda = open_cuda(cuda)
         self._plans: dict[tuple[str, str], tuple[Path, Sidecar]] = {}
@@ -53,7 +56,11 @@ class TensorRt:
     def device(self) -> str:
         """The GPU, the library and the binding, for people."""
         graphs = ", CUDA graphs" if self._cuda.has_graphs and self._cuda_graphs else ""
-        return f"{self._cuda.device_name}, {self._library.version}, {self._cuda.binding}{graphs}"
+        kept = bool(self._sessions) and all(s.kernels_were_kept for s in self._sessions)
+        return (
+            f"{self._cuda.device_name}, {self._library.version}, {self._cuda.binding}{graphs}"
+            + ", kernels of an earlier run" * kept
+        )
 
     def check(self, bundle: Bundle, precision: str) -> None:
         """Find an engine for every graph of the bundle.
@@ -88,6 +95,7 @@ class TensorRt:
             slots=slots,
             fetched=fetched,
             warn=self._warn,
+            tell=self._tell,
             cuda_graphs=self._cuda_graphs,
         )
         self._sessions.append(session)
@@ -100,8 +108,10 @@ class TensorRt:
 
     @property
     def library(self) -> str:
-        """The library and its version."""
-        return f"{self.name} {self._library.version}"
+        """The library's name and version, and the newest CUDA that the driver serves."""
+        driver = driver_cuda_version()
+        where = f" with a driver for CUDA {driver}" if driver else ""
+        return f"{self.name} {self._library.version}{where}"
 
     def engine(self, bundle: Bundle, graph: str, precision: str) -> tuple[Path, Sidecar]:
         """The engine of a graph and its sidecar; EngineError if none fits."""

@@ -66,6 +66,7 @@ class TensorRtSession:
         fetched: outputs that are copied to the host after each run; None for those that the spec
             marks so.
         warn: told what did not stop the work.
+        tell: told of what takes minutes, before it begins.
         cuda_graphs: run as a CUDA graph where that is possible.
 
     Attributes:
@@ -91,10 +92,11 @@ class TensorRtSession:
         slots: int,
         fetched: Sequence[str] | None = None,
         warn: Callable[[str], None],
+        tell: Callable[[str], None],
         cuda_graphs: bool = True,
     ) -> None:
         self.spec, self.device_seconds = spec, 0.0
-        self._warn, self._cuda_graphs = warn, cuda_graphs
+        self._warn, self._tell, self._cuda_graphs = warn, tell, cuda_graphs
         self._library, self._cuda = library, cuda
         self._log, self._logger = log, logger
         self._constants, self._slots = constants, slots
@@ -247,6 +249,11 @@ class TensorRtSession:
         return seconds
 
     @property
+    def kernels_were_kept(self) -> bool:
+        """TensorRT-RTX compiled them in an earlier run."""
+        return self._kernels.were_kept
+
+    @property
     def closed(self) -> bool:
         """Whether :meth:`close` was called."""
         return self._closed
@@ -295,7 +302,7 @@ class TensorRtSession:
             )
         if self._log.kept:  # such as that it was built on another GPU
             self._warn(f"{plan.name}, as the library loads it:\n{self._log.text()}")
-        self._kernels = KernelCache(engine, plan, cuda_graphs=self._cuda_graphs)
+        self._kernels = KernelCache(engine, plan, self._tell, cuda_graphs=self._cuda_graphs)
         self._launcher = Launcher(
             self._library,
             self._log,
