@@ -31,7 +31,7 @@ ARROWS = {  # a folder, and what it may import besides itself and the ground flo
     "export": {"models", "compare", "bundle", "systems"},
     "engines": {"bundle", "compare", "systems"},
     "runtime": {
-        *("bundle", "systems", "engines.library", "engines.plan", "engines.api"),
+        *("bundle", "systems", "engines.gpu", "engines.library", "engines.plan", "engines.api"),
         *("compare.differences", "compare.inputs"),  # an engine is proven where it runs
     },
     "verify": {"runtime", "engines", "export", "models", "compare", "bundle", "systems"},

@@ -287,7 +287,8 @@ def test_the_command_writes_lines_and_nothing_else_to_stdout(
 ):
     with streaming([Plan(pieces)]) as address:
         words = ("-c", "cat", "--only", "--reconnect", 0, "--timeout", 1, "--max-frames", 5)
-        code, out, err = openvis("run", cached_bundle, address, *words, "--jsonl", "-")
+        command = ("run", cached_bundle, address, *words, "--every-frame", "--jsonl", "-")
+        code, out, err = openvis(*command)
     assert code == 0, err
     assert len([json.loads(line)["frame"] for line in out.splitlines()]) == 5
     assert "ms old in the median" in err
@@ -296,7 +297,7 @@ def test_the_command_writes_lines_and_nothing_else_to_stdout(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ((), "give a folder with -o, or --jsonl -"),
+        ((), "give a folder with -o, --jsonl -, or a view such as --serve 8000"),
         (("--jsonl", "lines"), "--jsonl takes - for stdout, got lines"),
         (("--jsonl", "-", "--json"), "both write to stdout"),
     ],

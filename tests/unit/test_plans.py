@@ -246,7 +246,7 @@ def test_a_graph_that_the_bundle_has_not(bundle):
         (lambda plan: plan.write_bytes(PLAN[:-1]), "has 5 bytes, and 6 were written"),
         (lambda plan: plan.write_bytes(b"b plan"), "was changed after it was built"),
         (lambda plan: sidecar_path(plan).unlink(), "json is missing"),
-        (lambda plan: sidecar_path(plan).write_text("{"), "json cannot be read"),
+        (lambda plan: sidecar_path(plan).write_text("{"), "json is no JSON"),
         (lambda plan: sidecar_path(plan).write_text("{}"), "not a sidecar of schema 2"),
     ],
     ids=["truncated", "other bytes", "no sidecar", "half a sidecar", "foreign sidecar"],
