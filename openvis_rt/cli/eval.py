@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from openvis_rt.cli.names import VocabularyOption
-from openvis_rt.cli.run import (
+from openvis_rt.cli.run_options import (
     BackendOption,
     ClassifierOption,
     CudaOption,

@@ -17,7 +17,7 @@ from openvis_rt.cli.names import (
     given_names,
     names_beside,
 )
-from openvis_rt.cli.run import (
+from openvis_rt.cli.run_options import (
     BundleArgument,
     DeviceOption,
     JsonOption,

@@ -19,7 +19,7 @@ from openvis_rt.cli.export import (
     RandomWeightsOption,
     require_export,
 )
-from openvis_rt.cli.run import DeviceOption
+from openvis_rt.cli.run_options import DeviceOption
 from openvis_rt.cli.ui import CONSOLE, Bar, Console, print_json, progress_bar, warn
 from openvis_rt.errors import DependencyError, InputError, OpenVISError, ParityError
 from openvis_rt.files import output_directory, refuse_existing
