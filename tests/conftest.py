@@ -24,6 +24,7 @@ TIERS = {
     "fake_gpu": 180,
     "fuzz": 600,
     "faults": 600,
+    "strangers": 600,
     "model": 900,
     "gpu": 900,
 }  # seconds a test
