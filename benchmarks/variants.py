@@ -72,7 +72,7 @@ SOURCE = (720, 1280)  # of the generated video
 FPS = 25
 STEPS = ("export", "build", "run")
 HEADER = (
-    *("model", "size", "frames a clip", "graphs", "M parameters", "G multiply-adds of a call"),
+    *("model", "size", "frames a window", "graphs", "M parameters", "G multiply-adds of a call"),
     *("a frame", "export s", "SQNR dB", "build s", "engines MB", "CPU s a frame", "in graphs"),
     *(
         "open s",
