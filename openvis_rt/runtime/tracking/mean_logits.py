@@ -97,7 +97,7 @@ class MeanLogits:
         self._history: list[npt.NDArray[np.uint8]] = []  # a frame: a bit a track
 
     def add_output(self, output: Mapping[str, Floats], order: Ints) -> None:
-        """Add a frame or a clip.
+        """Add a frame or a window.
 
         Args:
             output: ``class_scores`` logits [N, K], ``object_logits`` [N, 2] if the model has them,
