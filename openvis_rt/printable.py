@@ -15,7 +15,16 @@ __all__ = ["printable", "printable_json", "without_password"]
 _UNSAFE = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ud800-\udfff]"
 )
-_PASSWORD = re.compile(r"(?<=://)(?!user:password@)([^/\s:@]*):[^/\s@]*@")  # as advice writes it
+_ADDRESS = re.compile(r"(?<=://)(?!user:password@)\S+")  # but for the one that advice writes
+# all up to the last @ before the path; or, of one with a slash that should have been %2F, up to the
+# last @ of all, unless what stands before that slash is a port
+_SIGN_IN = re.compile(r"^([^/?#:@]*):(?:[^/?#]*|(?![0-9]*[/?#])\S*)@")
+# cameras and servers take secrets by these names, too, in a query or as a part of the path
+_SECRET = re.compile(
+    r"([?&;/_](?:[a-z]+[-_]?)?(?:passwo?r?d|passphrase|pass|pwd|psw|token|secret|key|auth|signature|sig))"
+    r"=[^&\s#;'\"]*",
+    re.IGNORECASE,
+)
 
 
 def printable(text: str) -> str:
@@ -29,5 +38,12 @@ def printable_json(text: str) -> str:
 
 
 def without_password(text: str) -> str:
-    """The text with ``***`` in place of the password of each address in it."""
-    return _PASSWORD.sub(r"\1:***@", text)
+    """The text with ``***`` in place of the password of each address in it.
+
+    That is the one before ``@``, and what is called ``password``, ``token`` or alike in its query.
+    """
+    return _ADDRESS.sub(_hidden, text)
+
+
+def _hidden(address: re.Match[str]) -> str:
+    return _SECRET.sub(r"\1=***", _SIGN_IN.sub(r"\1:***@", address[0]))

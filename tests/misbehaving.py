@@ -1,4 +1,4 @@
-"""A local server that streams MPEG-TS over TCP at a pace, and misbehaves as it is told.
+"""A local server that streams over TCP or HTTP at a pace, and misbehaves as it is told.
 
 with streaming([Plan(pieces, reset=True), Plan(pieces, stall=10)]) as address:
     ...                         # the first connection breaks off, the second one stalls
@@ -50,6 +50,7 @@ class Plan:
         stall: after this many pieces nothing comes any longer; None for never.
         trickle: seconds between single bytes from there on, instead of nothing.
         reset: end with a reset of the connection in place of a proper end.
+        head: is sent first, when a request was read: for HTTP.
     """
 
     pieces: Sequence[bytes]
@@ -57,6 +58,7 @@ class Plan:
     stall: int | None = None
     trickle: float | None = None
     reset: bool = False
+    head: bytes = b""
 
 
 def garbled(pieces: Sequence[bytes], places: Sequence[int], length: int = 3) -> list[bytes]:
@@ -69,7 +71,7 @@ def garbled(pieces: Sequence[bytes], places: Sequence[int], length: int = 3) -> 
 
 
 @contextlib.contextmanager
-def streaming(plans: Sequence[Plan]) -> Iterator[str]:
+def streaming(plans: Sequence[Plan], scheme: str = "tcp") -> Iterator[str]:
     """The address of a server that serves one plan a connection, and then refuses."""
     ended = threading.Event()
     server = socket.create_server(("127.0.0.1", 0))
@@ -87,7 +89,7 @@ def streaming(plans: Sequence[Plan]) -> Iterator[str]:
     thread = threading.Thread(target=serve, daemon=True)
     thread.start()
     try:
-        yield f"tcp://127.0.0.1:{server.getsockname()[1]}"
+        yield f"{scheme}://127.0.0.1:{server.getsockname()[1]}"
     finally:
         ended.set()
         with contextlib.suppress(OSError):
@@ -97,6 +99,11 @@ def streaming(plans: Sequence[Plan]) -> Iterator[str]:
 
 
 def _send(connection: socket.socket, plan: Plan, ended: threading.Event) -> None:
+    if plan.head:
+        request = b""
+        while b"\r\n\r\n" not in request and (part := connection.recv(4096)):
+            request += part
+        connection.sendall(plan.head)
     begin = time.monotonic()
     for index, piece in enumerate(plan.pieces[: plan.stall]):
         if plan.pace:

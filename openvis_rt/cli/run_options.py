@@ -56,7 +56,8 @@ BundleArgument = Annotated[Path, typer.Argument(help="A bundle of `openvis expor
 SourceArgument = Annotated[
     str,
     typer.Argument(
-        help="A video file, a folder of images, the number of a camera, or the address of a stream."
+        help="A video file, a folder of images, the number of a camera, the address of a stream, a "
+        "named pipe, or - for stdin."
     ),
 ]
 OutputOption = Annotated[
@@ -73,7 +74,8 @@ JsonLinesOption = Annotated[
     typer.Option(
         metavar="-",
         rich_help_panel=_WATCH,
-        help="Write each frame's line to stdout as soon as it is known; - is the one place.",
+        help="Write each frame's line to stdout as soon as it is known; - is the one place. In "
+        "video mode that is after the last frame; --mode stream has a file's lines while it runs.",
     ),
 ]
 EveryFrameOption = Annotated[

@@ -60,7 +60,7 @@ class RunReport:
             the rest of its window, and the windows that the device has ahead.
         delay_seconds: that in the video's time.
         outputs: the files that were written, by kind.
-        warnings: what was told of this run and of its pipeline.
+        warnings: what was told of this run, of its pipeline and of its views.
         encoder: FFmpeg's name of the overlay's encoder; None without an overlay.
         stopped: Ctrl-C or SIGTERM ended it before its source: the files are whole, and of the
             frames so far.

@@ -53,6 +53,7 @@ from openvis_rt.runtime.video.results import (
     write_categories,
     write_results,
 )
+from openvis_rt.runtime.video.sources import shown_name
 from openvis_rt.runtime.views.opening import setting_of
 from openvis_rt.runtime.views.views import Views
 
@@ -72,7 +73,8 @@ def resolve_mode(mode: str, source: str) -> Literal["video", "stream"]:
     """
     if mode == "video" and is_live(source):
         raise InputError(
-            f"{source} can be read only once, and video mode reads twice; use --mode stream"
+            f"{shown_name(source)} can be read only once, and video mode reads twice; use "
+            "--mode stream"
         )
     if mode in ("video", "stream"):
         return "video" if mode == "video" else "stream"
@@ -157,7 +159,7 @@ def run_video(
         delay_frames=delay,
         delay_seconds=float(delay / video.fps),
         outputs=outputs,
-        warnings=[*told, *pipeline.warnings],
+        warnings=[*told, *(views.warnings if views else ()), *pipeline.warnings],
         encoder=None if encoder is None else encoder.name,
         stopped=ended_early,
         dropped=video.dropped if video.live else None,

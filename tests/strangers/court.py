@@ -16,13 +16,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from openvis_rt.printable import printable
 
-__all__ = ["CODES", "Case", "Court", "Outcome", "court"]
+__all__ = ["CODES", "Case", "Court", "Interrupt", "Outcome", "court"]
 
 CODES = frozenset({0, 2, 3, 4})
 SECONDS = 20.0
@@ -31,7 +32,7 @@ MEGABYTES = 2_000.0
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a command did.
+    """What a command did, or what was done to it.
 
     Attributes:
         code: its exit code, or minus the signal that ended it.
@@ -39,6 +40,7 @@ class Outcome:
         megabytes: the most memory that it had resident; some 300 are there when it begins.
         stdout, stderr: what it said.
         left: names of what stands in the folder afterwards and did not before.
+        heard: seconds from a signal to the end; None if none was sent.
     """
 
     code: int
@@ -47,6 +49,26 @@ class Outcome:
     stdout: str
     stderr: str
     left: frozenset[str]
+    heard: float | None = None
+
+
+@dataclass(frozen=True)
+class Interrupt:
+    """A signal to a command.
+
+    Attributes:
+        number: of the signal.
+        seconds: when it is sent, after the begin.
+        sight: a file in the folder that must be there and not be empty first; None for none.
+    """
+
+    number: int
+    seconds: float
+    sight: str | None = None
+
+
+def _nothing(_folder: Path) -> AbstractContextManager[Sequence[str]]:
+    return nullcontext(())
 
 
 @dataclass(frozen=True)
@@ -61,6 +83,11 @@ class Case:
         codes: the exit codes that are right here.
         seconds, megabytes: what it may take, where that is not the usual.
         check: says what is wrong with an outcome that is clean, or None: for wrong results.
+        around: opens what the command talks to; it is open while the command runs and while the
+            outcome is checked, and gives further arguments.
+        interrupt: a signal that is sent to it.
+        stdin: name of what it reads as stdin, in the folder; None for nothing.
+        keeps: what it writes stays where it fails, too.
     """
 
     name: str
@@ -70,6 +97,10 @@ class Case:
     seconds: float = SECONDS
     megabytes: float = MEGABYTES
     check: Callable[[Path, Outcome], str | None] = field(default=lambda *_: None)
+    around: Callable[[Path], AbstractContextManager[Sequence[str]]] = _nothing
+    interrupt: Interrupt | None = None
+    stdin: str | None = None
+    keeps: bool = False
 
 
 class Court:
@@ -85,6 +116,8 @@ class Court:
         *,
         seconds: float = SECONDS,
         environment: Mapping[str, str] | None = None,
+        interrupt: Interrupt | None = None,
+        stdin: str | None = None,
     ) -> Outcome:
         """Run ``openvis`` in a folder; after twice ``seconds`` it is killed."""
         assert self._parent.stdin is not None
@@ -96,6 +129,8 @@ class Court:
                 "folder": str(folder),
                 "aside": aside,
                 "limit": 2 * seconds,
+                "interrupt": None if interrupt is None else asdict(interrupt),
+                "stdin": os.devnull if stdin is None else str(folder / stdin),
                 "environment": {
                     "TMPDIR": str(folder),
                     "XDG_CACHE_HOME": f"{aside}/cache",
@@ -111,15 +146,23 @@ class Court:
                 for stream in ("stdout", "stderr")
             ]
         left = _names(folder) - before
-        return Outcome(answer["code"], answer["seconds"], answer["megabytes"], *said, left)
+        figures = (answer["code"], answer["seconds"], answer["megabytes"])
+        return Outcome(*figures, *said, left, answer["heard"])
 
     def judge(self, case: Case, folder: Path) -> tuple[Outcome, list[str]]:
         """Run a case in an empty folder; its outcome and what is wrong with it, best nothing."""
-        arguments = case.make(folder)
-        outcome = self.run(arguments, folder, seconds=case.seconds)
-        wrong = list(_faults(case, outcome))
-        if not wrong and (found := case.check(folder, outcome)):
-            wrong.append(found)
+        arguments = list(case.make(folder))
+        with case.around(folder) as more:
+            outcome = self.run(
+                [*arguments, *more],
+                folder,
+                seconds=case.seconds,
+                interrupt=case.interrupt,
+                stdin=case.stdin,
+            )
+            wrong = list(_faults(case, outcome))
+            if not wrong and (found := case.check(folder, outcome)):
+                wrong.append(found)
         return outcome, wrong
 
 
@@ -145,7 +188,7 @@ def _faults(case: Case, outcome: Outcome) -> Iterator[str]:
         yield f"{outcome.megabytes:.0f} MB"
     if left := outcome.left - case.writes:
         yield f"left behind: {', '.join(sorted(left))}"
-    if outcome.code and (left := outcome.left & case.writes):
+    if outcome.code and not case.keeps and (left := outcome.left & case.writes):
         yield f"failed and yet left {', '.join(sorted(left))}"
 
 
@@ -176,11 +219,12 @@ def _serve() -> None:
         child = os.fork()
         if not child:
             _obey(order)
-        status, usage = _wait(child, begin + order["limit"])
+        status, usage, heard = _wait(child, begin, order)
         answer = {
             "code": os.waitstatus_to_exitcode(status),
             "seconds": time.monotonic() - begin,
             "megabytes": usage,
+            "heard": heard,
         }
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
@@ -204,7 +248,7 @@ def _obey(order: dict[str, object]) -> None:
         os.chdir(str(order["folder"]))
         os.environ.update(order["environment"])  # type: ignore[call-overload]
         os.setpgid(0, 0)
-        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        os.dup2(os.open(str(order["stdin"]), os.O_RDONLY), 0)
         for number, stream in ((1, "stdout"), (2, "stderr")):
             place = Path(str(order["aside"]), stream)
             os.dup2(os.open(place, os.O_WRONLY | os.O_CREAT, 0o600), number)
@@ -229,18 +273,34 @@ def _obey(order: dict[str, object]) -> None:
         os._exit(code)
 
 
-def _wait(child: int, until: float) -> tuple[int, float]:
-    """Status and peak MB of a child, which is killed at a moment if it has not ended."""
+def _wait(child: int, begin: float, order: dict[str, Any]) -> tuple[int, float, float | None]:
+    """Status and peak MB of a child, and how long after its interrupt it ended.
+
+    It is killed at its limit.
+    """
     import signal
 
+    until, interrupt, sent = begin + order["limit"], order["interrupt"], None
     while True:
         done, status, usage = os.wait4(child, os.WNOHANG)
+        now = time.monotonic()
         if done:
-            return status, usage.ru_maxrss / 1e3
-        if time.monotonic() > until:
+            return status, usage.ru_maxrss / 1e3, None if sent is None else now - sent
+        if interrupt and sent is None and _is_due(interrupt, Path(order["folder"]), now - begin):
+            os.kill(child, interrupt["number"])
+            sent = now
+        if now > until:
             os.killpg(child, signal.SIGKILL)
             until = float("inf")
         time.sleep(0.002)
+
+
+def _is_due(interrupt: dict[str, Any], folder: Path, seconds: float) -> bool:
+    if interrupt["sight"] is not None:
+        sight = folder / interrupt["sight"]
+        if not (sight.is_file() and sight.stat().st_size):
+            return False
+    return bool(seconds >= interrupt["seconds"])
 
 
 if __name__ == "__main__":

@@ -494,12 +494,14 @@ def test_a_stream_that_breaks_off_before_its_first_frame_is_an_error(sample, tmp
             open_video(address)
 
 
-@pytest.mark.parametrize("source", ["0", "12", "rtsp://host/x", "http://host/a.mp4"])
+@pytest.mark.parametrize(
+    "source", ["0", "12", "rtsp://host/x", "http://host/a.mp4", "-", "/dev/video0"]
+)
 def test_cameras_and_streams_are_live(source):
     assert is_live(source)
 
 
-@pytest.mark.parametrize("source", ["a.mp4", "0.mp4", "/dev/video0", "-1", "", "a:/b"])
+@pytest.mark.parametrize("source", ["a.mp4", "0.mp4", "/dev/video", "-1", "", "a:/b"])
 def test_files_are_not_live(source):
     assert not is_live(source)
 

@@ -38,6 +38,10 @@ _NOT_A_VIDEO = (
     "{}. Give a video that FFmpeg can decode; an mp4 whose writing or copying was cut off lacks "
     "its index and must be written or copied again."
 )
+_WHY_NO_PIPE = (
+    "{}. Send a video that can be read from its begin without going back in it, such as MPEG-TS, "
+    "Matroska or fragmented MP4."
+)
 _SIGN_IN = (
     "{reason}. Check user and password; they go into the address, as in "
     "{scheme}://user:password@{host}/..."
@@ -71,6 +75,7 @@ class ContainerReader:
         url: for FFmpeg.
         device_format: FFmpeg's name of a kind of device, or None.
         timeout: seconds without data after which a stream counts as broken; None for a file.
+        patience: seconds in which it must open; None for ``timeout``.
         live: the source is known to have no end.
 
     Attributes:
@@ -90,18 +95,24 @@ class ContainerReader:
         device_format: str | None = None,
         *,
         timeout: float | None = None,
+        patience: float | None = None,
         live: bool = False,
     ) -> None:
+        patience = timeout if patience is None else patience
         self.name = name
         self.start: float | None = None
         self.warnings: list[str] = []
         begin = time.monotonic()
         try:
-            self._container = av.open(url, format=device_format, timeout=timeout)
+            self._container = av.open(
+                url, format=device_format, timeout=(patience, timeout), options=_options(url)
+            )
         except (av.FFmpegError, OSError, ValueError) as exc:
             why = _NOT_A_VIDEO.format(_reason(exc))
             if "://" in url:
-                why = _why_not_reached(url, exc, timeout, time.monotonic() - begin)
+                why = _why_not_reached(url, exc, patience, time.monotonic() - begin)
+            elif url.startswith("pipe:"):
+                why = _WHY_NO_PIPE.format(_reason(exc))
             elif device_format is not None:
                 why = f"{_reason(exc)}. Check that it is plugged in and that nothing else uses it."
             raise VideoError(f"{name} cannot be opened: {why}") from exc
@@ -263,6 +274,11 @@ class _Extent:
             raise DamagedError(
                 f"the file declares {self._declared:.2f} s and ends after {self._reached:.2f} s"
             )
+
+
+def _options(url: str) -> dict[str, str]:
+    """How FFmpeg opens it: cameras' own RTSP by TCP if they can, as UDP is lost in firewalls."""
+    return {"rtsp_flags": "prefer_tcp"} if url.startswith(("rtsp://", "rtsps://")) else {}
 
 
 def _rate_of(stream: VideoStream) -> Fraction:

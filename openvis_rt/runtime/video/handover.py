@@ -10,6 +10,7 @@ and those that they push out are counted.
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from typing import Generic, TypeVar
 
@@ -60,16 +61,23 @@ class Handover(Generic[Item]):
             self._ended, self.error = True, error
             self._changed.notify_all()
 
-    def get(self, stop: threading.Event | None = None) -> Item | None:
+    def get(self, stop: threading.Event | None = None, seconds: float | None = None) -> Item | None:
         """The next item, which may take until one is there; None at the end.
 
         Args:
             stop: the wait ends, with None, a tenth of a second after this is set.
+            seconds: that it may take; None for any number.
+
+        Raises:
+            TimeoutError: neither an item nor the end came in time.
         """
+        until = None if seconds is None else time.monotonic() + seconds
         with self._changed:
             while not (self._items or self._ended or self._closed):
                 if stop is not None and stop.is_set():
                     return None
+                if until is not None and time.monotonic() >= until:
+                    raise TimeoutError
                 # with a timeout in any case: without, Python hears no Ctrl-C on some systems
                 self._changed.wait(_GLANCE)
             if self._closed or not self._items:

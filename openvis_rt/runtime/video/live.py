@@ -1,30 +1,25 @@
-"""Cameras and streams: a source that may stall, break off and come back.
-
-Everything that waits for a peer happens in a thread that its user can leave behind, because FFmpeg
-hears of no interrupt while it waits; such a thread ends by the source's timeout.
-"""
+"""Cameras and streams: a source that may stall, break off and come back."""
 
 from __future__ import annotations
 
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from openvis_rt.errors import VideoError
 from openvis_rt.runtime.video.container import ContainerReader, DamagedError
-from openvis_rt.runtime.video.handover import Handover
+from openvis_rt.runtime.video.watched import WatchedReader
 
-__all__ = ["LiveReader", "opened_aside"]
+__all__ = ["LiveReader"]
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 8.0  # seconds between attempts; each twice the one before
+_SHORTEST_TRY = 0.5  # seconds that the last attempt may take
 _TOLD = 20  # breaks that are told
 
 Tell = Callable[[str], None]
-Opened = TypeVar("Opened")
 
 
 class LiveReader:
@@ -35,7 +30,8 @@ class LiveReader:
 
     Args:
         reader: open.
-        again: opens the source once more, within so many seconds.
+        again: opens the source once more, within so many seconds; None where that cannot be, and
+            the end of the data is the source's own.
         seconds: for which a break is tried to be mended; 0 for not at all.
         tell: told of breaks and returns when they happen, in the thread that reads; None to have
             them in ``warnings``.
@@ -48,8 +44,8 @@ class LiveReader:
 
     def __init__(
         self,
-        reader: ContainerReader,
-        again: Callable[[], ContainerReader],
+        reader: ContainerReader | WatchedReader,
+        again: Callable[[float], ContainerReader | WatchedReader] | None,
         seconds: float,
         tell: Tell | None,
         ended: threading.Event,
@@ -80,6 +76,10 @@ class LiveReader:
                     yield begin + index, self._clock.place(moment), image
             except DamagedError as exc:
                 reason = str(exc)
+            else:
+                if self._again is None:
+                    self._take_warnings()
+                    return
             self._take_warnings()
             if not self._frames:
                 raise DamagedError(reason)
@@ -91,7 +91,7 @@ class LiveReader:
         self._reader.close()
 
     def _reconnect(self, reason: str) -> None:
-        if not self._seconds:
+        if not self._seconds or self._again is None:
             raise DamagedError(reason)
         self._reader.close()
         lost, pause, attempts = time.monotonic(), _FIRST_PAUSE, 0
@@ -108,8 +108,8 @@ class LiveReader:
             pause = min(2 * pause, _LONGEST_PAUSE)
             attempts += 1
             try:
-                self._reader = self._again()
-            except VideoError:
+                self._reader = self._again(max(left, _SHORTEST_TRY))
+            except (VideoError, OSError):
                 continue
             self.reconnections += 1
             if not silent:
@@ -150,49 +150,3 @@ class _JoinedClock:
         moment += self._shift
         self._last = (moment, now)
         return moment
-
-
-def opened_aside(
-    name: str,
-    open_source: Callable[[], Opened],
-    close: Callable[[Opened], None],
-    stop: threading.Event | None,
-) -> Opened:
-    """What ``open_source`` gives, from a thread of its own, so that an interrupt is heard at once.
-
-    Args:
-        name: of the source.
-        open_source: may wait for a peer.
-        close: is called with what comes after the wait was given up.
-        stop: ends the wait.
-
-    Raises:
-        KeyboardInterrupt: it was stopped, or interrupted.
-        BaseException: what ``open_source`` raises.
-    """
-    door: Handover[Opened] = Handover(1)
-
-    def work() -> None:
-        try:
-            opened = open_source()
-        except BaseException as exc:  # handed to the caller, whatever it is
-            door.end(exc)
-            return
-        if not door.put(opened):
-            close(opened)
-
-    thread = threading.Thread(target=work, name=f"open {name}", daemon=True)
-    thread.start()
-    try:
-        opened = door.get(stop)
-        if opened is None and door.error is None:
-            raise KeyboardInterrupt
-        thread.join()
-    finally:
-        left = door.close()
-        for late in left:
-            close(late)
-    if opened is None:
-        assert door.error is not None  # said above
-        raise door.error
-    return opened

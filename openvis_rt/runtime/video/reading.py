@@ -11,8 +11,6 @@ thread is raised in the consumer.
 from __future__ import annotations
 
 import math
-import platform
-import re
 import threading
 import time
 from collections.abc import Callable
@@ -26,19 +24,29 @@ import numpy.typing as npt
 from openvis_rt.errors import VideoError
 from openvis_rt.geometry import frames_at_once
 from openvis_rt.runtime.options import LiveOptions
-from openvis_rt.runtime.video.container import ContainerReader, DamagedError
+from openvis_rt.runtime.video.container import DamagedError
 from openvis_rt.runtime.video.handover import Handover
-from openvis_rt.runtime.video.live import LiveReader, opened_aside
+from openvis_rt.runtime.video.live import LiveReader
 from openvis_rt.runtime.video.pictures import ImageReader
+from openvis_rt.runtime.video.sources import (
+    IMAGE_SUFFIXES,
+    STDIN,
+    is_live,
+    open_reader,
+    shown_name,
+)
+from openvis_rt.runtime.video.watched import opened_aside
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
     from fractions import Fraction
     from types import TracebackType
 
+    from openvis_rt.runtime.video.container import ContainerReader
+    from openvis_rt.runtime.video.watched import WatchedReader
+
 __all__ = ["IMAGE_SUFFIXES", "Frame", "VideoSource", "is_live", "open_images", "open_video"]
 
-IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".webp"})
 _PATIENCE = 1.0  # seconds that closing waits for a thread that may wait for a peer
 
 
@@ -65,8 +73,11 @@ class _Reader(Protocol):
     fps: Fraction
     frame_count: int | None
     live: bool
-    start: float | None
     warnings: list[str]
+
+    @property
+    def start(self) -> float | None:
+        """Of the first frame by the source's clock, in seconds, when that was read."""
 
     def frames(self, stride: int = 1) -> Iterator[tuple[int, float | None, npt.NDArray[np.uint8]]]:
         """Index, time and image of every ``stride``-th frame, from the first one on.
@@ -76,11 +87,6 @@ class _Reader(Protocol):
 
     def close(self) -> None:
         """Release the file or device."""
-
-
-def is_live(source: str) -> bool:
-    """Whether ``source`` names a camera or a stream, which can be read only once."""
-    return source.isdecimal() or "://" in source
 
 
 def open_video(
@@ -99,8 +105,8 @@ def open_video(
 
     Args:
         source: a video file; a folder of images, taken in natural order (``frame2`` before
-            ``frame10``) at 25 frames a second; the number of a camera (``0``); or the address of a
-            stream (``rtsp://...``).
+            ``frame10``) at 25 frames a second; the number of a camera (``0``); the address of a
+            stream (``rtsp://...``); a named pipe; or ``-`` for stdin.
         allow_truncated: end with a warning where the data end early, instead of with an error.
         queue_size: frames decoded ahead of the consumer, at least 1; fewer where so many would
             take more than 256 MiB. Of a live source it is one.
@@ -125,20 +131,28 @@ def open_video(
         raise ValueError(f"stride is {stride}; it must be at least 1")
     how, ended = live or LiveOptions(), threading.Event()
 
+    name = shown_name(source)
+
     def opened() -> _Reader:
-        reader = _reader_of(source, how.timeout)
-        if not (reader.live and isinstance(reader, ContainerReader)):
+        reader = open_reader(source, how.timeout)
+        if not reader.live or isinstance(reader, ImageReader):
             return reader
-        return LiveReader(reader, lambda: _live_again(source, how), how.reconnect, tell, ended)
+
+        def again(seconds: float) -> ContainerReader | WatchedReader:
+            reader = open_reader(source, how.timeout, seconds)
+            assert not isinstance(reader, ImageReader)  # as the first time
+            return reader
+
+        return LiveReader(reader, None if source == STDIN else again, how.reconnect, tell, ended)
 
     try:
         if is_live(source):
-            reader = opened_aside(source, opened, lambda late: late.close(), stop)
+            reader = opened_aside(name, opened, lambda late: late.close(), stop)
         else:
             reader = opened()
     except OSError as exc:
         raise VideoError(
-            f"{source} cannot be read: {exc.strerror or exc}. Give a source that you may read."
+            f"{name} cannot be read: {exc.strerror or exc}. Give a source that you may read."
         ) from exc
     return VideoSource(
         reader,
@@ -382,66 +396,3 @@ class _Arrival:
 
     frame: Frame
     moment: float
-
-
-def _live_again(source: str, how: LiveOptions) -> ContainerReader:
-    """The live source once more.
-
-    Raises:
-        VideoError: it is still away.
-    """
-    reader = _reader_of(source, min(how.timeout, how.reconnect))
-    assert isinstance(reader, ContainerReader)  # as the first time
-    return reader
-
-
-def _reader_of(source: str, timeout: float) -> _Reader:
-    if source.isdecimal():
-        return _camera(int(source))
-    if "://" in source:
-        return ContainerReader(source, source, timeout=timeout)
-    path = Path(source)
-    if path.is_dir():
-        return ImageReader(str(path), _images_in(path))
-    if not path.exists():
-        raise VideoError(
-            f"{source} does not exist. Give a video file, a folder of images, the number of a "
-            "camera, or the address of a stream."
-        )
-    if path.is_file() and path.stat().st_size == 0:
-        raise VideoError(f"{source} is empty (0 bytes). Give a video that was written to its end.")
-    return ContainerReader(source, source)
-
-
-def _camera(number: int) -> ContainerReader:
-    name = f"camera {number}"
-    if platform.system() == "Darwin":
-        return ContainerReader(name, str(number), "avfoundation", live=True)
-    device = Path(f"/dev/video{number}")
-    if not device.exists():
-        found = ", ".join(sorted(str(path) for path in Path("/dev").glob("video*"))) or "none"
-        raise VideoError(f"there is no camera {number} ({device}); found {found}.")
-    return ContainerReader(name, str(device), "v4l2", live=True)
-
-
-def _images_in(folder: Path) -> list[Path]:
-    """The images of a folder in natural order."""
-    paths = [
-        path
-        for path in folder.iterdir()
-        if path.suffix.lower() in IMAGE_SUFFIXES
-        and path.is_file()
-        and not path.name.startswith(".")  # resource forks that macOS leaves
-    ]
-    if not paths:
-        raise VideoError(
-            f"{folder} holds no images. Give a folder with files that end in "
-            f"{', '.join(sorted(IMAGE_SUFFIXES))}."
-        )
-    return sorted(paths, key=_natural_key)
-
-
-def _natural_key(path: Path) -> tuple[list[tuple[int, str]], str]:
-    """Sorts runs of digits by their value, and other text without regard to case."""
-    parts = re.split(r"([0-9]+)", path.name.lower())
-    return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts], path.name

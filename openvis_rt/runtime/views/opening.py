@@ -16,6 +16,8 @@ from openvis_rt.runtime.views.window import Window
 
 __all__ = ["ViewOptions", "open_views", "setting_of"]
 
+_KEPT = 20  # warnings that a report has; a server that comes and goes would give any number
+
 
 @dataclass(frozen=True)
 class ViewOptions:
@@ -46,20 +48,27 @@ def open_views(
         InputError: a place or an address that nobody can use.
     """
     board, views = Board(), list[View]()
-    views.extend(Sending(address, say, warn) for address in options.send_to)
+    told: list[str] = []
+
+    def note(message: str) -> None:
+        if len(told) < _KEPT:
+            told.append(message)
+        warn(message)
+
+    views.extend(Sending(address, say, note) for address in options.send_to)
     if options.serve is not None:
         host, port = parse_place(options.serve)
-        page = Page(host, port, board, warn)
+        page = Page(host, port, board, note)
         say(f"the run can be watched at {page.address}")
         if not is_loopback(host):
-            warn(
+            note(
                 f"everyone who reaches {host} can watch: the page asks for no password and is not "
                 "encrypted. Give the port alone to serve this machine only"
             )
         views.append(page)
     if options.show:
-        views.append(Window(warn))
-    return Views(board, views, warn)
+        views.append(Window(note))
+    return Views(board, views, note, told)
 
 
 def setting_of(pipeline: Pipeline, video: VideoSource) -> Setting:

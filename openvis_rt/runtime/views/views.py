@@ -89,9 +89,17 @@ class Views:
         board: is kept up to date.
         views: each is open while the block runs.
         warn: told what a view cannot do. It does not end the run.
+        warnings: takes what was told so far, if somebody keeps that; for the run's report.
     """
 
-    def __init__(self, board: Board, views: Sequence[View], warn: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        board: Board,
+        views: Sequence[View],
+        warn: Callable[[str], None],
+        warnings: list[str] | None = None,
+    ) -> None:
+        self.warnings = [] if warnings is None else warnings
         self.board, self._views, self._warn = board, views, warn
         self._drawer, self._stack = Drawer(), ExitStack()
         self._shares = False  # somebody else draws
