@@ -12,6 +12,7 @@ import av
 import numpy as np
 import numpy.typing as npt
 from av.stream import Disposition, Stream
+from av.video.reformatter import VideoReformatter
 
 from openvis_rt.errors import VideoError
 from openvis_rt.runtime.video.damage import Damage
@@ -153,6 +154,8 @@ class ContainerReader:
             DamagedError: the data end or break early.
         """
         started, matrix, timeline, index = False, None, Timeline(), -1
+        # one for all: a picture's own has threads, which live as long as that picture does
+        reformatter = VideoReformatter()
         for packet in self._packets():
             for picture in self._pictures(packet, started=started):
                 if not started:
@@ -163,7 +166,7 @@ class ContainerReader:
                 time, index = self._time(picture, timeline), index + 1
                 self._note(picture, time)
                 if index % stride == 0:
-                    yield index, time, _upright(picture, matrix)
+                    yield index, time, _upright(picture, matrix, reformatter)
         self._extent.check()
 
     def close(self) -> None:
@@ -327,10 +330,12 @@ def _matrix_of(picture: VideoFrame) -> tuple[int, int, int, int] | None:
 
 
 def _upright(
-    picture: VideoFrame, matrix: tuple[int, int, int, int] | None
+    picture: VideoFrame,
+    matrix: tuple[int, int, int, int] | None,
+    reformatter: VideoReformatter,
 ) -> npt.NDArray[np.uint8]:
     """The picture as RGB, turned and mirrored to the nearest quarter turn of its matrix."""
-    image = np.asarray(picture.to_ndarray(format="rgb24"), np.uint8)
+    image = np.asarray(reformatter.reformat(picture, format="rgb24").to_ndarray(), np.uint8)
     if matrix is not None:
         a, b, c, d = matrix
         if abs(b) > abs(a):
