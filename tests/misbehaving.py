@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import io
 import random
+import select
 import socket
 import threading
 import time
@@ -112,11 +113,19 @@ def _send(connection: socket.socket, plan: Plan, ended: threading.Event) -> None
             return
         connection.sendall(piece)
     if plan.stall is not None:
-        for value in plan.pieces[plan.stall]:
-            if ended.wait(plan.trickle or 60):
+        for value in plan.pieces[plan.stall] if plan.trickle else ():
+            if ended.wait(plan.trickle):
                 return
             connection.sendall(bytes([value]))
+        while not ended.wait(0.05) and not _has_left(connection):
+            pass
     if plan.reset:
         time.sleep(0.2)  # until what was sent is read
         linger = (1).to_bytes(4, "little") + (0).to_bytes(4, "little")
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+
+
+def _has_left(connection: socket.socket) -> bool:
+    """Whether the other side has closed it; what it says is read and dropped."""
+    readable, _, _ = select.select([connection], [], [], 0)
+    return bool(readable) and not connection.recv(4096)

@@ -18,13 +18,15 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 
+sys.path.append(str(Path(__file__).parents[1]))  # as pytest's setting has it
+
 from court import Case, Court, court
 from workshop import Workshop
 
 __all__ = ["FILES", "rows"]
 
 Row = Callable[[Workshop], Iterable[Case]]
-FILES = ("names",)
+FILES = ("names", "live_sources", "live_rtsp")
 
 
 def rows() -> dict[str, Row]:

@@ -12,6 +12,7 @@ import av
 import numpy as np
 import numpy.typing as npt
 from av.stream import Disposition, Stream
+from av.video.reformatter import VideoReformatter
 
 from openvis_rt.errors import VideoError
 from openvis_rt.runtime.video.damage import Damage
@@ -34,6 +35,7 @@ _HUGE = 4096 * 2304  # pixels of a frame
 # containers whose header tells how much should follow; others guess it from what is there
 _DECLARING_FORMATS = frozenset({"avi", "flv", "matroska", "mov"})
 _LATE_END = 0.5  # seconds: headers round, and tracks end apart by a packet of sound or two
+_JPEG_END, _JPEG_PADDING = b"\xff\xd9", 64
 _NOT_A_VIDEO = (
     "{}. Give a video that FFmpeg can decode; an mp4 whose writing or copying was cut off lacks "
     "its index and must be written or copied again."
@@ -113,6 +115,8 @@ class ContainerReader:
                 why = _why_not_reached(url, exc, patience, time.monotonic() - begin)
             elif url.startswith("pipe:"):
                 why = _WHY_NO_PIPE.format(_reason(exc))
+                if isinstance(exc, av.ExitError):
+                    why = f"no whole picture came within {patience:g} s. Check what writes into it."
             elif device_format is not None:
                 why = f"{_reason(exc)}. Check that it is plugged in and that nothing else uses it."
             raise VideoError(f"{name} cannot be opened: {why}") from exc
@@ -137,6 +141,7 @@ class ContainerReader:
             self._stream.codec_context.thread_count = 4
         self._timeout = timeout
         self.damage = Damage(float(self.fps))
+        self._jpegs_end = False  # some picture had its end
         self._extent = _Extent(self._container, self._stream)
 
     def frames(self, stride: int = 1) -> Iterator[tuple[int, float | None, npt.NDArray[np.uint8]]]:
@@ -149,6 +154,8 @@ class ContainerReader:
             DamagedError: the data end or break early.
         """
         started, matrix, timeline, index = False, None, Timeline(), -1
+        # one for all: a picture's own has threads, which live as long as that picture does
+        reformatter = VideoReformatter()
         for packet in self._packets():
             for picture in self._pictures(packet, started=started):
                 if not started:
@@ -159,7 +166,7 @@ class ContainerReader:
                 time, index = self._time(picture, timeline), index + 1
                 self._note(picture, time)
                 if index % stride == 0:
-                    yield index, time, _upright(picture, matrix)
+                    yield index, time, _upright(picture, matrix, reformatter)
         self._extent.check()
 
     def close(self) -> None:
@@ -190,7 +197,7 @@ class ContainerReader:
             for packet in self._container.demux(*self._extent.streams):
                 self._extent.add(packet)
                 if packet.stream is self._stream:
-                    if self.live and packet.is_corrupt:
+                    if self.live and (packet.is_corrupt or self._is_cut(packet)):
                         self.damage.sign()
                     yield packet
         except av.ExitError as exc:
@@ -198,6 +205,17 @@ class ContainerReader:
             raise DamagedError(f"no whole frame came{waited}") from exc
         except (av.FFmpegError, OSError) as exc:
             raise DamagedError(f"reading fails ({_reason(exc)})") from exc
+
+    def _is_cut(self, packet: Packet[Stream]) -> bool:
+        """Whether it is a JPEG without its end, which decodes to a picture that is partly grey.
+
+        Some cameras never write that end, so it counts only where another picture had it.
+        """
+        if self._stream.codec_context.name != "mjpeg" or not packet.size:
+            return False
+        ends = _JPEG_END in bytes(memoryview(packet)[-_JPEG_PADDING:])
+        self._jpegs_end |= ends
+        return self._jpegs_end and not ends
 
     def _pictures(self, packet: Packet[Stream], *, started: bool) -> list[VideoFrame]:
         try:
@@ -312,10 +330,12 @@ def _matrix_of(picture: VideoFrame) -> tuple[int, int, int, int] | None:
 
 
 def _upright(
-    picture: VideoFrame, matrix: tuple[int, int, int, int] | None
+    picture: VideoFrame,
+    matrix: tuple[int, int, int, int] | None,
+    reformatter: VideoReformatter,
 ) -> npt.NDArray[np.uint8]:
     """The picture as RGB, turned and mirrored to the nearest quarter turn of its matrix."""
-    image = np.asarray(picture.to_ndarray(format="rgb24"), np.uint8)
+    image = np.asarray(reformatter.reformat(picture, format="rgb24").to_ndarray(), np.uint8)
     if matrix is not None:
         a, b, c, d = matrix
         if abs(b) > abs(a):
