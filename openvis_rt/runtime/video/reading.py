@@ -29,7 +29,7 @@ from openvis_rt.runtime.options import LiveOptions
 from openvis_rt.runtime.video.container import ContainerReader, DamagedError
 from openvis_rt.runtime.video.handover import Handover
 from openvis_rt.runtime.video.live import LiveReader, opened_aside
-from openvis_rt.runtime.video.pictures import ImageReader
+from openvis_rt.runtime.video.pictures import ImageReader, is_one_picture
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
@@ -98,9 +98,9 @@ def open_video(
     """Open a video and decode its first frame.
 
     Args:
-        source: a video file; a folder of images, taken in natural order (``frame2`` before
-            ``frame10``) at 25 frames a second; the number of a camera (``0``); or the address of a
-            stream (``rtsp://...``).
+        source: a video file; an image, or a folder of images, taken in natural order (``frame2``
+            before ``frame10``) at 25 frames a second; the number of a camera (``0``); or the
+            address of a stream (``rtsp://...``).
         allow_truncated: end with a warning where the data end early, instead of with an error.
         queue_size: frames decoded ahead of the consumer, at least 1; fewer where so many would
             take more than 256 MiB. Of a live source it is one.
@@ -410,6 +410,8 @@ def _reader_of(source: str, timeout: float) -> _Reader:
         )
     if path.is_file() and path.stat().st_size == 0:
         raise VideoError(f"{source} is empty (0 bytes). Give a video that was written to its end.")
+    if path.suffix.lower() in IMAGE_SUFFIXES and is_one_picture(path):
+        return ImageReader(source, [path])
     return ContainerReader(source, source)
 
 
