@@ -149,7 +149,9 @@ def seen(
     def check(folder: Path, outcome: Outcome) -> str | None:
         if outcome.code:
             return f"exit {outcome.code}: {outcome.stderr.strip()[-200:]}"
-        lines = [json.loads(line) for line in (folder / "out/frames.jsonl").open()]
+        lines = [
+            json.loads(line) for line in (folder / "out/frames.jsonl").read_text().splitlines()
+        ]
         if len(lines) != count:
             return f"{len(lines)} frames, not {count}"
         if size is not None and any(line["size"] != [size[1], size[0]] for line in lines):

@@ -92,7 +92,7 @@ _TWICE = [grey_of(k) for k in range(8)] * 2
 
 def changes(workshop: Workshop) -> Iterator[Case]:
     """Pictures that change in the middle."""
-    for name in ("a.h264", "a.ts", "a.mkv", "a.mp4", "a.flv"):
+    for name in ("a.h264", "a.ts", "a.mkv"):
         how = _joined if name.endswith(("h264", "ts")) else _muxed
 
         def make(path: Path, how: Callable[..., None] = how) -> None:

@@ -25,6 +25,7 @@ def case_of(
     check: Check | None = None,
     *more: str,
     said: str | None = None,
+    either: Check | None = None,
     **judged: Any,
 ) -> Case:
     """A file of a name in the folder, run whole; ``said`` if it must be refused in such words."""
@@ -38,6 +39,8 @@ def case_of(
 
     if said is not None:
         judged |= {"codes": frozenset({2}), "check": refused}
+    elif either is not None:
+        judged |= {"check": either}
     elif check is not None:
         judged |= {"codes": frozenset({0}), "check": check}
     return Case(title, prepared, **judged)
@@ -264,15 +267,27 @@ MKV = {
 }
 
 
+def _either(name: str) -> Check:
+    """Refused, or every frame is seen."""
+    whole = seen(name, size=None)
+    return lambda folder, outcome: None if outcome.code else whole(folder, outcome)
+
+
 def headers(workshop: Workshop) -> Iterator[Case]:
     """Headers of mp4, avi and mkv that say what cannot be."""
     for title, edit in MP4.items():
         make = _header(edit, options={"bf": "0" if edit[0] == b"stts" else "2"}, **_QUICK)
-        yield case_of(workshop, f"mp4: {title}", "a.mp4", make, check=None)
+        yield case_of(workshop, f"mp4: {title}", "a.mp4", make, either=_either("a.mp4"))
     for title, edit in AVI.items():
-        yield case_of(workshop, f"avi: {title}", "a.avi", _header(edit, codec="mpeg4"), check=None)
+        yield case_of(
+            workshop,
+            f"avi: {title}",
+            "a.avi",
+            _header(edit, codec="mpeg4"),
+            either=_either("a.avi"),
+        )
     for title, edit in MKV.items():
-        yield case_of(workshop, f"mkv: {title}", "a.mkv", _header(edit), check=None)
+        yield case_of(workshop, f"mkv: {title}", "a.mkv", _header(edit), either=_either("a.mkv"))
 
 
 ROWS = {"videos, kinds": kinds, "videos, pixels": pixels, "videos, headers": headers}

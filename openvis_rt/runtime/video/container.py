@@ -331,8 +331,11 @@ def _matrix_of(picture: VideoFrame) -> tuple[int, int, int, int] | None:
     ``[[a, b, u], [c, d, v], [x, y, w]]`` of int32 takes a stored point (p, q) to
     (a p + c q, b p + d q), up to a shift: phones write multiples of a quarter turn, and mirrors.
     """
-    side_data: Any = picture.side_data  # PyAV's stubs know one kind only
-    matrix = side_data.get("DISPLAYMATRIX")
+    try:
+        side_data: Any = picture.side_data  # PyAV's stubs know one kind only
+        matrix = side_data.get("DISPLAYMATRIX")
+    except ValueError:  # PyAV 18 knows no name of some kinds that come with it, such as EXIF
+        return None
     if matrix is None:
         return None
     a, b, _, c, d = (int(value) for value in np.frombuffer(matrix, "<i4")[:5])
