@@ -95,8 +95,8 @@ def parts_from_weights(weights: Weights) -> InstFormerParts:
     if header.get("format") != FORMAT or header.get("format_version") != str(VERSION):
         raise CheckpointError(
             f"{path} has the format {str(header.get('format'))[:40]!r}, version "
-            f"{str(header.get('format_version'))[:40]}; this openvis-rt reads {FORMAT!r}, version {VERSION}. "
-            "`openvis assemble` writes it."
+            f"{str(header.get('format_version'))[:40]}; this openvis-rt reads {FORMAT!r}, version "
+            f"{VERSION}. `openvis assemble` writes it."
         )
     try:
         config = record_from_json(InstFormerConfig, _json(header["config"], path))
