@@ -22,6 +22,8 @@ _LARGEST = 16 << 20  # bytes; those of a model with 2,000 tensors have 300 kB
 _MOST_STEPS = 400_000  # opcodes; a tensor has some 40
 _MOST_LARGE_NUMBERS = 10_000  # integers beyond 32 bits, whose hashes can be chosen
 _LARGEST_TUPLE = 2_000  # items with those of tuples in it; Python's random state has 627
+_LONGEST_NAME = 300  # letters of a function's
+_FUNCTION = -1
 _BUILDERS = frozenset({"builtins bytearray", "__builtin__ bytearray"})  # of what no weights need
 
 
@@ -74,7 +76,8 @@ class _Look:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.stack: list[int] = []  # items of a tuple with those of tuples in it; 0 for all else
+        # a tuple's items with those of tuples in it, a function's mark, 0 for all else
+        self.stack: list[int] = []
         self.below: list[list[int]] = []  # the stacks under each mark
         self.memo: dict[int, int] = {}
         self.large_numbers = 0
@@ -88,6 +91,8 @@ class _Look:
         """
         if name in _PUSHED:
             self.stack.append(0)
+        elif name == "GLOBAL":
+            self.function(str(argument))
         elif name in _STEPS:
             _STEPS[name](self)
         elif name in _TAKEN:
@@ -101,16 +106,22 @@ class _Look:
                 f"{self.path} was pickled with the step {name}, which torch does not read back "
                 "safely; save it again with torch.save(..., pickle_protocol=2) or as safetensors"
             )
-        if name == "GLOBAL" and argument in _BUILDERS:
-            self._refuse(f"it makes a {str(argument).rpartition(' ')[2]}")
         if name == "LONG1" and isinstance(argument, int) and argument.bit_length() > 32:
             self.large_numbers += 1
             if self.large_numbers > _MOST_LARGE_NUMBERS:
                 self._refuse(f"it has more than {_MOST_LARGE_NUMBERS} integers beyond 32 bits")
 
+    def function(self, name: str) -> None:
+        """Push a function or a class, of its module and name."""
+        if name in _BUILDERS:
+            self._refuse(f"it makes a {name.rpartition(' ')[2]}")
+        if len(name) > _LONGEST_NAME:
+            self._refuse(f"it names a function by {len(name)} letters")
+        self.stack.append(_FUNCTION)
+
     def tuple_of(self, items: list[int]) -> None:
         """Push a tuple of what was taken."""
-        size = len(items) + sum(items)
+        size = len(items) + sum(max(0, item) for item in items)
         if size > _LARGEST_TUPLE:
             self._refuse(f"it has a tuple of more than {_LARGEST_TUPLE} items, with those inside")
         self.stack.append(max(1, size))
@@ -135,7 +146,10 @@ class _Look:
 
     def call(self) -> None:
         """A function's result, of its arguments: `torch.Size` is a tuple again."""
-        self.stack.append(self.last(2)[1])
+        function, arguments = self.last(2)
+        if function != _FUNCTION:  # torch would put its whole text into an error
+            self._refuse("it calls what is no function")
+        self.stack.append(arguments)
 
     def storage(self) -> None:
         """What a tensor's numbers are in, of its name."""
@@ -152,7 +166,7 @@ class _Look:
 
 _PUSHED = frozenset(
     {
-        *("GLOBAL", "NONE", "NEWFALSE", "NEWTRUE", "EMPTY_LIST", "EMPTY_DICT", "EMPTY_SET"),
+        *("NONE", "NEWFALSE", "NEWTRUE", "EMPTY_LIST", "EMPTY_DICT", "EMPTY_SET"),
         *("BININT", "BININT1", "BININT2", "BINFLOAT", "BINUNICODE", "SHORT_BINSTRING", "LONG1"),
     }
 )

@@ -8,6 +8,7 @@ expression. What passes here has no more numbers than the file.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from openvis_rt.errors import CheckpointError
 
-__all__ = ["checked_tensors", "some_of"]
+__all__ = ["checked_tensors", "refuse_many", "refuse_twice", "some_of"]
 
 _LONGEST = 300  # letters of a name; those of the systems known here have at most 120
 _MOST = 100_000  # tensors
@@ -78,6 +79,17 @@ def _refuse_more_than_the_file(state: dict[str, Tensor], path: Path) -> None:
             f"{path} has {size} bytes, and its tensors would have {claimed}; it was not written by "
             "torch.save"
         )
+
+
+def refuse_twice(meant: Iterable[tuple[str, str]], path: Path) -> None:
+    """CheckpointError if two keys of a file mean the same; of pairs: what is meant, and the key."""
+    first: dict[str, str] = {}
+    for name, key in meant:
+        if first.setdefault(name, key) != key:
+            raise CheckpointError(
+                f"{path} has {first[name]} and {key}, which are two names of the same weights; "
+                "remove the one that is not meant"
+            )
 
 
 def some_of(keys: list[str]) -> str:

@@ -30,10 +30,10 @@ from openvis_rt.errors import CheckpointError
 __all__ = [
     "IGNORED",
     "Weights",
+    "check_numbers",
     "load_strictly",
     "read_torch_file",
     "read_weights",
-    "refuse_nan",
     "without_ignored",
 ]
 
@@ -166,12 +166,30 @@ def load_strictly(
     if parts:
         raise CheckpointError("\n".join([misfit, *parts]))
     used = {key: state[key] for key in own if key in state}
-    refuse_nan(used, path, shown)
+    floating = {key: value for key, value in used.items() if own[key].is_floating_point()}
+    check_numbers(floating, path, shown)
     module.load_state_dict(used, strict=False)
 
 
-def refuse_nan(state: Mapping[str, Tensor], path: Path, shown: Callable[[str], str] = str) -> None:
-    """CheckpointError if a tensor holds NaN, infinity, or a number as no trained weight is."""
+def check_numbers(
+    state: Mapping[str, Tensor], path: Path, shown: Callable[[str], str] = str
+) -> None:
+    """Refuse what no trained weights are.
+
+    Args:
+        state: tensors that are used as they are.
+        path: where they are from, for messages.
+        shown: a key's name in the file, for messages.
+
+    Raises:
+        CheckpointError: a tensor holds integers, NaN, infinity, or numbers beyond 1e10.
+    """
+    integers = [f"{shown(k)} ({_type(v)})" for k, v in state.items() if not v.is_floating_point()]
+    if integers:
+        raise CheckpointError(
+            f"{path} holds integers where weights are needed: {some_of(integers)}; quantised "
+            "weights are not read. Give those before their quantisation"
+        )
     largest = {key: float(value.float().abs().max()) for key, value in state.items()}
     bad = [shown(key) for key, value in largest.items() if not math.isfinite(value)]
     if bad:
