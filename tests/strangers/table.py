@@ -26,7 +26,7 @@ from workshop import Workshop
 __all__ = ["FILES", "rows"]
 
 Row = Callable[[Workshop], Iterable[Case]]
-FILES = ("names", "live_sources", "live_rtsp")
+FILES = ("names", "live_sources", "live_rtsp", "live_ends")
 
 
 def rows() -> dict[str, Row]:
