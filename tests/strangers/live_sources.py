@@ -20,7 +20,7 @@ from court import Case, Outcome
 from misbehaving import Plan, garbled, streaming, transport_stream
 from workshop import Workshop
 
-__all__ = ["ROWS", "live_case", "whole_log"]
+__all__ = ["MJPEG", "PAGE", "ROWS", "TS", "live_case", "pictures", "pieces", "whole_log", "written"]
 
 TIMEOUT, RECONNECT = 0.8, 1.6  # seconds
 FRAMES = 60
@@ -325,7 +325,7 @@ def mjpeg(workshop: Workshop) -> Iterator[Case]:
 
 
 @contextlib.contextmanager
-def _written(plans: Sequence[Plan], gap: float, name: str, folder: Path) -> Iterator[Sequence[str]]:
+def written(plans: Sequence[Plan], gap: float, name: str, folder: Path) -> Iterator[Sequence[str]]:
     """A named pipe with one writer after the other."""
     os.mkfifo(folder / name)
     ended = threading.Event()
@@ -372,7 +372,7 @@ def pipes(workshop: Workshop) -> Iterator[Case]:
             told["words"] = r"(nothing came through pipe|no whole picture came) within 0.8 s"
         if told["words"] is NO_VIDEO:
             told["words"] = "pipe cannot be opened: .* can be read from its begin"
-        yield live_case(workshop, f"pipe: {name}", partial(_written, plans, 0.9, "pipe"), **told)
+        yield live_case(workshop, f"pipe: {name}", partial(written, plans, 0.9, "pipe"), **told)
     plain, silent = pieces(), r"stdin was lost after \d+ frames: no whole frame came"
     for name, plan, wanted in (
         ("an end", Plan(plain), {"words": r"^", "frames": (55, 60)}),
@@ -383,7 +383,7 @@ def pipes(workshop: Workshop) -> Iterator[Case]:
         ("a page", Plan([PAGE]), {"words": "stdin", "code": 2}),
         ("silence", Plan(plain, stall=0), {"words": r"nothing came through stdin", "code": 2}),
     ):
-        around = partial(_written, [plan], 0.3, "stdin")
+        around = partial(written, [plan], 0.3, "stdin")
         yield live_case(workshop, f"stdin: {name}", around, stdin="stdin", **wanted)
 
 

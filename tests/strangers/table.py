@@ -27,7 +27,7 @@ __all__ = ["FILES", "rows"]
 
 Row = Callable[[Workshop], Iterable[Case]]
 FILES = (
-    *("names", "live_sources", "live_rtsp", "videos", "streams", "pictures"),
+    *("names", "live_sources", "live_rtsp", "live_ends", "videos", "streams", "pictures"),
     *("checkpoints", "archives"),
 )
 

@@ -364,7 +364,13 @@ def _reason(error: Exception) -> str:
 
 def _why_not_reached(address: str, error: Exception, timeout: float | None, waited: float) -> str:
     """Why no video comes from an address, and what to check; FFmpeg's own words are few."""
-    parts = urlsplit(address)
+    try:
+        parts = urlsplit(address)
+    except ValueError as exc:
+        return (
+            f"the address cannot be taken apart ({exc}). Write a sign such as [ ] @ / in a user or "
+            "a password by its number: %5B %5D %40 %2F."
+        )
     why = next((words for kind, words in _NOT_REACHED if isinstance(error, kind)), None)
     if why is None and timeout is not None and waited >= timeout:  # FFmpeg's errors for it differ
         why = (
