@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 from openvis_rt.errors import InputError
 
-__all__ = ["given_bytes", "given_json", "json_from_bytes"]
+__all__ = ["file_kind", "given_bytes", "given_json", "json_from_bytes"]
 
 _DEEPEST = 100  # brackets inside of brackets
 _MIB = 1 << 20
@@ -38,7 +38,7 @@ def given_bytes(path: Path, largest: int, error: type[InputError] = InputError) 
         with os.fdopen(descriptor, "rb") as file:
             found = os.fstat(descriptor)
             if not stat.S_ISREG(found.st_mode):
-                raise error(f"{path} is no regular file but {_kind(found.st_mode)}")
+                raise error(f"{path} is no regular file but {file_kind(found.st_mode)}")
             data = file.read(largest + 1)
     except (OSError, ValueError) as exc:  # a name with a zero byte is a ValueError
         raise error(f"{path} cannot be read: {getattr(exc, 'strerror', None) or exc}") from exc
@@ -97,7 +97,8 @@ def _is_deep(value: Any) -> bool:
     return True
 
 
-def _kind(mode: int) -> str:
+def file_kind(mode: int) -> str:
+    """What a file is that is no regular one, by ``st_mode``: words for a message."""
     kinds = (
         (stat.S_ISDIR, "a directory"),
         (stat.S_ISFIFO, "a pipe"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +20,7 @@ from openvis_rt.checkpoints.instformer import (
 from openvis_rt.checkpoints.keys import variant_of
 from openvis_rt.checkpoints.load import Checkpoint
 from openvis_rt.checkpoints.lora import adapter_from_peft
-from openvis_rt.checkpoints.tensors import some_of
+from openvis_rt.checkpoints.tensors import refuse_twice, some_of
 from openvis_rt.checkpoints.weights import read_weights, without_ignored
 from openvis_rt.errors import CheckpointError, InputError
 from openvis_rt.files import output_file, refuse_existing, sha256_of
@@ -147,7 +146,9 @@ def _tokens(path: Path) -> dict[str, Tensor]:
     Raises:
         CheckpointError: the file cannot be read, or holds anything else.
     """
-    state = {re.sub(r"^tokens\.", "", k): v for k, v in read_weights(path).tensors.items()}
+    tensors = read_weights(path).tensors
+    refuse_twice(((key.removeprefix("tokens."), key) for key in tensors), path)
+    state = {key.removeprefix("tokens."): value for key, value in tensors.items()}
     if strange := sorted(state.keys() - {"register", "instance"}):
         raise CheckpointError(
             f"{path}: tokens are `register` and `instance`; found {some_of(strange)}"

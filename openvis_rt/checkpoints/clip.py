@@ -21,7 +21,7 @@ from torch import Tensor
 
 from openvis_rt.checkpoints.instformer import FORMAT, parts_from_weights
 from openvis_rt.checkpoints.keys import CLIP, HUGGING_FACE_CLIP, signature_of
-from openvis_rt.checkpoints.tensors import some_of
+from openvis_rt.checkpoints.tensors import refuse_twice, some_of
 from openvis_rt.checkpoints.weights import read_weights
 from openvis_rt.errors import CheckpointError, UnavailableError
 from openvis_rt.files import sha256_of
@@ -140,6 +140,7 @@ def _from_hugging_face(state: dict[str, Tensor], path: Path) -> dict[str, Tensor
         shapes = {name: list(part.shape) for name, part in sorted(parts.items())}
         if len(parts) < 3 or not shapes["q"] == shapes["k"] == shapes["v"] != []:
             raise CheckpointError(f"{path}: {key} is q, k and v of one shape; found {shapes}")
+    refuse_twice(((_open_clip_key(key), key) for key in [*joined, *thirds]), path)
     joined |= {key: torch.cat([parts[name] for name in "qkv"]) for key, parts in thirds.items()}
     return {_open_clip_key(key): value.contiguous() for key, value in joined.items()}
 

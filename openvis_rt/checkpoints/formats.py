@@ -8,15 +8,22 @@ from __future__ import annotations
 
 import pickletools
 import re
-import zipfile
+import stat
 from pathlib import Path
+from typing import Literal
 
+from openvis_rt.checkpoints.archives import names_in_archive
 from openvis_rt.errors import CheckpointError
+from openvis_rt.given_files import file_kind
 
-__all__ = ["refuse_foreign_file"]
+__all__ = ["Form", "form_of", "refuse_foreign_file"]
+
+Form = Literal["zip", "pickle", "safetensors"]
+"""Torch's own format, its older one, and the other."""
 
 _HEAD = 1024  # bytes that tell a format
 _TORCH_MAGIC = b"\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19"  # pickled first by torch.save before zip files
+_MAGIC_WITHIN = 32  # bytes
 _LARGEST_HEADER = 100_000_000  # bytes that safetensors allows
 _PICKLE_LOOKED_AT = 1 << 20  # bytes in which the first name of a pickle is looked for
 _TWICE = "download it again and compare its size"
@@ -49,11 +56,36 @@ def refuse_foreign_file(path: Path) -> None:
     Raises:
         CheckpointError: the file is of another format; the message names it and says what to do.
     """
-    with path.open("rb") as file:
-        head = file.read(_HEAD)
-    size = path.stat().st_size
-    if reason := _reason(path, head, size):
-        raise CheckpointError(f"{path} ({size} bytes) {reason}")
+    form_of(path)
+
+
+def form_of(path: Path) -> Form:
+    """Which format a file has by its first bytes, whatever its name is.
+
+    Raises:
+        CheckpointError: as :func:`refuse_foreign_file`; or there is no such file, or it is no
+            regular one.
+    """
+    try:
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode):
+            raise CheckpointError(
+                f"{path} is no checkpoint file but {file_kind(found.st_mode)}; give the file of "
+                "weights itself"
+            )
+        with path.open("rb") as file:
+            head = file.read(_HEAD)
+    except FileNotFoundError as exc:
+        raise CheckpointError(f"there is no checkpoint file {path}") from exc
+    except (OSError, ValueError) as exc:  # a name with a zero byte is a ValueError
+        raise CheckpointError(
+            f"the checkpoint {path} cannot be read: {getattr(exc, 'strerror', None) or exc}"
+        ) from exc
+    if reason := _reason(path, head, found.st_size):
+        raise CheckpointError(f"{path} ({found.st_size} bytes) {reason}")
+    if head.startswith(b"PK"):
+        return "zip"
+    return "pickle" if _TORCH_MAGIC in head[:_MAGIC_WITHIN] else "safetensors"
 
 
 def _reason(path: Path, head: bytes, size: int) -> str:
@@ -62,7 +94,7 @@ def _reason(path: Path, head: bytes, size: int) -> str:
         return f"is empty, so it is no checkpoint; {_TWICE}."
     if head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
         return _reason_of_zip(path)
-    if _TORCH_MAGIC in head[:32]:
+    if _TORCH_MAGIC in head[:_MAGIC_WITHIN]:
         return ""
     header = int.from_bytes(head[:8], "little")  # bytes, if it is a safetensors file
     if head[8:9] == b"{" and header <= _LARGEST_HEADER:
@@ -103,13 +135,12 @@ def _reason_of_others(path: Path, head: bytes) -> str:
 
 def _reason_of_zip(path: Path) -> str:
     try:
-        with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+        names = names_in_archive(path)
+    except CheckpointError:
         return f"is a zip file without its end, so it is cut short or damaged; {_TWICE}."
     if any(name.endswith("/data.pkl") for name in names):
         return ""
-    held = ", ".join(names[:3]) or "nothing"
+    held = ", ".join(name[:60] for name in names[:3]) or "nothing"
     return f"is a zip file of {held}, not a checkpoint: torch.save puts a data.pkl into it."
 
 

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from openvis_rt.checkpoints.lora import Adapter, adapter_from_tensors, merge_adapter
 from openvis_rt.checkpoints.tensors import some_of
-from openvis_rt.checkpoints.weights import Weights, load_strictly, refuse_nan
+from openvis_rt.checkpoints.weights import Weights, check_numbers, load_strictly
 from openvis_rt.errors import CheckpointError, InputError, OutputError
 from openvis_rt.given_files import json_from_bytes
 from openvis_rt.models.instformer import InstFormer
@@ -53,6 +53,7 @@ VERSION = 1
 PARTS = ("proposal", "clip", "tokens", "adapter", "tracker")
 """Prefixes of the keys."""
 
+_LONGEST_REASON = 500  # letters; an error of a number quotes the whole text
 _TOKENS = ("instance", "register")
 
 
@@ -93,16 +94,19 @@ def parts_from_weights(weights: Weights) -> InstFormerParts:
     path, header = weights.path, weights.metadata
     if header.get("format") != FORMAT or header.get("format_version") != str(VERSION):
         raise CheckpointError(
-            f"{path} has the format {header.get('format')!r}, version "
-            f"{header.get('format_version')}; this openvis-rt reads {FORMAT!r}, version {VERSION}. "
-            "`openvis assemble` writes it."
+            f"{path} has the format {str(header.get('format'))[:40]!r}, version "
+            f"{str(header.get('format_version'))[:40]}; this openvis-rt reads {FORMAT!r}, version "
+            f"{VERSION}. `openvis assemble` writes it."
         )
     try:
         config = record_from_json(InstFormerConfig, _json(header["config"], path))
         sources = _json(header.get("sources", "{}"), path)
         alpha = float(header.get("lora_alpha", "nan"))
     except (KeyError, ValueError, InputError) as exc:
-        raise CheckpointError(f"{path}: its header is malformed: {exc}") from exc
+        said = str(exc)[:_LONGEST_REASON]
+        raise CheckpointError(
+            f"{path}: its header is malformed: {said}. `openvis assemble` writes it anew"
+        ) from exc
     groups: dict[str, dict[str, Tensor]] = {prefix: {} for prefix in PARTS}
     strange = []
     for key, value in weights.tensors.items():
@@ -254,7 +258,7 @@ def _set_tokens(model: InstFormer, tokens: dict[str, Tensor], path: Path) -> Non
                 f"{path}: tokens.{name} is {list(token.shape)}, and the image encoder needs "
                 f"{list(needed)}"
             )
-    refuse_nan(tokens, path, "tokens.".__add__)
+    check_numbers(tokens, path, "tokens.".__add__)
     if "instance" in tokens and model.config.guidance.first_block:
         raise CheckpointError(
             f"{path}: instance tokens that begin at block {model.config.guidance.first_block} are "
@@ -266,7 +270,7 @@ def _set_tokens(model: InstFormer, tokens: dict[str, Tensor], path: Path) -> Non
 
 def _set_recurrence(model: InstFormer, tracker: dict[str, Tensor], path: Path) -> None:
     """The recurrence's weights, whose token width must be the model's."""
-    refuse_nan(tracker, path, "tracker.".__add__)
+    check_numbers(tracker, path, "tracker.".__add__)
     if tracker:
         kind, width = recurrence_of(_shapes(tracker))
         if width != model.tracking_width:

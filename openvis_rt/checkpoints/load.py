@@ -25,6 +25,7 @@ from openvis_rt.checkpoints.keys import (
     variant_of,
 )
 from openvis_rt.checkpoints.shipped import shipped_checkpoint, shipped_clip
+from openvis_rt.checkpoints.tensors import refuse_twice
 from openvis_rt.checkpoints.weights import Weights, load_strictly, read_weights
 from openvis_rt.errors import CheckpointError, InputError
 from openvis_rt.files import output_file, sha256_of
@@ -80,6 +81,7 @@ class Checkpoint:
             CheckpointError: it cannot be read.
         """
         weights = read_weights(path)
+        refuse_twice(((renamed(key), key) for key in weights.tensors), path)
         state = {renamed(key): value for key, value in weights.tensors.items()}
         return cls(
             replace(weights, tensors=state),

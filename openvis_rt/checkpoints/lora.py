@@ -18,15 +18,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from openvis_rt.checkpoints.tensors import some_of
-from openvis_rt.checkpoints.weights import Weights, read_weights, refuse_nan
+from openvis_rt.checkpoints.tensors import refuse_twice, some_of
+from openvis_rt.checkpoints.weights import Weights, check_numbers, read_weights
 from openvis_rt.errors import CheckpointError
 from openvis_rt.given_files import given_json
 
 __all__ = ["Adapter", "adapter_from_peft", "adapter_from_tensors", "merge_adapter"]
 
 _ROWS = {"q": 0, "v": 2}  # which third of in_proj_weight
-_KEY = re.compile(r"(\d+)\.([qv])\.([AB])")
+_KEY = re.compile(r"(0|[1-9]\d{0,8})\.([qv])\.([AB])")
 _PEFT_KEY = re.compile(
     r"(?:.*?\.)?"  # the shortest, so that `visual.` is the tower's
     r"(?P<tower>vision_model\.encoder\.layers|text_model\.encoder\.layers"
@@ -83,7 +83,7 @@ def adapter_from_tensors(tensors: Mapping[str, Tensor], alpha: float, path: Path
         )
     if not (math.isfinite(alpha) and alpha > 0):
         raise CheckpointError(f"{path}: alpha of a LoRA adapter is above 0; got {alpha}")
-    refuse_nan(tensors, path)
+    check_numbers(tensors, path)
     names = sorted({key.rpartition(".")[0] for key in tensors})
     alone = [name for name in names if not {f"{name}.A", f"{name}.B"} <= tensors.keys()]
     if alone:
@@ -114,6 +114,7 @@ def adapter_from_peft(path: Path, alpha: float | None = None) -> Adapter:
     weights = read_weights(path)
     config = _peft_config(path)
     found: dict[str, Tensor] = {}
+    meant = []
     strange, towers = [], set()
     for key, value in weights.tensors.items():
         match = _PEFT_KEY.fullmatch(key)
@@ -122,7 +123,9 @@ def adapter_from_peft(path: Path, alpha: float | None = None) -> Adapter:
             strange.append(key)
             continue
         towers.add((match["tower"], match["name"]))
-        found[f"{int(match['block'])}.{target}.{match['matrix']}"] = value
+        name = f"{int(match['block'])}.{target}.{match['matrix']}"
+        meant.append((name, key))
+        found[name] = value
     if strange:
         raise CheckpointError(
             f"{path}: an InstFormer adapter has lora_A and lora_B of q_proj and v_proj in CLIP's "
@@ -133,6 +136,7 @@ def adapter_from_peft(path: Path, alpha: float | None = None) -> Adapter:
         raise CheckpointError(
             f"{path} holds {len(towers)} adapters, one is needed: {', '.join(listed) or 'no keys'}"
         )
+    refuse_twice(meant, path)
     return adapter_from_tensors(found, _alpha(weights, config, alpha), path)
 
 
@@ -143,7 +147,8 @@ def merge_adapter(visual: Any, adapter: Adapter, path: Path) -> None:
     docstring.
 
     Raises:
-        CheckpointError: the encoder has no such block, or another width; nothing was changed.
+        CheckpointError: the encoder has no such block, or another width, and nothing was changed;
+            or the sum is not finite.
     """
     blocks = visual.transformer.resblocks
     width = blocks[0].attn.in_proj_weight.shape[1]
@@ -164,6 +169,11 @@ def merge_adapter(visual: Any, adapter: Adapter, path: Path) -> None:
             first = _ROWS[target] * width
             rows = blocks[block].attn.in_proj_weight[first : first + width]
             rows += adapter.alpha / adapter.rank * (b.float() @ a.float())
+            if not torch.isfinite(rows).all():
+                raise CheckpointError(
+                    f"{path}: the adapter of block {block} {target}, with alpha {adapter.alpha:g}, "
+                    "makes weights that are infinite or no numbers; check its alpha and its file"
+                )
 
 
 def _rank(pairs: Mapping[tuple[int, str], tuple[Tensor, Tensor]], path: Path) -> int:
@@ -203,12 +213,16 @@ def _alpha(weights: Weights, config: Mapping[str, Any], given: float | None) -> 
     if given is not None:
         return given
     said = [e["lora_alpha"] for e in (config, weights.metadata) if "lora_alpha" in e]
+
+    def told(said: list[Any]) -> str:
+        return " and ".join(str(value)[:40] for value in said)
+
     try:
         values = {float(value) for value in said}
     except (TypeError, ValueError) as exc:
-        raise CheckpointError(f"{weights.path}: lora_alpha is no number: {said}") from exc
+        raise CheckpointError(f"{weights.path}: lora_alpha is no number: {told(said)}") from exc
     if len(values) != 1:
-        found = " and ".join(map(str, said)) or "none"
+        found = told(said) or "none"
         raise CheckpointError(
             f"{weights.path}: the adapter's alpha is needed, from adapter_config.json beside the "
             f"file, from the file's metadata (lora_alpha) or by --lora-alpha; found {found}"

@@ -11,11 +11,13 @@ The other rows are 0. Such a file is read wherever a checkpoint is.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
 from torch import Tensor
 
+from openvis_rt.checkpoints.tensors import refuse_twice
 from openvis_rt.errors import CheckpointError, InputError
 from openvis_rt.systems import VARIANTS
 from openvis_rt.systems.system import Variant
@@ -28,6 +30,7 @@ _TABLE, _ROWS, _KEPT = "token_embedding.weight", "token_embedding.rows", "token_
 _WIDEST = 1 << 14  # of an embedding
 _CONTEXT = 77  # positions of CLIP's text
 _POSITIONS, _FIRST = "positional_embedding", "positional_embedding.first"
+_SHORT = re.compile(rf"({re.escape(_ROWS)}|{re.escape(_FIRST)})$")
 _CLIP_OF = "instformer-mini"  # whose file has the CLIP that other miniatures take beside theirs
 
 
@@ -79,9 +82,12 @@ def expanded(tensors: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
     """The inverse of :func:`compact`, in the file's types; other files' tensors as they are.
 
     Raises:
-        CheckpointError: rows without their tokens, tokens that CLIP has not, one token twice, or
-            more positions than CLIP has.
+        CheckpointError: rows without their tokens, tokens that CLIP has not, one token twice, a
+            table beside its rows, or more positions than CLIP has.
     """
+    short = {_ROWS: _TABLE, _FIRST: _POSITIONS}
+    whole = {key: re.sub(_SHORT, lambda found: short[found[0]], key) for key in tensors}
+    refuse_twice(((name, key) for key, name in whole.items()), path)
     found = dict(tensors)
     for key in [key for key in tensors if key.endswith(_FIRST)]:
         found[key.removesuffix(_FIRST) + _POSITIONS] = _all_positions(found.pop(key), key, path)

@@ -14,6 +14,7 @@ newest frame waits, and the folder grows while the run goes on (:mod:`.recording
 from __future__ import annotations
 
 import json
+import os
 import threading
 import time
 from collections import deque
@@ -169,7 +170,9 @@ def run_video(
 
 
 def _refuse_source_within(source: str, output: Path) -> None:
-    if not is_live(source) and Path(source).resolve().is_relative_to(output.resolve()):
+    # not Path.resolve, which raises on links in a circle
+    place = os.path.realpath(output)
+    if not is_live(source) and Path(os.path.realpath(source)).is_relative_to(place):
         raise OutputError(f"{source} lies in {output}; give another place for the output")
 
 

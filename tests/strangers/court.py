@@ -234,7 +234,8 @@ def _import_everything() -> None:
     import contextlib
     import importlib
 
-    for name in ("openvis_rt.cli.main", "torch", "onnx", "onnxruntime", "av", "scipy.optimize"):
+    names = ("openvis_rt.cli.main", "torch", "onnx", "onnxruntime", "av", "scipy.optimize")
+    for name in (*names, "openvis_rt.checkpoints.load", "openvis_rt.export.bundle"):
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
 

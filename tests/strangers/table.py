@@ -26,7 +26,10 @@ from workshop import Workshop
 __all__ = ["FILES", "rows"]
 
 Row = Callable[[Workshop], Iterable[Case]]
-FILES = ("names", "live_sources", "live_rtsp", "live_ends")
+FILES = (
+    *("names", "live_sources", "live_rtsp", "live_ends", "videos", "streams", "pictures"),
+    *("checkpoints", "archives"),
+)
 
 
 def rows() -> dict[str, Row]:

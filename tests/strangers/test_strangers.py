@@ -13,7 +13,7 @@ from table import rows, tried
 from workshop import Workshop
 
 ROWS = rows()
-FEW = 8
+FEW = 3
 
 
 @pytest.fixture(scope="module")

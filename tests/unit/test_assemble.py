@@ -312,7 +312,7 @@ def without(state: dict, part: str) -> dict:
     ("state", "message"),
     [
         (lora() | lora(blocks=[1], rank=8), "same rank, at least 1; found 0 q: 4"),
-        (lora(rank=0), "same rank, at least 1"),
+        (lora(rank=0), "without a number"),
         (lora(blocks=range(4)), "block 3, and the image encoder's are 0..2"),
         (without(lora(), "2.self_attn.v_proj.lora_B"), "only one of the pair A and B for 2.v"),
         (lora(targets="qkv"), "6 other keys: base_model.model.vision_model.encoder.layers.0"),

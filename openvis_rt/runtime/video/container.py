@@ -16,6 +16,7 @@ from av.video.reformatter import VideoReformatter
 
 from openvis_rt.errors import VideoError
 from openvis_rt.runtime.video.damage import Damage
+from openvis_rt.runtime.video.opening import LARGEST_PICTURE, open_media
 from openvis_rt.runtime.video.timeline import Timeline
 
 if TYPE_CHECKING:
@@ -107,9 +108,12 @@ class ContainerReader:
         self.warnings: list[str] = []
         begin = time.monotonic()
         try:
-            self._container = av.open(
-                url, format=device_format, timeout=(patience, timeout), options=_options(url)
-            )
+            if device_format is None and "://" not in url and not live:
+                self._container = open_media(url)
+            else:
+                self._container = av.open(
+                    url, format=device_format, timeout=(patience, timeout), options=_options(url)
+                )
         except (av.FFmpegError, OSError, ValueError) as exc:
             why = _NOT_A_VIDEO.format(_reason(exc))
             if "://" in url:
@@ -136,6 +140,7 @@ class ContainerReader:
             )
         self.frame_count = self._stream.frames or None
         self.live = live or (timeout is not None and self._container.duration is None)
+        self._stream.codec_context.options = {"max_pixels": str(LARGEST_PICTURE)}
         # threads that take a frame each give a live picture some frames late
         self._stream.thread_type = "SLICE" if self.live else "AUTO"
         if self._stream.width * self._stream.height > _HUGE:  # each thread holds some frames
@@ -311,6 +316,11 @@ def _video_stream(container: InputContainer, name: str) -> VideoStream:
     """The first video track that is no cover picture."""
     for stream in container.streams.video:
         if not stream.disposition & Disposition.attached_pic:
+            if stream.codec_context is None:  # whatever PyAV's stubs say
+                raise VideoError(
+                    f"the pictures of {name} are of a kind ({container.format.name}) that this "
+                    "FFmpeg cannot decode. Write them anew as H.264, AV1 or MJPEG."
+                )
             return stream
     found = ", ".join(sorted({stream.type for stream in container.streams})) or "nothing"
     raise VideoError(f"{name} has no video track; found {found}. Give a file with pictures.")
@@ -322,8 +332,11 @@ def _matrix_of(picture: VideoFrame) -> tuple[int, int, int, int] | None:
     ``[[a, b, u], [c, d, v], [x, y, w]]`` of int32 takes a stored point (p, q) to
     (a p + c q, b p + d q), up to a shift: phones write multiples of a quarter turn, and mirrors.
     """
-    side_data: Any = picture.side_data  # PyAV's stubs know one kind only
-    matrix = side_data.get("DISPLAYMATRIX")
+    try:
+        side_data: Any = picture.side_data  # PyAV's stubs know one kind only
+        matrix = side_data.get("DISPLAYMATRIX")
+    except ValueError:  # PyAV 18 knows no name of some kinds that come with it, such as EXIF
+        return None
     if matrix is None:
         return None
     a, b, _, c, d = (int(value) for value in np.frombuffer(matrix, "<i4")[:5])

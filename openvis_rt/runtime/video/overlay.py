@@ -12,9 +12,10 @@ import av
 import numpy as np
 import numpy.typing as npt
 
-from openvis_rt.errors import OutputError
+from openvis_rt.errors import OutputError, VideoError
 from openvis_rt.files import output_errors, output_file
 from openvis_rt.runtime.video.encoders import Encoder, software_encoder, time_base_of
+from openvis_rt.runtime.video.opening import open_media
 from openvis_rt.runtime.video.sound import SoundCopy
 from openvis_rt.runtime.video.timeline import LONGEST_GAP
 
@@ -217,8 +218,8 @@ class OverlayWriter:
                 self.warnings.append("the sound of a stream is not copied")
             return None
         try:
-            container = stack.enter_context(av.open(source))
-        except (av.FFmpegError, ValueError) as exc:
+            container = stack.enter_context(open_media(source))
+        except (av.FFmpegError, OSError, ValueError, VideoError) as exc:
             self.warnings.append(f"no sound: {source} cannot be read again ({exc})")
             return None
         if not container.streams.audio:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -12,11 +14,17 @@ from PIL import Image, ImageOps
 from openvis_rt.errors import VideoError
 from openvis_rt.runtime.video.container import DEFAULT_FPS, DamagedError
 
-__all__ = ["ImageReader", "rgb_of"]
+__all__ = ["PICTURE_ERRORS", "ImageReader", "is_one_picture", "rgb_of"]
 
 Image8 = npt.NDArray[np.uint8]
 
 _WORDS = frozenset({"I", "I;16", "I;16B", "I;16L", "I;16N"})  # Pillow's names of grey in 16 bits
+PICTURE_ERRORS: tuple[type[Exception], ...] = (
+    *(OSError, ValueError, SyntaxError, TypeError, LookupError, AttributeError, EOFError),
+    *(ArithmeticError, RuntimeError, MemoryError, struct.error, zlib.error),
+    Image.DecompressionBombError,
+)
+"""What Pillow raises of files that it cannot read; its plugins raise whatever happens to them."""
 _DARK = 1 << 13  # of 65536: pictures of 12 bits and less end below
 
 
@@ -39,6 +47,7 @@ class ImageReader:
         self.frame_count: int | None = len(paths)
         self.start: float | None = 0.0
         self.warnings: list[str] = []
+        self._moves = False  # said already
 
     def frames(self, stride: int = 1) -> Iterator[tuple[int, float | None, Image8]]:
         """Index, time and image of every picture whose index the stride divides.
@@ -50,8 +59,9 @@ class ImageReader:
         for index, path in list(enumerate(self._paths))[::stride]:
             try:
                 with Image.open(path) as picture:
+                    self._note(picture, path.name)
                     image, brightest = rgb_of(picture, path.name)
-            except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as exc:
+            except PICTURE_ERRORS as exc:
                 raise DamagedError(f"{path.name} cannot be read as an image ({exc})") from exc
             if brightest is not None and index == 0 and brightest < _DARK:
                 self.warnings.append(
@@ -61,8 +71,26 @@ class ImageReader:
                 )
             yield index, float(index / self.fps), image
 
+    def _note(self, picture: Image.Image, name: str) -> None:
+        """Say once that a file holds more than the picture that is seen."""
+        if not self._moves and getattr(picture, "is_animated", False):
+            self._moves = True
+            self.warnings.append(
+                f"{name} holds several pictures, and the first is taken; write them into files of "
+                "their own, or as a video, to have them all"
+            )
+
     def close(self) -> None:
         """Nothing to do: each picture is closed as soon as it is read."""
+
+
+def is_one_picture(path: Path) -> bool:
+    """Whether Pillow knows a file, and it holds one picture; FFmpeg may know others."""
+    try:
+        with Image.open(path) as picture:
+            return not getattr(picture, "is_animated", False)
+    except PICTURE_ERRORS:
+        return False
 
 
 def rgb_of(picture: Image.Image, name: str) -> tuple[Image8, int | None]:
@@ -80,7 +108,7 @@ def rgb_of(picture: Image.Image, name: str) -> tuple[Image8, int | None]:
 
     Raises:
         VideoError: the numbers are floats or have 32 bits, and their range is not known.
-        OSError, ValueError, SyntaxError: Pillow cannot read it.
+        Exception: one of PICTURE_ERRORS, where Pillow cannot read it.
     """
     ImageOps.exif_transpose(picture, in_place=True)  # without the copy that it else makes
     if picture.mode in _WORDS or picture.mode == "F":

@@ -104,9 +104,9 @@ def open_video(
     """Open a video and decode its first frame.
 
     Args:
-        source: a video file; a folder of images, taken in natural order (``frame2`` before
-            ``frame10``) at 25 frames a second; the number of a camera (``0``); the address of a
-            stream (``rtsp://...``); a named pipe; or ``-`` for stdin.
+        source: a video file; an image, or a folder of images, taken in natural order (``frame2``
+            before ``frame10``) at 25 frames a second; the number of a camera (``0``); the address
+            of a stream (``rtsp://...``); a named pipe; or ``-`` for stdin.
         allow_truncated: end with a warning where the data end early, instead of with an error.
         queue_size: frames decoded ahead of the consumer, at least 1; fewer where so many would
             take more than 256 MiB. Of a live source it is one.

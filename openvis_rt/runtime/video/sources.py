@@ -1,4 +1,4 @@
-"""Which reader a source needs: a file, a folder of images, a camera, an address, or a pipe."""
+"""Which reader a source needs: a video, an image, images, a camera, an address, or a pipe."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 from openvis_rt.errors import VideoError
 from openvis_rt.printable import without_password
 from openvis_rt.runtime.video.container import ContainerReader
-from openvis_rt.runtime.video.pictures import ImageReader
+from openvis_rt.runtime.video.pictures import ImageReader, is_one_picture
 from openvis_rt.runtime.video.watched import WatchedReader, opened_aside
 
 __all__ = ["IMAGE_SUFFIXES", "STDIN", "is_live", "open_reader", "shown_name"]
@@ -71,6 +71,8 @@ def open_reader(
         )
     if path.is_file() and path.stat().st_size == 0:
         raise VideoError(f"{source} is empty (0 bytes). Give a video that was written to its end.")
+    if path.suffix.lower() in IMAGE_SUFFIXES and is_one_picture(path):
+        return ImageReader(source, [path])
     return ContainerReader(source, source)
 
 
