@@ -27,7 +27,16 @@ __all__ = ["FEW", "FILES", "few", "rows"]
 
 Row = Callable[[Workshop], Iterable[Case]]
 FILES = (
-    *("names", "live_sources", "live_rtsp", "live_ends", "videos", "streams", "pictures"),
+    *(
+        "names",
+        "live_sources",
+        "live_rtsp",
+        "live_hls",
+        "live_ends",
+        "videos",
+        "streams",
+        "pictures",
+    ),
     *("checkpoints", "archives"),
 )
 
