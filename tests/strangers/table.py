@@ -27,17 +27,8 @@ __all__ = ["FEW", "FILES", "few", "rows"]
 
 Row = Callable[[Workshop], Iterable[Case]]
 FILES = (
-    *(
-        "names",
-        "live_sources",
-        "live_rtsp",
-        "live_hls",
-        "live_ends",
-        "videos",
-        "streams",
-        "pictures",
-    ),
-    *("checkpoints", "archives"),
+    *("names", "live_sources", "live_rtsp", "live_hls", "live_ends", "videos",),
+    *("streams", "pictures", "checkpoints", "archives", "flipped",),
 )
 
 
