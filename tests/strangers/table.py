@@ -24,7 +24,7 @@ from workshop import Workshop
 __all__ = ["FILES", "rows"]
 
 Row = Callable[[Workshop], Iterable[Case]]
-FILES = ("names", "manifests")
+FILES = ("names", "manifests", "graphs")
 
 
 def rows() -> dict[str, Row]:
