@@ -9,11 +9,14 @@ from pathlib import Path
 from typing import Any, cast
 
 from openvis_rt.errors import InputError
+from openvis_rt.given_files import given_json
 from openvis_rt.runtime.backends.registry import Device
 from openvis_rt.runtime.options import Selection, TrackingOptions
 from openvis_rt.vocabulary import Vocabulary
 
 __all__ = ["ModelSettings"]
+
+_LARGEST = 64 << 20  # bytes of the file of names
 
 
 @dataclass(frozen=True)
@@ -79,9 +82,9 @@ class ModelSettings:
         found = {key: entry["string_value"] for key, entry in config["parameters"].items()}
         batching = config["sequence_batching"]
         try:
-            names = json.loads(vocabulary.read_text(encoding="utf-8"))
+            names = given_json(vocabulary, _LARGEST)
             words = Vocabulary(tuple(names["names"]), tuple(names["others"]))
-        except (OSError, ValueError, KeyError, TypeError) as exc:
+        except (KeyError, TypeError) as exc:
             raise InputError(f"{vocabulary} has no names and others: {exc!r}") from exc
         try:
             return cls(
