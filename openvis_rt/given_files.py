@@ -10,14 +10,33 @@ import json
 import os
 import stat
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, BinaryIO, NoReturn
 
 from openvis_rt.errors import InputError
 
-__all__ = ["file_kind", "given_bytes", "given_json", "json_from_bytes"]
+__all__ = ["file_kind", "given_bytes", "given_file", "given_json", "json_from_bytes"]
 
 _DEEPEST = 100  # brackets inside of brackets
 _MIB = 1 << 20
+
+
+def given_file(path: Path, error: type[InputError] = InputError) -> BinaryIO:
+    """A regular file, opened to be read piece by piece; the caller closes it.
+
+    Raises:
+        InputError: of the type ``error``; there is no such file, it is no regular one (a directory,
+            a pipe, a device), or it may not be read.
+    """
+    try:
+        # a pipe without a writer would block
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        found = os.fstat(descriptor)
+        if stat.S_ISREG(found.st_mode):
+            return os.fdopen(descriptor, "rb")
+        os.close(descriptor)
+    except (OSError, ValueError) as exc:  # a name with a zero byte is a ValueError
+        raise error(f"{path} cannot be read: {getattr(exc, 'strerror', None) or exc}") from exc
+    raise error(f"{path} is no regular file but {file_kind(found.st_mode)}")
 
 
 def given_bytes(path: Path, largest: int, error: type[InputError] = InputError) -> bytes:
@@ -32,20 +51,14 @@ def given_bytes(path: Path, largest: int, error: type[InputError] = InputError) 
         InputError: of the type ``error``; there is no such file, it is no regular one (a directory,
             a pipe, a device), it may not be read, or it is larger.
     """
-    try:
-        # a pipe without a writer would block
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        with os.fdopen(descriptor, "rb") as file:
-            found = os.fstat(descriptor)
-            if not stat.S_ISREG(found.st_mode):
-                raise error(f"{path} is no regular file but {file_kind(found.st_mode)}")
+    with given_file(path, error) as file:
+        try:
+            size = os.fstat(file.fileno()).st_size
             data = file.read(largest + 1)
-    except (OSError, ValueError) as exc:  # a name with a zero byte is a ValueError
-        raise error(f"{path} cannot be read: {getattr(exc, 'strerror', None) or exc}") from exc
+        except OSError as exc:
+            raise error(f"{path} cannot be read: {exc.strerror or exc}") from exc
     if len(data) > largest:
-        raise error(
-            f"{path} has {found.st_size} bytes; such a file has at most {largest / _MIB:.0f} MiB"
-        )
+        raise error(f"{path} has {size} bytes; such a file has at most {largest / _MIB:.0f} MiB")
     return data
 
 

@@ -14,6 +14,7 @@ from openvis_rt.bench.products import Peak
 from openvis_rt.bench.statistics import Interval, Latency
 from openvis_rt.errors import InputError, RecordError
 from openvis_rt.files import output_file
+from openvis_rt.given_files import given_json
 from openvis_rt.records import json_from_record, record_from_json
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
 ]
 
 SCHEMA = "1.0"
+_LARGEST = 256 << 20  # bytes of a report
 """Major and minor version of the file, as in the bundle's manifest."""
 
 
@@ -226,10 +228,10 @@ def read_report(path: Path) -> Report:
         InputError: the file cannot be read, or is no report of this version.
     """
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as exc:
+        data = given_json(path, _LARGEST)
+    except InputError as exc:
         raise InputError(
-            f"{path} is no report of `openvis bench`: {exc}. Give the JSON that it wrote"
+            f"this is no report of `openvis bench`: {exc}. Give the JSON that it wrote"
         ) from exc
     schema = str(data.get("schema", "")) if isinstance(data, dict) else ""
     if schema.partition(".")[0] != SCHEMA.partition(".")[0]:

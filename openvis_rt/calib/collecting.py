@@ -8,6 +8,7 @@ the numbers depend on; with other frames or another graph, counting begins anew.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -21,10 +22,12 @@ from openvis_rt.calib.histograms import BINS, Histogram
 from openvis_rt.calib.tap import TapBackend, TappedGraph, run_windows
 from openvis_rt.errors import InputError
 from openvis_rt.files import output_file
+from openvis_rt.given_files import given_bytes
 from openvis_rt.runtime.backends.base import Array
 
 __all__ = ["Histograms", "Saved", "collect"]
 
+_LARGEST = 1 << 30  # bytes of the file
 _EVERY = 8  # windows between two savings
 
 Image8 = npt.NDArray[np.uint8]
@@ -65,9 +68,9 @@ class Saved:
         """Fill empty histograms with what was saved; the number of windows that are in them."""
         every = [h for graph in histograms.values() for h in graph.values()]
         try:
-            with np.load(self.path, allow_pickle=False) as saved:
+            with np.load(io.BytesIO(given_bytes(self.path, _LARGEST)), allow_pickle=False) as saved:
                 done, counts, limits = int(saved["done"]), saved["counts"], saved["limits"]
-        except (OSError, ValueError, KeyError, BadZipFile):
+        except (InputError, OSError, ValueError, KeyError, TypeError, MemoryError, BadZipFile):
             return 0  # nothing was saved, or what is there is nothing of ours
         if counts.shape != (len(every), BINS) or limits.shape != (len(every), 3):
             return 0

@@ -9,9 +9,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from openvis_rt.errors import InputError
 from openvis_rt.files import output_file
+from openvis_rt.given_files import given_json
 
 __all__ = ["SavedResults"]
+
+_LARGEST = 1 << 30  # bytes
 
 
 class SavedResults:
@@ -57,7 +61,7 @@ class SavedResults:
 
     def _read(self) -> dict[str, Any]:
         try:
-            found = json.loads(self.path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            found = given_json(self.path, _LARGEST)
+        except InputError:
             return {}  # nothing was kept, or what is there is nothing of ours
         return found if isinstance(found, dict) else {}

@@ -14,7 +14,7 @@ from typing import Literal
 from openvis_rt.bundle.bundle import Bundle
 from openvis_rt.calib.ranges import FOLDER, Measured
 from openvis_rt.errors import InputError
-from openvis_rt.given_files import given_json
+from openvis_rt.given_files import given_bytes, given_json
 from openvis_rt.records import json_from_record, record_from_json
 
 __all__ = [
@@ -170,7 +170,10 @@ def report_paths(bundle: Bundle) -> dict[str, Path]:
 
 def saved_report(bundle: Bundle) -> dict[str, str]:
     """The texts of :func:`report_paths`."""
-    return {name: path.read_text(encoding="utf-8") for name, path in report_paths(bundle).items()}
+    return {
+        name: given_bytes(path, _LARGEST).decode("utf-8", errors="replace")
+        for name, path in report_paths(bundle).items()
+    }
 
 
 def read_sensitivity(bundle: Bundle) -> Sensitivity | None:

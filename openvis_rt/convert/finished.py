@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import itertools
-import json
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from openvis_rt.errors import InputError
+from openvis_rt.given_files import given_json
 from openvis_rt.runtime.video.container import DEFAULT_FPS
 from openvis_rt.runtime.video.results import FrameResult, frames_of_log
 
 __all__ = ["FinishedRun", "Summary", "Track"]
+
+_LARGEST = 64 << 20  # bytes of categories.json
 
 
 @dataclass
@@ -78,13 +80,12 @@ class FinishedRun:
         """
         path = folder / "categories.json"
         try:
-            entries = json.loads(path.read_bytes())
+            entries = given_json(path, _LARGEST)
+        except InputError as exc:
+            raise InputError(f"{exc}. Give the folder that `openvis run` wrote.") from exc
+        try:
             categories = {int(entry["id"]): str(entry["name"]) for entry in entries}
-        except OSError as exc:
-            raise InputError(
-                f"{path} cannot be read: {exc.strerror}. Give the folder that `openvis run` wrote."
-            ) from exc
-        except (ValueError, KeyError, TypeError) as exc:
+        except (ValueError, KeyError, TypeError, OverflowError) as exc:
             raise InputError(f"{path} is no list of categories: {exc!r}") from exc
         return cls(folder, categories)
 

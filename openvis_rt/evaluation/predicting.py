@@ -26,6 +26,7 @@ from openvis_rt.evaluation.results_files import write_official_results
 from openvis_rt.evaluation.sources import annotated_frames
 from openvis_rt.evaluation.vocabularies import ClassIds
 from openvis_rt.files import lock_directory, output_errors, output_file, sha256_of
+from openvis_rt.given_files import given_json
 from openvis_rt.records import json_from_record, record_from_json
 from openvis_rt.runtime.pipeline import Pipeline
 
@@ -33,6 +34,7 @@ __all__ = ["RESULTS", "Predictions", "predict_videos", "prepare_output"]
 
 RESULTS = "results.json"
 _VIDEOS = "videos"
+_LARGEST = 1 << 30  # bytes of one video's results
 _OURS = frozenset(
     {RESULTS, _VIDEOS, "metrics.json", "metrics.md", "precision_recall.svg", "classes.svg"}
 )
@@ -265,9 +267,8 @@ class _Run:
     def part(self, video: Video, made_with: dict[str, Any] | None = None) -> _Part | None:
         """A video's file, if it is there, whole, and made with the same."""
         try:
-            data = json.loads(self.path(video).read_text(encoding="utf-8"))
-            found = record_from_json(_Part, data)
-        except (OSError, ValueError, InputError):
+            found = record_from_json(_Part, given_json(self.path(video), _LARGEST))
+        except InputError:
             return None
         return found if made_with is None or found.made_with == made_with else None
 

@@ -8,6 +8,7 @@ A results file of a thousand videos has some hundred megabytes, so a list is dec
 
 from __future__ import annotations
 
+import io
 import json
 import math
 from collections.abc import Iterable, Iterator
@@ -23,6 +24,7 @@ from openvis_rt.evaluation.annotations import Annotations, Video
 from openvis_rt.evaluation.burst import entries_from_burst, write_burst_results
 from openvis_rt.evaluation.fields import mean_area, whole_number
 from openvis_rt.evaluation.masks import areas_of, rle_from_json
+from openvis_rt.given_files import given_file
 from openvis_rt.runtime.video.results import write_results
 
 if TYPE_CHECKING:
@@ -131,7 +133,7 @@ def read_entries(path: Path, annotations: Annotations) -> Iterator[dict[str, Any
         InputError: it cannot be read, or has neither form.
     """
     try:
-        with path.open(encoding="utf-8-sig") as file:
+        with io.TextIOWrapper(given_file(path), encoding="utf-8-sig") as file:
             begin = file.read(1)
             while begin and begin in _SPACE:
                 begin = file.read(1)
@@ -149,7 +151,7 @@ def read_entries(path: Path, annotations: Annotations) -> Iterator[dict[str, Any
         yield from entries_from_burst(data, annotations)
     except OSError as exc:
         raise InputError(f"cannot read the results {path}: {exc.strerror or exc}") from exc
-    except (InputError, KeyError, TypeError, ValueError, AttributeError) as exc:
+    except (InputError, KeyError, TypeError, ValueError, AttributeError, RecursionError) as exc:
         what = f"the field {exc} is missing" if isinstance(exc, KeyError) else str(exc)
         raise InputError(f"{path} is no results file: {what}") from exc
 
@@ -176,6 +178,8 @@ def _array_entries(file: TextIO) -> Iterator[Any]:
                 begin += 1
             try:
                 entry, end = decoder.raw_decode(buffer, _after_space(buffer, begin))
+            except RecursionError as exc:
+                raise InputError("an entry nests too many brackets") from exc
             except ValueError as exc:
                 if not block:
                     raise InputError(f"the list is cut off or damaged: {exc}") from exc

@@ -15,9 +15,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from openvis_rt.errors import OutputError
+from openvis_rt.errors import InputError, OutputError
 from openvis_rt.files import lock_directory, output_directory
 from openvis_rt.files import refuse_existing as refuse_any
+from openvis_rt.given_files import given_json
 from openvis_rt.runtime.video.results import FrameResult, line_of
 
 __all__ = [
@@ -104,9 +105,9 @@ def refuse_existing(path: Path, *, overwrite: bool) -> None:
 
 def _whose(folder: Path) -> str:
     try:
-        facts = json.loads((folder / UNFINISHED).read_text(encoding="utf-8"))
+        facts = given_json(folder / UNFINISHED, 1 << 20)
         return f" (process {int(facts['pid'])}, begun {facts['start']})"
-    except (OSError, ValueError, KeyError, TypeError):
+    except (InputError, ValueError, KeyError, TypeError):
         return ""
 
 

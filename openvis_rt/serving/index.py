@@ -205,8 +205,8 @@ class BatchFolder:
         """How a video ended, if that is known."""
         path = self.path / "records" / f"{video.folder}.json"
         try:
-            return record_from_json(Record, json.loads(path.read_text("utf-8")))
-        except (OSError, ValueError, InputError):
+            return record_from_json(Record, given_json(path, _LARGEST))
+        except InputError:
             return None
 
     def write(self, record: Record) -> None:

@@ -11,14 +11,14 @@ Without pyarrow the tables are CSV files.
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from openvis_rt.errors import OutputError
+from openvis_rt.errors import InputError, OutputError
 from openvis_rt.files import output_errors, output_file
+from openvis_rt.given_files import given_json
 from openvis_rt.runtime.video.results import read_frame_log, write_categories, write_results
 from openvis_rt.serving.index import BatchFolder, Record
 
@@ -53,6 +53,7 @@ _INSTANCES = {
     "width": "int64",
     "height": "int64",
 }
+_LARGEST = 1 << 30  # bytes of one video's results
 _ROWS = 50_000  # of a group of rows, which are in memory at once
 
 
@@ -96,7 +97,10 @@ def _entries(folder: BatchFolder, records: list[Record]) -> Iterator[Row]:
     for record in records:
         path = folder.output(record.video) / "results.json"
         with _removed(path):
-            yield from json.loads(path.read_text("utf-8"))
+            entries = given_json(path, _LARGEST)
+            if not isinstance(entries, list):
+                raise InputError(f"{path} is no list of results")
+        yield from entries
 
 
 def _video_row(record: Record) -> Row:
@@ -134,9 +138,10 @@ def _instance_rows(folder: BatchFolder, records: list[Record], progress: Progres
 def _removed(path: Path) -> Iterator[None]:
     try:
         yield
-    except OSError as exc:
+    except (OSError, InputError) as exc:
         raise OutputError(
-            f"{path} was removed while the batch ran. Run the same command again: it makes it anew."
+            f"{path} was removed or changed after it was written ({exc}). Remove the video's "
+            "folder and run the same command again: it makes it anew."
         ) from exc
 
 

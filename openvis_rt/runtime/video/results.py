@@ -20,8 +20,9 @@ from pycocotools import mask as coco
 
 from openvis_rt.errors import DependencyError, InputError
 from openvis_rt.files import output_errors, output_file
+from openvis_rt.given_files import given_file
 from openvis_rt.printable import printable_json
-from openvis_rt.runtime.video.run_lengths import RLE, box_of, decode_mask
+from openvis_rt.runtime.video.run_lengths import RLE, box_of, check_runs, decode_mask
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -42,6 +43,9 @@ __all__ = [
     "write_categories",
     "write_results",
 ]
+
+_LARGEST_SIDE = 1 << 15  # pixels
+_LARGEST_LINE = 256 << 20  # bytes; 100 masks of 4K have some 10 MB
 
 
 @dataclass(frozen=True, slots=True)
@@ -323,9 +327,12 @@ def result_from_line(line: str | bytes) -> FrameResult:
         ValueError, KeyError, TypeError: it is no such line.
     """
     entry = json.loads(line)
-    height, width = entry["size"]
-    instances = tuple(_instance_of(found) for found in entry["instances"])
-    return FrameResult(entry["frame"], entry["time"], height, width, instances)
+    height, width = (_whole(side, 1, _LARGEST_SIDE) for side in entry["size"])
+    instances = tuple(_instance_of(found, height, width) for found in entry["instances"])
+    if len({instance.track_id for instance in instances}) < len(instances):
+        raise ValueError("a track is there twice")
+    time = None if entry["time"] is None else _finite(entry["time"])
+    return FrameResult(_whole(entry["frame"]), time, height, width, instances)
 
 
 def read_frame_log(path: Path) -> list[FrameResult]:
@@ -345,29 +352,49 @@ def frames_of_log(path: Path) -> Iterator[FrameResult]:
             the message says which.
     """
     try:
-        file = path.open("rb")  # whose lines end at \n only; names may hold other ends of lines
-    except OSError as exc:
-        raise InputError(f"{path} cannot be read: {exc.strerror}. Give a run's file.") from exc
+        file = given_file(path)
+    except InputError as exc:
+        raise InputError(f"{exc}. Give a run's file.") from exc
     with file:
-        for number, line in enumerate(file, 1):
+        # lines end at \n only; names may hold other ends of lines
+        for number, line in enumerate(iter(lambda: file.readline(_LARGEST_LINE + 1), b""), 1):
             try:
+                if len(line) > _LARGEST_LINE:
+                    raise ValueError(f"it has more than {_LARGEST_LINE >> 20} MiB")
                 result = result_from_line(line)
-            except (ValueError, KeyError, TypeError) as exc:
+            except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as exc:
                 raise InputError(f"{path}, line {number} is no frame's result: {exc!r}") from exc
             yield result
 
 
-def _instance_of(entry: dict[str, Any]) -> Instance:
-    x, y, width, height = entry["box"]
-    size, counts = entry["segmentation"]["size"], entry["segmentation"]["counts"]
+def _instance_of(entry: dict[str, Any], height: int, width: int) -> Instance:
+    x, y, box_width, box_height = (_finite(number) for number in entry["box"])
+    mask = entry["segmentation"]
+    segmentation = RLE(size=mask["size"], counts=mask["counts"])
+    check_runs(segmentation, height, width)
+    if not isinstance(entry["name"], str):
+        raise ValueError("a name is no string")
     return Instance(
-        int(entry["id"]),
-        int(entry["category_id"]),
-        str(entry["name"]),
-        float(entry["score"]),
-        (x, y, width, height),
-        RLE(size=size, counts=counts),
+        _whole(entry["id"]),
+        _whole(entry["category_id"]),
+        entry["name"],
+        float(_finite(entry["score"])),
+        (x, y, box_width, box_height),
+        segmentation,
     )
+
+
+def _whole(value: object, least: int = 0, most: int = 2**53) -> int:
+    if type(value) is not int or not least <= value <= most:
+        raise ValueError(f"a whole number of {least} to {most} is needed, found {value!r:.60}")
+    return value
+
+
+def _finite(value: object) -> Any:
+    """A number as it is, so that whole ones are written as whole ones again."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= 1e300:
+        raise ValueError(f"a finite number is needed, found {value!r:.60}")
+    return value
 
 
 def _instance_entry(instance: Instance) -> dict[str, Any]:

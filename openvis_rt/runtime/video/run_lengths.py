@@ -26,6 +26,7 @@ __all__ = [
     "RLE",
     "RunLengths",
     "box_of",
+    "check_runs",
     "decode_box",
     "decode_mask",
     "empty_rle",
@@ -168,6 +169,25 @@ def box_of(rle: RLE) -> tuple[int, int, int, int]:
     """The tight box x, y, width, height of a mask in pixels; zeros if it is empty."""
     x, y, width, height = (int(value) for value in coco.toBbox(rle))
     return x, y, width, height
+
+
+def check_runs(rle: RLE, height: int, width: int) -> None:
+    """See that a mask that anyone may have written has this size, before anything is decoded.
+
+    Raises:
+        ValueError: its size is another, or its text is no run lengths that sum to height x width.
+    """
+    size, text = rle["size"], rle["counts"]
+    if list(size) != [height, width]:
+        raise ValueError(f"a mask has the size {size}, and its frame {[height, width]}")
+    whole = isinstance(text, str) and text.isascii() and text != ""
+    letters = np.frombuffer(text.encode(), np.uint8) if whole else np.zeros(0, np.uint8)
+    if not len(letters) or letters.min() < 48 or letters.max() > 111 or (letters[-1] - 48) & 32:
+        raise ValueError("the counts of a mask are no run lengths as COCO writes them")
+    counts = _counts(text)
+    # a run that is longer than the frame might make up for a negative one, or overflow
+    if counts.min() < 0 or counts.max() > height * width or counts.sum() != height * width:
+        raise ValueError(f"the runs of a mask do not sum to its {height * width} pixels")
 
 
 def decode_mask(rle: RLE) -> Image8:

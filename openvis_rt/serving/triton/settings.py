@@ -9,11 +9,14 @@ from pathlib import Path
 from typing import Any, cast
 
 from openvis_rt.errors import InputError
+from openvis_rt.given_files import given_json
 from openvis_rt.runtime.backends.registry import Device
 from openvis_rt.runtime.options import Selection, TrackingOptions
 from openvis_rt.vocabulary import Vocabulary
 
 __all__ = ["ModelSettings"]
+
+_LARGEST = 64 << 20  # bytes of the file of names
 
 
 @dataclass(frozen=True)
@@ -76,14 +79,10 @@ class ModelSettings:
         Raises:
             InputError: one was changed to what cannot be used; the message says which.
         """
-        found = {key: entry["string_value"] for key, entry in config["parameters"].items()}
-        batching = config["sequence_batching"]
+        words = _words(vocabulary)
         try:
-            names = json.loads(vocabulary.read_text(encoding="utf-8"))
-            words = Vocabulary(tuple(names["names"]), tuple(names["others"]))
-        except (OSError, ValueError, KeyError, TypeError) as exc:
-            raise InputError(f"{vocabulary} has no names and others: {exc!r}") from exc
-        try:
+            found = {key: entry["string_value"] for key, entry in config["parameters"].items()}
+            batching = config["sequence_batching"]
             return cls(
                 vocabulary=words,
                 precision=found["precision"],
@@ -96,8 +95,25 @@ class ModelSettings:
                 sequences=int(batching["oldest"]["max_candidate_sequences"]),
                 idle_seconds=int(batching["max_sequence_idle_microseconds"]) / 1e6,
             )
-        except (KeyError, ValueError) as exc:
-            raise InputError(f"config.pbtxt has no parameters of the model: {exc!r}") from exc
+        except (KeyError, ValueError, TypeError, AttributeError, OverflowError) as exc:
+            raise InputError(
+                f"config.pbtxt has no parameters of the model: {exc!r}. Write the repository anew "
+                "with `openvis triton`."
+            ) from exc
+
+
+def _words(path: Path) -> Vocabulary:
+    entry = given_json(path, _LARGEST)
+    names, others = (
+        entry.get(key) if isinstance(entry, dict) else None for key in ("names", "others")
+    )
+    for found in (names, others):  # a string would be taken for a list of its letters
+        if not isinstance(found, list) or not all(isinstance(name, str) for name in found):
+            raise InputError(
+                f"{path} has no lists of strings under names and others. Write the repository anew "
+                "with `openvis triton`."
+            )
+    return Vocabulary(tuple(names or ()), tuple(others or ()))
 
 
 def _whole(text: str | None) -> int | None:
