@@ -29,7 +29,7 @@ def test_a_killed_command_leaves_the_old_or_the_new(goods: Goods, older: bool) -
 
 
 def test_a_killed_run_leaves_the_old_or_the_new(goods: Goods) -> None:
-    counts = points(goods, VERBS["run"], older=True, every=12, begin=9)
+    counts = points(goods, VERBS["run"], older=True, every=16, begin=9)
     assert counts.killed
     assert not counts.fell
 
@@ -37,6 +37,6 @@ def test_a_killed_run_leaves_the_old_or_the_new(goods: Goods) -> None:
 @pytest.mark.parametrize("row", ROWS)
 def test_what_goes_wrong_around_a_command(goods: Goods, row: str) -> None:
     cases = [case for case in ROWS[row]() if case.verb in {"convert to coco", "run", None}]
-    for case in cases[:: len(cases) // 6]:
+    for case in cases[:: len(cases) // 4]:
         outcome, found = wrongs(goods, case)
         assert not found, f"{case}: {outcome.stderr}"
