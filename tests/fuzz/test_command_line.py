@@ -16,10 +16,23 @@ CODES = (0, 2, 3, 4)
 LONG = {"demo", "models", "doctor"}  # they work without an argument: only with a wrong one here
 ESCAPES = ("\0", "\ud800", "..", "/")  # none that a system takes, and none that leads out of here
 VALUES = st.sampled_from(
-    [text for text in TEXTS if not any(escape in text for escape in ESCAPES)]
-    + ["-1", "0", "1", "1e400", "nan", "99999999999999999999", "1x1", "0x0", "64x96", "65536x65536"]
-    + ["missing.pth", ".", "missing/none", "clip-vis-r50-x", "cpu", "http:[", "-", "file\nname"]
-    + ["--", "a,b,,c", "😀", "%d{}"]
+    [
+        *(text for text in TEXTS if not any(escape in text for escape in ESCAPES)),
+        *(
+            "-1",
+            "0",
+            "1",
+            "1e400",
+            "nan",
+            "99999999999999999999",
+            "1x1",
+            "0x0",
+            "64x96",
+            "65536x65536",
+        ),
+        *("missing.pth", ".", "missing/none", "clip-vis-r50-x", "cpu", "http:[", "-", "file\nname"),
+        *("--", "a,b,,c", "😀", "%d{}"),
+    ]
 )
 
 
@@ -55,4 +68,4 @@ def test_any_command_line(openvis, tmp_path, monkeypatch, words):
 
     end = watched(use)
     assert end == "exit 0" or err.strip(), "it failed without a word"
-    assert not [path for path in home.rglob("*partial*")]
+    assert not list(home.rglob("*partial*"))
