@@ -27,27 +27,9 @@ __all__ = ["FEW", "FILES", "few", "rows"]
 
 Row = Callable[[Workshop], Iterable[Case]]
 FILES = (
-    *(
-        "names",
-        "live_sources",
-        "live_rtsp",
-        "live_hls",
-        "live_ends",
-        "videos",
-    ),
-    *(
-        "streams",
-        "pictures",
-        "checkpoints",
-        "archives",
-        "flipped",
-        "finished",
-    ),
-    *(
-        "graphs",
-        "manifests",
-        "smallfiles",
-    ),
+    *("names", "live_sources", "live_rtsp", "live_hls", "live_ends", "videos"),
+    *("streams", "pictures", "checkpoints", "archives", "flipped", "finished"),
+    *("graphs", "manifests", "smallfiles"),
 )
 
 
