@@ -118,7 +118,9 @@ def _graphs(workshop: Workshop, verb: str) -> Iterator[Case]:
                 replaced(bundle, f"{graph}.onnx", model.SerializeToString())
                 return _arguments(workshop, verb)
 
-            yield Case(f"{graph}: {name}", make, codes=REFUSED)
+            # ONNX Runtime works an output's size out anew, whatever the file says of it
+            codes = REFUSED | {0} if name.startswith("output size") else REFUSED
+            yield Case(f"{graph}: {name}", make, codes=codes)
 
 
 def _arguments(workshop: Workshop, verb: str) -> list[str | Path]:
