@@ -29,7 +29,7 @@ Row = Callable[[Workshop], Iterable[Case]]
 FILES = (
     *("names", "live_sources", "live_rtsp", "live_ends", "videos", "streams", "pictures"),
     *("checkpoints", "archives"),
-    *("smallfiles", "finished"),
+    *("smallfiles", "finished", "caches"),
 )
 
 
