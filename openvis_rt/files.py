@@ -30,6 +30,7 @@ __all__ = [
 _PARTIAL = ".partial-"  # every name that begins so is litter, once its process is gone
 _REPLACED = ".replaced-"  # holds the old directory while a new one takes its name
 _RANDOM = 8  # letters that mkdtemp adds to a prefix
+_LETTERS = 20  # of a file's name, with which the names of what is aside for it begin
 _NO_LOCKS = frozenset({errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL})
 _HERE, _EXCHANGE = -100, 2  # Linux's AT_FDCWD and RENAME_EXCHANGE
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
@@ -57,17 +58,17 @@ def output_errors(path: Path) -> Iterator[None]:
 def output_file(path: Path) -> Iterator[Path]:
     """A path beside ``path`` to write to; it takes the name ``path`` when the block ends well.
 
-    An error inside the block removes it, and an earlier file at ``path`` stays as it was. An
-    ``OSError`` of the block is left as it is, unless it names the file or says that a disk is full.
+    What killed processes left there for the same name is removed first. An error inside the block
+    removes it, and an earlier file at ``path`` stays as it was. An ``OSError`` of the block is left
+    as it is, unless it names the file or says that a disk is full.
 
     Raises:
         OutputError: the folder cannot be written, or has no space left.
     """
     with _made_parents(path):
         with output_errors(path):
-            handle, name = tempfile.mkstemp(prefix=_PARTIAL, suffix=path.suffix, dir=path.parent)
-        os.close(handle)
-        partial = Path(name)
+            _remove_litter(path)
+            partial, lock = _locked_file(path)
         try:
             with _block_errors(path, partial):
                 yield partial
@@ -78,6 +79,7 @@ def output_file(path: Path) -> Iterator[Path]:
         finally:
             with contextlib.suppress(OSError):
                 partial.unlink()
+            os.close(lock)
 
 
 @contextlib.contextmanager
@@ -193,21 +195,35 @@ def _recover(path: Path) -> None:
     """Clear up what killed processes left for one name."""
     if not path.parent.is_dir():
         return
-    for parked in _left_behind(path, _REPLACED):
+    for parked in _left_behind(path, f"{_REPLACED}{path.name}-"):
         with contextlib.suppress(OSError):
             if not os.path.lexists(path) and os.path.lexists(parked / path.name):
                 (parked / path.name).rename(path)
             # removed under another name: half of a directory must never come back
             parked.rename(parked.with_name(parked.name.replace(_REPLACED, _PARTIAL, 1)))
-    for litter in _left_behind(path, _PARTIAL):
+    for litter in _left_behind(path, f"{_PARTIAL}{path.name}-"):
         shutil.rmtree(litter, ignore_errors=True)
 
 
-def _left_behind(path: Path, kind: str) -> Iterator[Path]:
-    """The directories of one kind whose process is gone; each is held while the caller has it."""
-    prefix = f"{kind}{path.name}-"
-    for found in list(path.parent.iterdir()):
-        if not (found.name.startswith(prefix) and len(found.name) == len(prefix) + _RANDOM):
+def _remove_litter(path: Path) -> None:
+    """Remove the unfinished files that killed processes left for one name."""
+    for litter in _left_behind(path, _file_prefix(path), path.suffix):
+        with contextlib.suppress(OSError):  # what is a directory is none of this name's files
+            litter.unlink()
+
+
+def _file_prefix(path: Path) -> str:
+    """How the names of unfinished files for ``path`` begin; a name has 255 bytes at the most."""
+    return f"{_PARTIAL}{path.stem[:_LETTERS]}-"
+
+
+def _left_behind(path: Path, prefix: str, suffix: str = "") -> Iterator[Path]:
+    """What has such a name beside ``path`` and no process; each is held while the caller has it."""
+    length = len(prefix) + _RANDOM + len(suffix)
+    with os.scandir(path.parent) as entries:
+        names = [e.name for e in entries if e.name.startswith(prefix) and e.name.endswith(suffix)]
+    for found in (path.with_name(name) for name in names if len(name) == length):
+        if found.is_symlink():
             continue
         try:
             lock = lock_directory(found)
@@ -221,12 +237,37 @@ def _left_behind(path: Path, kind: str) -> Iterator[Path]:
 
 def _locked_directory(path: Path, kind: str) -> tuple[Path, int]:
     """A new directory beside ``path``, and the descriptor that holds it."""
-    folder = Path(tempfile.mkdtemp(prefix=f"{kind}{path.name}-", dir=path.parent))
-    try:
-        return folder, lock_directory(folder, needed=False)
-    except OSError:
-        folder.rmdir()
-        raise
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=f"{kind}{path.name}-", dir=path.parent))
+        try:
+            lock = lock_directory(folder, needed=False)
+        except (BlockingIOError, FileNotFoundError):  # another process takes it for litter
+            continue
+        except OSError:
+            folder.rmdir()
+            raise
+        if folder.exists():
+            return folder, lock
+        os.close(lock)
+
+
+def _locked_file(path: Path) -> tuple[Path, int]:
+    """A new file beside ``path``, and the descriptor that holds it."""
+    while True:
+        lock, name = tempfile.mkstemp(path.suffix, _file_prefix(path), path.parent)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.lexists(name):
+                return Path(name), lock
+        except BlockingIOError:  # another process takes it for litter
+            pass
+        except OSError as exc:
+            if exc.errno in _NO_LOCKS:
+                return Path(name), lock
+            os.close(lock)
+            Path(name).unlink()
+            raise
+        os.close(lock)
 
 
 def lock_directory(folder: Path, *, needed: bool = True) -> int:
@@ -235,7 +276,7 @@ def lock_directory(folder: Path, *, needed: bool = True) -> int:
     Args:
         folder: the directory.
         needed: refuse a file system without locks, as some of networks are; else the descriptor
-            holds nothing there, and what a killed process leaves is never cleared up.
+            holds nothing there.
 
     Returns:
         The descriptor, for ``os.close``.
@@ -244,7 +285,7 @@ def lock_directory(folder: Path, *, needed: bool = True) -> int:
         BlockingIOError: another process, or another part of this one, holds it.
         OSError: the file system has no locks.
     """
-    descriptor = os.open(folder, os.O_RDONLY)
+    descriptor = os.open(folder, os.O_RDONLY | os.O_NONBLOCK)  # a pipe of that name: no waiting
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as exc:

@@ -11,9 +11,10 @@ import re
 __all__ = ["printable", "printable_json", "without_password"]
 
 # control characters but the new line and the tab; those that turn the direction of writing, or
-# have no width; halves of pairs, which no output can encode
+# have no width; halves of pairs, which no output can encode. The two joiners, U+200C and U+200D,
+# stay: Persian, Indic scripts and emoji are written with them, and they move nothing
 _UNSAFE = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ud800-\udfff]"
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ud800-\udfff]"
 )
 _ADDRESS = re.compile(r"(?<=://)(?!user:password@)\S+")  # but for the one that advice writes
 # all up to the last @ before the path; or, of one with a slash that should have been %2F, up to the

@@ -64,6 +64,11 @@ class Vocabulary:
             raise VocabularyError("the vocabulary is empty; give at least one class name")
         classes = self.names + self.others
         for index, name in enumerate(classes):
+            if not isinstance(name, str):
+                raise VocabularyError(
+                    f"class {index + 1} of the vocabulary is of type {type(name).__name__}; a name "
+                    "is a string"
+                )
             if not all(map(as_clip_reads, self.synonyms_of(name))):
                 raise VocabularyError(
                     f"class {index + 1} of the vocabulary, {name!r}, has an empty name or synonym"
@@ -93,6 +98,10 @@ class Vocabulary:
         """
         if isinstance(names, str):
             raise VocabularyError(f"class names are a list such as [{names!r}]; got a string")
+        if not isinstance(names, Iterable | Vocabulary):
+            raise VocabularyError(
+                f"class names are a list such as ['cat', 'dog']; got {type(names).__name__}"
+            )
         return names if isinstance(names, Vocabulary) else cls(tuple(names))
 
     @classmethod

@@ -47,6 +47,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="minutes of new fuzzed cases for each test of tests/fuzz; 0: the same few as in CI",
     )
     parser.addoption(
+        "--fuzz-report",
+        metavar="FILE",
+        help="where tests/fuzz writes what its cases came to, a line of JSON for each border",
+    )
+    parser.addoption(
         "--kills", default=2, type=int, help="times that tests/faults kills each command"
     )
 
@@ -61,6 +66,7 @@ def pytest_configure(config: pytest.Config) -> None:
             "fuzz",
             max_examples=int(FUZZED_A_MINUTE * minutes) or 60,
             derandomize=not minutes,
+            print_blob=True,  # a case that falls can be tried again anywhere
             deadline=None,  # tests/fuzz/borders.py has the limit
             database=None,
             suppress_health_check=[  # each case writes its file anew

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import mmap
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +32,7 @@ from openvis_rt.bundle.manifest import (
     Preprocess,
 )
 from openvis_rt.bundle.manifest_file import MANIFEST, MEND, read_manifest, write_manifest
-from openvis_rt.bundle.onnx_file import external_tensor
+from openvis_rt.bundle.onnx_file import refused_part
 from openvis_rt.errors import BundleError
 from openvis_rt.files import sha256_of
 from openvis_rt.systems.graphs import QUANTISED
@@ -80,10 +81,11 @@ class Bundle:
         return bundle
 
     def verify(self) -> None:
-        """Compare every listed file with the manifest.
+        """Compare every listed file with the manifest, and look into the graphs.
 
         Raises:
-            BundleError: a file is missing or has changed; the message names the first one.
+            BundleError: a file is missing or has changed, or a graph has what no graph of a bundle
+                may have (:func:`refused_part`); the message names the first one.
         """
         for name, entry in self.manifest.files.items():
             file = self.path / name
@@ -98,6 +100,10 @@ class Bundle:
                     f"{file} was changed: its sha256 is {found[:16]}..., "
                     f"{entry.sha256[:16]}... was written; {MEND}"
                 )
+            if name in self.manifest.graph_files and size:
+                with file.open("rb") as opened, contextlib.suppress(ValueError):
+                    # what is no ONNX file is told by whoever opens the graph
+                    _refuse_parts(file, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ))
 
     @contextlib.contextmanager
     def adding(self) -> Iterator[Change]:
@@ -153,7 +159,7 @@ class Bundle:
 
         Raises:
             BundleError: the bundle does not hold this graph; its file is missing, was changed, is
-                no ONNX file, or keeps numbers in another file, which no digest covers.
+                no ONNX file, or has what no graph of a bundle may have (:func:`refused_part`).
         """
         file = self.graph_path(name, precision)
         entry = self.manifest.files[self.graph(name, precision).file]
@@ -165,14 +171,9 @@ class Bundle:
         if hashlib.sha256(data).hexdigest() != entry.sha256:
             raise BundleError(f"{file} was changed since the bundle was written; {MEND}")
         try:
-            external = external_tensor(data)
+            _refuse_parts(file, data)
         except ValueError as exc:
             raise BundleError(f"{file} is no ONNX file: {exc}; {MEND}") from exc
-        if external is not None:
-            raise BundleError(
-                f"{file} keeps the numbers of {external!r} in another file, which the bundle does "
-                f"not list; {MEND}"
-            )
         return data
 
     def graph_sha256(self, name: str, precision: str = "fp32") -> str:
@@ -189,3 +190,9 @@ class Bundle:
         if name not in self.manifest.files:
             raise BundleError(f"{self.path} has no {name}: {MANIFEST} does not list it")
         return self.path / name
+
+
+def _refuse_parts(file: Path, data: bytes | mmap.mmap) -> None:
+    refused = refused_part(data)
+    if refused is not None:
+        raise BundleError(f"{file} {refused}; no graph of a bundle may: {MEND}")

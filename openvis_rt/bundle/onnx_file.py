@@ -1,75 +1,93 @@
 """What must be known of an ONNX file before a library opens it, read from its bytes.
 
 An ONNX file may say that a tensor lies in another file, by any path: that file is no part of what
-the manifest's digest covers, and a library would read it. The runtime has no onnx, so the few
-fields that tell are found in the protocol buffer itself (onnx.proto of ONNX 1.x; field numbers
+the manifest's digest covers, and a library would read it. It may name operators of somebody's own,
+hide them in a function, or hold a graph inside of a node, which a `Loop` runs for ever. What
+`openvis export` and `openvis calibrate` write has none of these. The runtime has no onnx, so the
+few fields that tell are found in the protocol buffer itself (onnx.proto of ONNX 1.x; field numbers
 never change). Nothing is copied: fields that do not matter are stepped over.
 """
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Iterator
 
-__all__ = ["external_tensor"]
+__all__ = ["refused_part"]
 
-_MODEL = {7: "graph", 25: "function"}
-_GRAPH = {1: "node", 5: "tensor", 15: "sparse"}
-_FUNCTION = {7: "node"}
-_NODE = {5: "attribute"}
-_ATTRIBUTE = {
-    5: "tensor",
-    6: "graph",
-    10: "tensor",
-    11: "graph",
-    22: "sparse",
-    23: "sparse",
-}
-_SPARSE = {1: "tensor", 2: "tensor"}
+# messages inside of messages, by field number; none of them is inside of itself
 _BELOW = {
-    "model": _MODEL,
-    "graph": _GRAPH,
-    "function": _FUNCTION,
-    "node": _NODE,
-    "attribute": _ATTRIBUTE,
-    "sparse": _SPARSE,
+    "model": {7: "graph", 25: "function"},
+    "graph": {1: "node", 5: "tensor", 15: "sparse"},
+    "node": {5: "attribute"},
+    "attribute": {5: "tensor", 6: "subgraph", 10: "tensor", 11: "subgraph", 22: "sparse"}
+    | {23: "sparse"},
+    "sparse": {1: "tensor", 2: "tensor"},
 }
+_NODE_TYPE, _NODE_DOMAIN = 4, 7
+_FUNCTION_NAME = 1
+_STANDARD = (b"", b"ai.onnx")  # two names of ONNX's own operators
 _TENSOR_NAME, _EXTERNAL_DATA, _DATA_LOCATION = 8, 13, 14
-_DEEPEST = 64  # messages inside of messages; an `If` in an `If` takes four
+_LONGEST = 200  # bytes of a name that are shown
 
 
-def external_tensor(data: bytes) -> str | None:
-    """The name of a tensor whose numbers lie outside of the file; None if there is none.
+def refused_part(data: bytes | mmap.mmap) -> str | None:
+    """What a graph has that no graph of a bundle may have, as words behind "the file"; else None.
+
+    That is: a tensor in another file, an operator that is not ONNX's own, a function, or a node
+    with a graph inside (`Loop`, `Scan`, `If`).
 
     Args:
-        data: an ONNX file.
+        data: an ONNX file; it is only read.
 
     Raises:
         ValueError: the bytes are no protocol buffer.
     """
-    return _external(memoryview(data), "model", 0)
+    return _refused(memoryview(data), "model")
 
 
-def _external(message: memoryview, kind: str, depth: int) -> str | None:
-    if depth > _DEEPEST:
-        raise ValueError(f"graphs lie more than {_DEEPEST} messages deep in each other")
+def _refused(message: memoryview, kind: str) -> str | None:
     if kind == "tensor":
-        return _external_name(message)
+        return _refused_tensor(message)
+    if kind == "function":
+        return f"defines the function {_name(message, _FUNCTION_NAME)!r}"
+    if kind == "node" and (found := _refused_operator(message)):
+        return found
     below = _BELOW[kind]
     for field, value in _fields(message):
-        if field in below and isinstance(value, memoryview):
-            found = _external(value, below[field], depth + 1)
-            if found is not None:
-                return found
+        if field not in below or not isinstance(value, memoryview):
+            continue
+        if below[field] == "subgraph":
+            return "has a graph inside"
+        if found := _refused(value, below[field]):
+            operator = f"operator {_name(message, _NODE_TYPE)!r} " if kind == "node" else ""
+            return f"has {operator}that {found}" if found == "has a graph inside" else found
     return None
 
 
-def _external_name(tensor: memoryview) -> str | None:
-    name, external = "", False
+def _refused_operator(node: memoryview) -> str | None:
+    domains = [value for field, value in _fields(node) if field == _NODE_DOMAIN]
+    if all(isinstance(d, memoryview) and bytes(d[:_LONGEST]) in _STANDARD for d in domains):
+        return None
+    operator, domain = _name(node, _NODE_TYPE), _name(node, _NODE_DOMAIN)
+    return f"needs the operator {operator!r} of {domain!r}, which is not ONNX's own"
+
+
+def _refused_tensor(tensor: memoryview) -> str | None:
     for field, value in _fields(tensor):
-        if field == _TENSOR_NAME and isinstance(value, memoryview):
-            name = bytes(value[:200]).decode("utf-8", "replace")
-        external = external or field == _EXTERNAL_DATA or (field == _DATA_LOCATION and value != 0)
-    return name if external else None
+        if field == _EXTERNAL_DATA or (field == _DATA_LOCATION and value != 0):
+            name = _name(tensor, _TENSOR_NAME)
+            return f"keeps the numbers of {name!r} in another file, which no digest covers"
+    return None
+
+
+def _name(message: memoryview, wanted: int) -> str:
+    """A field of text, the last one of its number, as protocol buffers have it."""
+    name = ""
+    for field, value in _fields(message):
+        if field == wanted and isinstance(value, memoryview):
+            name = bytes(value[:_LONGEST]).decode("utf-8", "replace")
+    return name
 
 
 def _fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:

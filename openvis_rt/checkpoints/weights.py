@@ -238,9 +238,15 @@ def read_torch_file(path: Path) -> Any:
         with path.open("rb") as file:
             check_pickles(file, path, _LEGACY_PICKLES)
     try:
-        with warnings.catch_warnings(), torch.serialization.safe_globals(_NUMPY):
+        with (
+            path.open("rb") as file,
+            warnings.catch_warnings(),
+            torch.serialization.safe_globals(_NUMPY),
+        ):
             warnings.simplefilter("ignore")  # on other pickle protocols; what matters is raised
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+            # torch believes this name, and a file without its name cannot be mapped
+            source, mapped = (file, False) if path.suffix == ".safetensors" else (path, zipped)
+            return torch.load(source, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as exc:
         if _has_foreign_globals(str(exc)):
             raise CheckpointError(_unsafe(path, exc)) from exc

@@ -10,6 +10,7 @@ import typer
 from rich.table import Table
 
 from openvis_rt.bundle.bundle import Bundle
+from openvis_rt.bundle.contract import check_contract
 from openvis_rt.cli.export import ON_THE_HOST
 from openvis_rt.cli.ui import CONSOLE, Console, parse_size, print_json, progress_bar, warn
 from openvis_rt.engines.build.engines import (
@@ -175,6 +176,7 @@ def build(
     with progress_bar() as bar:
         bar("checking the bundle", 0, None)
         opened = Bundle.open(bundle)
+        check_contract(opened.manifest)
         results = build_engines(
             opened,
             backend=backend,

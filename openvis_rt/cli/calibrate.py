@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from openvis_rt.bundle.bundle import Bundle
+from openvis_rt.bundle.contract import check_contract
 from openvis_rt.cli.calibration_tables import tell_calibration
 from openvis_rt.cli.ui import progress_bar, warn
 from openvis_rt.errors import DependencyError, InputError
@@ -218,6 +219,7 @@ def calibrate(
     with progress_bar() as bar:
         bar("checking the bundle", 0, None)
         opened = Bundle.open(bundle)
+        check_contract(opened.manifest)
         chosen = None if method is None else method_named(method)
         if rebuild:
             result = rebuild_int8(

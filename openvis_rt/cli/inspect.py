@@ -9,6 +9,7 @@ import typer
 from rich.table import Table
 
 from openvis_rt.bundle.bundle import MANIFEST, Bundle
+from openvis_rt.bundle.contract import check_contract
 from openvis_rt.checkpoints.formats import refuse_foreign_file
 from openvis_rt.cli.int8_blocks import (
     calibration_of,
@@ -34,7 +35,8 @@ def inspect(
 ) -> None:
     """Say what a bundle, one of its files or a checkpoint holds.
 
-    A bundle's files are compared with the hashes in its manifest. Only checkpoints need torch.
+    A bundle's files are compared with the hashes in its manifest, and the manifest with what an
+    export of its system writes. Only checkpoints need torch.
     """
     if path.is_file():
         facts = _part_of_a_bundle(path) or _checkpoint(path)
@@ -44,6 +46,7 @@ def inspect(
             _print_facts(facts)
         return
     bundle = Bundle.open(path)
+    check_contract(bundle.manifest)
     engines, calibration = engines_of(bundle), calibration_of(bundle)
     if as_json:
         facts = {"engines": engines, "calibration": json_from_calibration(bundle, calibration)}

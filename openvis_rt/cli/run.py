@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -156,26 +160,55 @@ def run(
         words = words.among(names_beside(other, others, default, only=only))
         if words.others and not (other or others):
             CONSOLE.print(_beside(words, default), markup=False)
-        with Pipeline.open(
-            opened,
-            vocabulary=words,
-            classifier=classifier,
-            image_embeddings=image_embeddings,
-            backend=backend,
-            backend_options=BackendOptions(device, cuda, verify=verify),
-            precision=precision,
-            mode=resolved,
-            selection=Selection(threshold, max_instances),
-            tracking=TrackingOptions(window_length, tracker_frames, tracker_top_k, detections),
-            progress=lambda done, total: bar("embedding class names", done, total),
-            warn=warn,
-        ) as pipeline:
+        with (
+            _kept(output),
+            Pipeline.open(
+                opened,
+                vocabulary=words,
+                classifier=classifier,
+                image_embeddings=image_embeddings,
+                backend=backend,
+                backend_options=BackendOptions(device, cuda, verify=verify),
+                precision=precision,
+                mode=resolved,
+                selection=Selection(threshold, max_instances),
+                tracking=TrackingOptions(window_length, tracker_frames, tracker_top_k, detections),
+                progress=lambda done, total: bar("embedding class names", done, total),
+                warn=warn,
+            ) as pipeline,
+        ):
             report = run_video(pipeline, source, output, options, bar, warn, views, lines)
         if not report.stopped and output is not None:
             report.outputs.update(write_pictures(pictures, source, output, bar))
     _tell(report, as_json=as_json)
     if report.stopped:
         raise typer.Exit(INTERRUPTED)
+
+
+@contextmanager
+def _kept(output: Path | None) -> Iterator[None]:
+    """Where an interrupt leaves a live source's folder, say so."""
+    from openvis_rt.runtime.recording import UNFINISHED
+
+    try:
+        yield
+    except KeyboardInterrupt:
+        mark = None if output is None else output / UNFINISHED
+        if mark is not None and _is_mine(mark):
+            CONSOLE.print(
+                f"{output} keeps the frames so far, in whole lines; {UNFINISHED} in it says that "
+                "the run did not end",
+                markup=False,
+            )
+        raise
+
+
+def _is_mine(mark: Path) -> bool:
+    """Whether this process wrote the mark of a live run; an earlier one's may lie there, too."""
+    try:
+        return bool(json.loads(mark.read_text(encoding="utf-8"))["pid"] == os.getpid())
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def _refuse_address(output: Path) -> None:

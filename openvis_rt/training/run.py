@@ -30,6 +30,7 @@ from rich.progress import (
 )
 from torch import Tensor, nn
 
+from openvis_rt.checkpoints.weights import read_torch_file, read_weights
 from openvis_rt.errors import DependencyError, InputError
 from openvis_rt.files import output_file
 
@@ -88,11 +89,11 @@ class Run:
             InputError: the folder holds a run of another model.
         """
         if self.last.exists():
-            saved = torch.load(self.last, map_location="cpu", weights_only=True)
+            saved = read_torch_file(self.last)
             try:
                 self.model.load_state_dict(saved["model"])
                 self.optimizer.load_state_dict(saved["optimizer"])
-            except (RuntimeError, ValueError) as exc:
+            except (RuntimeError, ValueError, LookupError, TypeError, AttributeError) as exc:
                 raise InputError(
                     f"{self.last} is of another model or recipe than this one: give a new folder. "
                     f"({str(exc).splitlines()[0]})"
@@ -230,8 +231,7 @@ def trained_weights(folder: Path) -> dict[str, Tensor]:
     last = folder / "last.pt"
     if not last.exists():
         raise InputError(f"{folder} holds no run: there is no {last}")
-    weights: dict[str, Tensor] = torch.load(last, map_location="cpu", weights_only=True)["model"]
-    return weights
+    return read_weights(last).tensors
 
 
 @contextlib.contextmanager

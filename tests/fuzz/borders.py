@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import resource
 import signal
+import time
 from collections.abc import Callable, Iterator
 from types import FrameType
+
+from hypothesis import settings
+from hypothesis.control import current_build_context, currently_in_test_context
+from ledger import FELL, Ledger
 
 from openvis_rt.errors import OpenVISError
 from openvis_rt.printable import printable
@@ -20,22 +26,48 @@ class TooSlow(BaseException):
     """The case took longer than it may."""
 
 
+LEDGER = Ledger()
+
+
+def few(cases: int) -> settings:
+    """For a border whose cases take long: so many in CI; with ``--fuzz-minutes`` as many as all."""
+    default = settings.default
+    assert default is not None
+    return settings(max_examples=cases if default.derandomize else default.max_examples)
+
+
 def survives(action: Callable[[], object]) -> str:
     """Do something with a file from a stranger: what came of it, ``done`` or an error's name.
 
     Any other exception is a traceback that a user would see, and goes on up.
     """
-    before = _peak()
+    return watched(lambda: _ended(action))
+
+
+def watched(use: Callable[[], str]) -> str:
+    """Use an input and count how that ended; what ``use`` raises is a fall, and goes on up."""
+    peak, begun, end = _peak(), time.monotonic(), ""
     try:
         with _limit():
-            action()
+            end = use()
+        assert _peak() - peak < MEGABYTES, f"{_peak() - peak:.0f} MB were taken"
+    except BaseException as exc:
+        end = FELL + type(exc).__name__
+        raise
+    finally:
+        border = os.environ["PYTEST_CURRENT_TEST"].split("/")[-1].split(" ")[0]
+        case = current_build_context() if currently_in_test_context() else None
+        LEDGER.write(border, case, end, time.monotonic() - begun, _peak() - peak)
+    return end
+
+
+def _ended(action: Callable[[], object]) -> str:
+    try:
+        action()
     except OpenVISError as exc:
         found = exc
     else:
         return "done"
-    finally:
-        grown = _peak() - before
-        assert grown < MEGABYTES, f"{grown:.0f} MB were taken"
     assert found.exit_code in CODES, f"exit code {found.exit_code}: {found}"
     _check_message(str(found))
     return type(found).__name__

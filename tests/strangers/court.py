@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+import runpy
 import subprocess
 import sys
 import tempfile
@@ -118,8 +119,13 @@ class Court:
         environment: Mapping[str, str] | None = None,
         interrupt: Interrupt | None = None,
         stdin: str | None = None,
+        sabotage: tuple[Path, list[object]] | None = None,
     ) -> Outcome:
-        """Run ``openvis`` in a folder; after twice ``seconds`` it is killed."""
+        """Run ``openvis`` in a folder; after twice ``seconds`` it is killed.
+
+        ``sabotage`` is a Python file, whose ``begin`` is called with these arguments in the process
+        of the command before it begins.
+        """
         assert self._parent.stdin is not None
         assert self._parent.stdout is not None
         before = _names(folder)
@@ -131,6 +137,7 @@ class Court:
                 "limit": 2 * seconds,
                 "interrupt": None if interrupt is None else asdict(interrupt),
                 "stdin": os.devnull if stdin is None else str(folder / stdin),
+                "sabotage": None if sabotage is None else [str(sabotage[0]), sabotage[1]],
                 "environment": {
                     "TMPDIR": str(folder),
                     "XDG_CACHE_HOME": f"{aside}/cache",
@@ -258,6 +265,9 @@ def _obey(order: dict[str, object]) -> None:
         tempfile.tempdir = None
         from openvis_rt.cli.main import main
 
+        if order["sabotage"]:
+            file, arguments = order["sabotage"]  # type: ignore[misc]
+            runpy.run_path(str(file))["begin"](*arguments)
         sys.argv = ["openvis", *order["arguments"]]  # type: ignore[misc]
         try:
             main()

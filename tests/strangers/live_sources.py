@@ -462,4 +462,5 @@ def udp(workshop: Workshop) -> Iterator[Case]:
         )
 
 
+FEW = {"tcp": 1, "http": 1, "mjpeg": 1, "pipes": 1, "udp": 0}  # in CI: each takes seconds
 ROWS = {"tcp": tcp, "http": http, "mjpeg": mjpeg, "pipes": pipes, "udp": udp}

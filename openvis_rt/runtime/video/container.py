@@ -53,7 +53,8 @@ _NOT_REACHED: tuple[tuple[type[Exception], str], ...] = (
     (
         av.ProtocolNotFoundError,
         "FFmpeg knows no {scheme}:// here. Check the address: it begins with rtsp://, http://, "
-        "https://, rtmp://, udp:// or tcp://.",
+        "https://, rtmp://, udp:// or tcp://. What another program reads can come by a pipe: "
+        "ffmpeg -i ADDRESS -c copy -f mpegts - | openvis run BUNDLE - ...",
     ),
     (
         ConnectionRefusedError,

@@ -6,6 +6,7 @@ away, the run goes on, and the child is started again after a second, then two, 
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -52,7 +53,7 @@ class Sending:
         self._child: Child | None = None
         self._connected, self._why, self._told = threading.Event(), "", ""
         self._wait, self._next, self._began = _FIRST_WAIT, 0.0, 0.0
-        self._ending = False
+        self._ending = self._never = False  # never: no later attempt can do better
         self._feed = NewestStage(f"send to {self._name}", self._send, self._failed)
         self._stack = ExitStack()
 
@@ -108,11 +109,12 @@ class Sending:
         self._connected.clear()
         if time.monotonic() - self._began > _STEADY:
             self._wait = _FIRST_WAIT
-        self._next = time.monotonic() + self._wait
+        self._next = math.inf if self._never else time.monotonic() + self._wait
         self._wait = min(2 * self._wait, _LONGEST_WAIT)
         why = self._why or "the connection ended"
         if why != self._told and not self._ending:
-            self._warn(f"nothing reaches {self._name}: {why}. The run goes on; trying again")
+            then = "" if self._never else "; trying again"
+            self._warn(f"nothing reaches {self._name}: {why}. The run goes on{then}")
         self._told = why
 
     def _hear(self, event: Event) -> None:
@@ -122,7 +124,7 @@ class Sending:
             self._connected.set()
             self._say(f"the overlay is sent to {self._name}")
         elif isinstance(event.get("lost"), str):
-            self._why = event["lost"]
+            self._why, self._never = event["lost"], bool(event.get("never"))
         elif event.get("ended"):
             self._why = self._why or "it took no data for too long"
 

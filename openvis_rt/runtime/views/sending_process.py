@@ -30,6 +30,10 @@ __all__ = ["main"]
 
 _CLOCK = 90_000  # units of a second; MPEG-TS's
 _KEY = 2.0  # seconds between pictures that stand alone, where a viewer can begin
+_NO_PROTOCOL = (
+    "this FFmpeg has no {0}://. Send to udp://127.0.0.1:5000, and forward that with "
+    "ffmpeg -i udp://127.0.0.1:5000 -c copy -f mpegts {0}://..."
+)
 _SILENCE = 10.0  # seconds that the other side may take for one picture
 
 
@@ -47,6 +51,9 @@ def main() -> None:
         if sender is not None:
             with _watchdog():
                 sender.close()
+    except av.ProtocolNotFoundError:
+        say_event(events, {"lost": _NO_PROTOCOL.format(address.split("://")[0]), "never": True})
+        os._exit(1)
     except (av.FFmpegError, OSError, ValueError) as exc:
         say_event(events, {"lost": getattr(exc, "strerror", None) or str(exc)})
         os._exit(1)  # PyAV would write a trailer to what is broken
