@@ -48,7 +48,7 @@ FILES = (
         "manifests",
         "smallfiles",
     ),
-    *("smallfiles", "finished", "caches"),
+    "caches",
 )
 
 
