@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import ExitStack
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -147,7 +148,7 @@ def evaluate(
     """
     from openvis_rt.evaluation.annotation_files import read_annotations
     from openvis_rt.evaluation.metrics import evaluate as held_against
-    from openvis_rt.evaluation.predicting import prepare_output
+    from openvis_rt.evaluation.predicting import prepared_output
     from openvis_rt.evaluation.splits import read_split
 
     _check_usage(bundle, videos, results, output)
@@ -158,14 +159,14 @@ def evaluate(
     if classifier is not None and not classifier.is_file():
         raise InputError(f"{classifier} is no file of text embeddings; give a .npy file")
     _check_pictures(pictures)
-    with progress_bar() as bar:
+    with progress_bar() as bar, ExitStack() as stack:
         bar("reading the annotations", 0, None)
         data = read_annotations(annotations, None if file_format == "auto" else file_format)
         data = data.first(limit) if limit else data
         groups = read_split(split, data) if split else None
         without_classes = data.class_agnostic if class_agnostic is None else class_agnostic
         if output is not None:
-            prepare_output(output, taken=resume or overwrite)
+            stack.enter_context(prepared_output(output, taken=resume or overwrite))
         predictions = None
         if bundle is not None and videos is not None and output is not None:
             options = {

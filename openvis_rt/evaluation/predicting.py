@@ -14,7 +14,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from openvis_rt.given_files import given_json
 from openvis_rt.records import json_from_record, record_from_json
 from openvis_rt.runtime.pipeline import Pipeline
 
-__all__ = ["RESULTS", "Predictions", "predict_videos", "prepare_output"]
+__all__ = ["RESULTS", "Predictions", "predict_videos", "prepare_output", "prepared_output"]
 
 RESULTS = "results.json"
 _VIDEOS = "videos"
@@ -128,6 +128,24 @@ def prepare_output(output: Path, *, taken: bool = False) -> None:
                 f"{output} was not made by `openvis eval`, or holds other files as well, such as "
                 f"{sorted(found - _OURS)[0]}. Give another place."
             )
+
+
+@contextmanager
+def prepared_output(output: Path, *, taken: bool = False) -> Iterator[None]:
+    """As :func:`prepare_output`; where the block fails before it wrote, the new folder goes again.
+
+    Raises:
+        OutputError: as :func:`prepare_output`.
+    """
+    is_new = not os.path.lexists(output)
+    prepare_output(output, taken=taken)
+    try:
+        yield
+    except BaseException:
+        if is_new:
+            with suppress(OSError):  # it holds results of this run by now
+                output.rmdir()
+        raise
 
 
 def predict_videos(

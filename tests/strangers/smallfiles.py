@@ -98,7 +98,7 @@ def _npy(array: Any) -> bytes:
 
 def _arrays(rows: Any) -> Iterator[tuple[str, Put]]:
     kinds = ("<f2", "<f8", ">f4", "<i4", "u1", "<c8", "<U3", "?", "<M8[s]")
-    found = {kind: rows.astype("i8" if kind[1] == "M" else "f4").astype(kind) for kind in kinds}
+    found = {kind: rows.astype("i8" if "M" in kind else "f4").astype(kind) for kind in kinds}
     one = np.arange(rows.size).reshape(rows.shape) == 3
     for value in (np.nan, np.inf, -np.inf, 0.0, 3e38, 1e-45):
         found[f"{value} in one place"] = np.where(one, np.float32(value), rows)

@@ -28,8 +28,8 @@ __all__ = ["FEW", "FILES", "few", "rows"]
 Row = Callable[[Workshop], Iterable[Case]]
 FILES = (
     *("names", "live_sources", "live_rtsp", "live_hls", "live_ends", "videos"),
-    *("streams", "pictures", "checkpoints", "archives", "flipped", "finished"),
-    *("graphs", "manifests", "smallfiles"),
+    *("streams", "pictures", "checkpoints", "archives", "flipped", "caches"),
+    *("finished", "graphs", "manifests", "smallfiles"),
 )
 
 

@@ -110,8 +110,8 @@ def _words(path: Path) -> Vocabulary:
     for found in (names, others):  # a string would be taken for a list of its letters
         if not isinstance(found, list) or not all(isinstance(name, str) for name in found):
             raise InputError(
-                f"{path} has no lists of strings under names and others. Write the repository anew "
-                "with `openvis triton`."
+                f"{path} has no names and others, which are lists of strings. Write the "
+                "repository anew with `openvis triton`."
             )
     return Vocabulary(tuple(names or ()), tuple(others or ()))
 

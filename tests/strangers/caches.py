@@ -1,0 +1,111 @@
+"""What a bundle keeps beside its graphs: embeddings of names, and the tracker's weights."""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from contents import Put, changed_bytes, no_files, texts
+from court import Case, Outcome
+from smallfiles import Arguments, cases
+from workshop import Workshop
+
+__all__ = ["ROWS"]
+
+PLACE = "text/embeddings.sqlite"
+NAMES = ("-c", "disc", "-c", "square", "--only")
+
+
+class _Runs:
+    """A run without a cache, and a bundle that has one; made once for a row."""
+
+    def __init__(self, workshop: Workshop) -> None:
+        self.workshop = workshop
+        self.place = workshop.place / "cached"
+        if not self.place.exists():
+            self.place.mkdir()
+            bundle = workshop.linked(self.place)
+            shutil.rmtree(bundle / "text", ignore_errors=True)
+            done = workshop.bench.run(self.arguments(), self.place)
+            assert done.code == 0, done.stderr
+        self.scores = (self.place / "out/frames.jsonl").read_bytes()
+        self.cache = (self.place / "bundle" / PLACE).read_bytes()
+
+    def arguments(self) -> Arguments:
+        """The command of every case."""
+        return ["run", "bundle", self.workshop.video, *NAMES, "--no-overlay", "-o", "out"]
+
+    def use(self, folder: Path, put: Put) -> Arguments:
+        """A bundle whose cache is strange."""
+        bundle = self.workshop.linked(folder)
+        shutil.rmtree(bundle / "text", ignore_errors=True)
+        (bundle / "text").mkdir()
+        put(bundle / PLACE)
+        return self.arguments()
+
+    def check(self, folder: Path, outcome: Outcome) -> str | None:
+        """A run that ends well says what one without a cache says."""
+        if outcome.code:
+            return f"a cache that is of no use ended the run: {outcome.stderr[-200:]}"
+        if (folder / "out/frames.jsonl").read_bytes() != self.scores:
+            return "other results than without a cache"
+        return None
+
+    def cases(self, puts: Any) -> Iterator[Case]:
+        """Each with the check."""
+        for case in cases(puts, self.use, "bundle"):
+            yield Case(case.name, case.make, case.writes, check=self.check)
+
+
+def text_cache(workshop: Workshop) -> Iterator[Case]:
+    """A cache that is no file, no database, or one with flipped bits."""
+    runs = _Runs(workshop)
+    yield from runs.cases(no_files())
+    yield from runs.cases(texts(b"a\nb\n"))
+    yield from runs.cases(changed_bytes(runs.cache, 60))
+
+
+def planted(workshop: Workshop) -> Iterator[Case]:
+    """A whole database with vectors that are not those of their names."""
+    runs = _Runs(workshop)
+    with sqlite3.connect(runs.place / "bundle" / PLACE) as found:
+        vectors = [bytes(row[0]) for row in found.execute("SELECT vector FROM embeddings")]
+    found.close()
+    for name, value in _vectors(vectors):
+
+        def put(path: Path, value: Any = value) -> None:
+            path.write_bytes(runs.cache)
+            with closing(sqlite3.connect(path)) as database, database:
+                database.execute("UPDATE embeddings SET vector = ?", (value,))
+
+        yield from runs.cases([(name, put)])
+
+
+def _vectors(good: list[bytes]) -> Iterator[tuple[str, Any]]:
+    one = good[0]
+    floats = np.frombuffer(one[: len(one) // 4 * 4], "<f4").copy()
+    yield from {"null": None, "a number": 7, "a text": "x", "nothing": b"", "a byte": b"0"}.items()
+    yield from ((f"one name's for all, {number}", vector) for number, vector in enumerate(good))
+    for factor in (-1, 0, 2, 0.5, 1.0001, 1e30, np.nan, np.inf):
+        yield f"times {factor}", (floats * np.float32(factor)).tobytes()
+    for shift in (1, 2, 7, len(floats) // 2):
+        yield f"moved by {shift}", np.roll(floats, shift).tobytes()
+    for width in (-4, -1, 1, 4, 4 * len(floats)):
+        yield f"{width} bytes longer", one[:width] if width < 0 else one + one[:1] * width
+    yield "in FP16", floats.astype("<f2").tobytes()
+    yield "in FP64", floats.astype("<f8").tobytes()
+    yield "big-endian", floats.astype(">f4").tobytes()
+    for number in range(72):
+        at = number * len(one) // 72
+        yield (
+            f"bit {number % 8} of byte {at}",
+            (one[:at] + bytes([one[at] ^ 1 << number % 8]) + one[at + 1 :]),
+        )
+
+
+ROWS = {"text cache": text_cache, "planted": planted}
