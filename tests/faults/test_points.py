@@ -8,8 +8,7 @@ import pytest
 
 pytest.importorskip("torch", reason="exporting needs the extra [export]")
 
-from court import court
-from crash_points import points
+from crash_points import court, points
 from places import ROWS, wrongs
 from verbs import VERBS, Goods
 
