@@ -8,15 +8,18 @@ import pytest
 
 pytest.importorskip("torch", reason="exporting needs the extra [export]")
 
-from court import court
-from crash_points import points
+from crash_points import court, points
 from places import ROWS, wrongs
 from verbs import VERBS, Goods
 
 
 @pytest.fixture(scope="module")
-def goods(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Goods]:
+def goods(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Goods]:
     """Good files, and the process that forks one for each case."""
+    if request.config.getoption("--kills") <= 2:
+        pytest.skip("takes a minute or more; --kills 3 or more runs it")
     with court() as bench:
         yield Goods(tmp_path_factory.mktemp("goods"), bench)
 
