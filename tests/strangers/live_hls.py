@@ -13,7 +13,7 @@ from pathlib import Path
 import av
 import numpy as np
 from court import Case
-from live_sources import LOST, PAGE, live_case
+from live_sources import PAGE, live_case
 from workshop import Workshop
 
 __all__ = ["ROWS"]
@@ -94,6 +94,9 @@ def _serving(
     yield [f"http://127.0.0.1:{server.server_address[1]}/live.m3u8"]
     server.shutdown()
     server.server_close()
+
+
+LOST = r"was lost after \d+ frames: "  # it is not opened again
 
 
 def hls(workshop: Workshop) -> Iterator[Case]:

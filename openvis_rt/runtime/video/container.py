@@ -86,6 +86,7 @@ class ContainerReader:
         start: of the first frame by the container's clock, in seconds, when that was read; None
             before, and where the source has no clock.
         warnings: what a user should know, when it was seen.
+        repeats: opened once more it would give its last seconds again: a playlist of HLS.
         damage: of a live source; a file that is damaged is refused, or cut there.
 
     Raises:
@@ -146,6 +147,7 @@ class ContainerReader:
         if self._stream.width * self._stream.height > _HUGE:  # each thread holds some frames
             self._stream.codec_context.thread_count = 4
         self._timeout = timeout
+        self.repeats = "hls" in self._container.format.name.split(",")
         self.damage = Damage(float(self.fps))
         self._jpegs_end = False  # some picture had its end
         self._extent = _Extent(self._container, self._stream)

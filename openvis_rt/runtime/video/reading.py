@@ -24,7 +24,7 @@ import numpy.typing as npt
 from openvis_rt.errors import VideoError
 from openvis_rt.geometry import frames_at_once
 from openvis_rt.runtime.options import LiveOptions
-from openvis_rt.runtime.video.container import DamagedError
+from openvis_rt.runtime.video.container import ContainerReader, DamagedError
 from openvis_rt.runtime.video.handover import Handover
 from openvis_rt.runtime.video.live import LiveReader
 from openvis_rt.runtime.video.pictures import ImageReader
@@ -42,7 +42,6 @@ if TYPE_CHECKING:
     from fractions import Fraction
     from types import TracebackType
 
-    from openvis_rt.runtime.video.container import ContainerReader
     from openvis_rt.runtime.video.watched import WatchedReader
 
 __all__ = ["IMAGE_SUFFIXES", "Frame", "VideoSource", "is_live", "open_images", "open_video"]
@@ -143,7 +142,9 @@ def open_video(
             assert not isinstance(reader, ImageReader)  # as the first time
             return reader
 
-        return LiveReader(reader, None if source == STDIN else again, how.reconnect, tell, ended)
+        repeats = isinstance(reader, ContainerReader) and reader.repeats
+        seconds = 0.0 if repeats else how.reconnect
+        return LiveReader(reader, None if source == STDIN else again, seconds, tell, ended)
 
     try:
         if is_live(source):
