@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from openvis_rt.bundle.bundle import Bundle
-from openvis_rt.bundle.contract import check_contract
+from openvis_rt.bundle.contract import LARGEST_SIDE, check_contract
 from openvis_rt.errors import InputError
 from openvis_rt.runtime.backends.base import Backend
 from openvis_rt.runtime.backends.registry import BackendOptions, open_backend
@@ -555,6 +555,11 @@ def _check_image(image: Image8) -> None:
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape:
         raise InputError(
             f"a frame is uint8 [H, W, 3] in RGB; got {image.dtype} {list(image.shape)}"
+        )
+    if max(image.shape) > LARGEST_SIDE:
+        raise InputError(
+            f"a frame has at most {LARGEST_SIDE} pixels a side; got {image.shape[1]}x"
+            f"{image.shape[0]}: make it smaller before"
         )
 
 

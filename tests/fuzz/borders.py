@@ -51,6 +51,9 @@ def watched(use: Callable[[], str]) -> str:
         with _limit():
             end = use()
         assert _peak() - peak < MEGABYTES, f"{_peak() - peak:.0f} MB were taken"
+    except KeyboardInterrupt:
+        end = "interrupted"
+        raise
     except BaseException as exc:
         end = FELL + type(exc).__name__
         raise

@@ -51,7 +51,7 @@ def command_lines(draw: st.DrawFn) -> list[str]:
     return [*words, "--no-such-option"] if verb in LONG else words
 
 
-@few(60)
+@few(25)
 @given(words=command_lines())
 @pytest.mark.filterwarnings("ignore")  # of libraries, about what they are given
 def test_any_command_line(openvis, tmp_path, monkeypatch, words):

@@ -56,7 +56,7 @@ def _locked() -> np.ndarray:
     return made
 
 
-@few(40)
+@few(25)
 @given(given_frames=st.lists(frames(), max_size=4))
 def test_strange_frames(pipeline, given_frames):
     pipeline.reset()
@@ -104,7 +104,7 @@ ARGUMENTS = {
 WINDOWS = ("window_length", "frames", "top_k", "detections")
 
 
-@few(30)
+@few(15)
 @given(data=st.data())
 def test_strange_arguments(cached_bundle, data):
     wanted: dict[str, Any] = {"vocabulary": ["cat"], "backend": "onnxruntime"}

@@ -43,7 +43,7 @@ def watch(path: Path) -> None:
             assert count < MOST, "frames without end"
 
 
-@few(25)
+@few(15)
 @given(data=st.data())
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_film_of_strange_structure(films, tmp_path, kind, data):
