@@ -9,6 +9,7 @@ and nothing is left in the folder but what the command is there to write.
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import subprocess
@@ -60,6 +61,7 @@ class Case:
         writes: names in the folder that the command may leave.
         codes: the exit codes that are right here.
         seconds, megabytes: what it may take, where that is not the usual.
+        hook: ``module:function`` beside this file, called in the case's process before the command.
         check: says what is wrong with an outcome that is clean, or None: for wrong results.
     """
 
@@ -69,6 +71,7 @@ class Case:
     codes: frozenset[int] = CODES
     seconds: float = SECONDS
     megabytes: float = MEGABYTES
+    hook: str = ""
     check: Callable[[Path, Outcome], str | None] = field(default=lambda *_: None)
 
 
@@ -85,6 +88,7 @@ class Court:
         *,
         seconds: float = SECONDS,
         environment: Mapping[str, str] | None = None,
+        hook: str = "",
     ) -> Outcome:
         """Run ``openvis`` in a folder; after twice ``seconds`` it is killed."""
         assert self._parent.stdin is not None
@@ -96,6 +100,7 @@ class Court:
                 "folder": str(folder),
                 "aside": aside,
                 "limit": 2 * seconds,
+                "hook": hook,
                 "environment": {
                     "TMPDIR": str(folder),
                     "XDG_CACHE_HOME": f"{aside}/cache",
@@ -116,7 +121,7 @@ class Court:
     def judge(self, case: Case, folder: Path) -> tuple[Outcome, list[str]]:
         """Run a case in an empty folder; its outcome and what is wrong with it, best nothing."""
         arguments = case.make(folder)
-        outcome = self.run(arguments, folder, seconds=case.seconds)
+        outcome = self.run(arguments, folder, seconds=case.seconds, hook=case.hook)
         wrong = list(_faults(case, outcome))
         if not wrong and (found := case.check(folder, outcome)):
             wrong.append(found)
@@ -188,7 +193,6 @@ def _serve() -> None:
 
 def _import_everything() -> None:
     import contextlib
-    import importlib
 
     for name in ("openvis_rt.cli.main", "torch", "onnx", "onnxruntime", "av", "scipy.optimize"):
         with contextlib.suppress(ImportError):
@@ -213,6 +217,9 @@ def _obey(order: dict[str, object]) -> None:
         tempfile.tempdir = None
         from openvis_rt.cli.main import main
 
+        if order["hook"]:
+            module, function = str(order["hook"]).split(":")
+            getattr(importlib.import_module(module), function)()
         sys.argv = ["openvis", *order["arguments"]]  # type: ignore[misc]
         try:
             main()
