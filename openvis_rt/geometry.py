@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-__all__ = ["centre_crop", "frames_at_once", "resized_size"]
+__all__ = ["centre_crop", "frames_at_once", "is_very_large", "resized_size"]
 
 _BYTES_AT_ONCE = 256 << 20  # of frames that wait at one place; one waits even if it has more
+_VERY_LARGE = 64 << 20  # bytes of an RGB frame; 6K has 61 MiB, and 8K 95
 
 
 def resized_size(height: int, width: int, short_side: int, max_side: int) -> tuple[int, int]:
@@ -36,3 +37,8 @@ def centre_crop(height: int, width: int, side: int) -> tuple[tuple[int, int], tu
 def frames_at_once(height: int, width: int, most: int) -> int:
     """How many RGB frames of a size may wait at one place: 1 to ``most``, 256 MiB in all."""
     return max(1, min(most, _BYTES_AT_ONCE // (3 * height * width)))
+
+
+def is_very_large(height: int, width: int) -> bool:
+    """Whether frames are drawn and encoded one by one: several at once would take gigabytes."""
+    return 3 * height * width > _VERY_LARGE

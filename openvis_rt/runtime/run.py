@@ -30,6 +30,7 @@ import numpy.typing as npt
 
 from openvis_rt.errors import InputError, OutputError, VideoError
 from openvis_rt.files import check_replaceable, output_directory, output_errors
+from openvis_rt.geometry import is_very_large
 from openvis_rt.runtime.advice import Warn, explain_letterbox, nothing_found
 from openvis_rt.runtime.ages import Ages
 from openvis_rt.runtime.pipeline import Pipeline
@@ -319,6 +320,7 @@ class _Run:
                     open_video(
                         self.source,
                         allow_truncated=self.options.allow_truncated,
+                        ahead=not is_very_large(video.height, video.width),
                         stride=self.options.stride,
                     )
                 )
@@ -334,6 +336,7 @@ class _Run:
                 for writer in writers:
                     if draws or not isinstance(writer, DrawnVideo):
                         writer.write(image, shown)
+                del image  # before the next one is decoded
                 self.progress("drawing", place + 1, result.frame_count)
 
     def _read_again(self, frames: Iterator[Frame], index: int) -> Frame:

@@ -9,6 +9,7 @@ and nothing is left in the folder but what the command is there to write.
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import runpy
@@ -239,7 +240,6 @@ def _serve() -> None:
 
 def _import_everything() -> None:
     import contextlib
-    import importlib
 
     names = ("openvis_rt.cli.main", "torch", "onnx", "onnxruntime", "av", "scipy.optimize")
     for name in (*names, "openvis_rt.checkpoints.load", "openvis_rt.export.bundle"):

@@ -176,6 +176,11 @@ class ContainerReader:
                 if index % stride == 0:
                     yield index, time, _upright(picture, matrix, reformatter)
         self._extent.check()
+        if self._extent.indexed and 2 * (index + 1) < self._stream.frames:
+            self.warnings.append(
+                f"{self.name} shows {index + 1} of its {self._stream.frames} frames: its edit list "
+                "leaves out the others. To have them: ffmpeg -ignore_editlist 1 -i INPUT OUTPUT.mp4"
+            )
 
     def close(self) -> None:
         """Release the file, stream or device."""
@@ -254,7 +259,8 @@ class _Extent:
 
     The last column is the tolerance: the last picture of an edit may lie beyond its end; the other
     headers round, some packets have no duration, and AVI counts one frame more than it holds.
-    A file with an index is whole if every packet of the index came, whatever the durations say.
+    A file with an index (``indexed``) is whole if every packet of it came, whatever the durations
+    say.
     """
 
     def __init__(self, container: InputContainer, stream: VideoStream) -> None:
@@ -262,10 +268,10 @@ class _Extent:
         frame = float(1 / _rate_of(stream))
         self.streams: tuple[Stream, ...] = (stream,)  # tracks to read: those that count
         self._stream = stream
-        self._indexed = "mov" in formats and bool(stream.frames)
+        self.indexed = "mov" in formats and bool(stream.frames)
         self._tolerance = _LATE_END + 2 * frame
         self._declared: float | None = None  # seconds
-        if self._indexed and stream.duration and stream.time_base:
+        if self.indexed and stream.duration and stream.time_base:
             self._declared = float(stream.duration * stream.time_base)
             self._tolerance = 1.5 * frame
         elif "avi" in formats and stream.frames:
@@ -295,7 +301,7 @@ class _Extent:
             return
         if self._cut_packet:
             raise DamagedError("the file ends within a frame")
-        whole = self._indexed and self._packets >= self._stream.frames
+        whole = self.indexed and self._packets >= self._stream.frames
         if not whole and self._reached < self._declared - self._tolerance:
             raise DamagedError(
                 f"the file declares {self._declared:.2f} s and ends after {self._reached:.2f} s"

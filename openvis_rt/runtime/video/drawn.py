@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from av.video.frame import VideoFrame
 
-from openvis_rt.geometry import frames_at_once
+from openvis_rt.geometry import frames_at_once, is_very_large
 from openvis_rt.runtime.stages import Stage
 from openvis_rt.runtime.video.drawing import Drawer
 from openvis_rt.runtime.video.overlay import Canvas, OverlayWriter
@@ -24,6 +24,8 @@ _Drawn = tuple[Canvas, float | None]
 
 class DrawnVideo:
     """Draws frames and writes them, a few frames behind its caller; use it in a ``with`` block.
+
+    Very large frames are drawn and written in the caller's thread, so that one is there at a time.
 
     The block ends when every frame is written; after an error nothing is written any longer.
 
@@ -41,6 +43,7 @@ class DrawnVideo:
         self._writer, self._drawer, self._stack = writer, Drawer(), ExitStack()
         self._also = also
         waiting = frames_at_once(writer.height, writer.width, 2)
+        self._one_by_one = is_very_large(writer.height, writer.width)
         self._encode = Stage("encode overlay", self._encoded, waiting)
         self._draw = Stage("draw overlay", self._drawn, waiting)
 
@@ -61,7 +64,10 @@ class DrawnVideo:
         Raises:
             OutputError: an earlier frame could not be written.
         """
-        self._draw.put((image, result))
+        if self._one_by_one:
+            self._drawn((image, result))
+        else:
+            self._draw.put((image, result))
 
     def __exit__(
         self,
@@ -77,7 +83,10 @@ class DrawnVideo:
         self._drawer.paint(canvas.planes, result)
         if self._also is not None:
             self._also(canvas.frame(), result)
-        self._encode.put((canvas, result.time))
+        if self._one_by_one:
+            self._encoded((canvas, result.time))
+        else:
+            self._encode.put((canvas, result.time))
 
     def _encoded(self, drawn: _Drawn) -> None:
         self._writer.write_canvas(*drawn)
