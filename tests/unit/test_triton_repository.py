@@ -185,7 +185,7 @@ def test_a_changed_vocabulary_file_is_refused_by_its_name(tmp_path):
     file = Path(tmp_path / "vocabulary.json")
     file.write_text('["cat"]')
     with pytest.raises(
-        InputError, match=r"vocabulary\.json has no lists of strings under names and others"
+        InputError, match=r"vocabulary\.json has no lists of strings"
     ):
         ModelSettings.read(config, file)
     SETTINGS.write_vocabulary(file)
