@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from openvis_rt.bundle.bundle import Bundle
+from openvis_rt.bundle.bundle import TOKENIZER, Bundle
 
 __all__ = ["TextCache", "cache_places"]
 
@@ -61,7 +61,14 @@ class TextCache:
         self, bundle: Bundle, precision: str, width: int, warn: Callable[[str], None]
     ) -> None:
         manifest = bundle.manifest
-        self._facts = [manifest.text_sha256, precision, manifest.prompts]
+        # of the files, as they are compared when they are read: a digest that a manifest only
+        # claims would let one bundle write entries for another one's weights
+        files = [
+            entry.sha256
+            for name in (bundle.graph("text", precision).file, TOKENIZER)
+            if (entry := manifest.files.get(name)) is not None
+        ]
+        self._facts = [*files, manifest.text_sha256, precision, manifest.prompts]
         self._places = cache_places(bundle.path)
         self._width = width
         self._warn: Callable[[str], None] | None = warn

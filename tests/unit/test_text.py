@@ -512,6 +512,19 @@ def test_the_cache_of_other_text_weights_or_prompts_is_not_used(bundle_copy, fie
         embedder(bundle_copy, open_session=_no_session)(WORDS)
 
 
+def test_the_cache_of_another_text_graph_is_not_used_whatever_the_manifest_claims(bundle_copy):
+    embedder(bundle_copy)(WORDS)
+    bundle = Bundle.open(bundle_copy)
+    graph = bundle.graph_path("text", "fp32")
+    data = graph.read_bytes()
+    graph.unlink()
+    graph.write_bytes(data + b"\x12\x00")  # the field `producer_name`, empty: another digest
+    write_manifest(bundle_copy, bundle.manifest, [TOKENIZER])
+    assert Bundle.open(bundle_copy).manifest.text_sha256 == bundle.manifest.text_sha256
+    with pytest.raises(AssertionError, match="was opened"):
+        embedder(bundle_copy, open_session=_no_session)(WORDS)
+
+
 def test_another_precision_has_entries_of_its_own(bundle_copy):
     embedder(bundle_copy)(WORDS)
     bundle = Bundle.open(bundle_copy, verify=False)
