@@ -78,8 +78,8 @@ class Manifest:
             models that work frame by frame.
         detections: instances reported for one video.
         prompts: templates of the text classifier, ``{}`` stands for the name.
-        text_sha256: digest of the text graph's weights, which is part of the key of the embedding cache; empty where
-            there is no text graph.
+        text_sha256: digest of the text graph's weights, which is part of the key of the embedding
+            cache; empty where there is no text graph.
         checkpoint: where the weights came from: ``file`` and ``sha256``, and the same of ``clip``
             where it was given beside; or ``random_weights`` (the seed).
         tools: versions of what made the bundle.
