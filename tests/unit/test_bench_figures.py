@@ -327,7 +327,7 @@ def test_a_file_that_is_no_report_is_refused(tmp_path, text, message):
 
 
 def test_a_missing_report_is_refused(tmp_path):
-    with pytest.raises(InputError, match=r"old\.json is no report"):
+    with pytest.raises(InputError, match=r"no report .*old\.json cannot be read"):
         read_report(tmp_path / "old.json")
 
 

@@ -30,6 +30,8 @@ from openvis_rt.errors import BundleError, InputError, OutputError, ParityError,
 from openvis_rt.export.fp16.keeps import GraphView
 from openvis_rt.records import json_from_record
 
+pytestmark = pytest.mark.usefixtures("parts_of_a_system")
+
 FRAMES = CalibrationFrames(16, stride=1, allow_few=True)
 
 

@@ -43,6 +43,8 @@ from openvis_rt.calib.sensitivity_record import saved_report
 from openvis_rt.calib.windows import CalibrationFrames
 from openvis_rt.errors import InputError, ParityError
 
+pytestmark = pytest.mark.usefixtures("parts_of_a_system")
+
 FRAMES = CalibrationFrames(16, stride=1, allow_few=True)
 WORST = "backbone.res2"  # of a bundle that is made so
 

@@ -62,6 +62,8 @@ from openvis_rt.errors import (
 )
 from openvis_rt.systems.graphs import TensorSpec
 
+pytestmark = pytest.mark.usefixtures("parts_of_a_system")
+
 pytest.importorskip("tensorrt_rtx", reason="tensorrt_rtx is not installed")
 
 TESTS = str(Path(__file__).parents[1])

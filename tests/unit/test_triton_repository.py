@@ -184,9 +184,7 @@ def test_a_changed_vocabulary_file_is_refused_by_its_name(tmp_path):
     config = {"parameters": {}, "sequence_batching": {}}
     file = Path(tmp_path / "vocabulary.json")
     file.write_text('["cat"]')
-    with pytest.raises(
-        InputError, match=r"vocabulary\.json has no lists of strings"
-    ):
+    with pytest.raises(InputError, match=r"vocabulary\.json has no names and others"):
         ModelSettings.read(config, file)
     SETTINGS.write_vocabulary(file)
     with pytest.raises(InputError, match=r"config\.pbtxt has no parameters of the model"):
