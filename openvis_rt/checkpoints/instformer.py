@@ -142,11 +142,15 @@ def write_parts(parts: InstFormerParts, path: Path) -> None:
         "adapter": parts.adapter.tensors() if parts.adapter else {},
         "tracker": parts.tracker,
     }
-    tensors = {
-        f"{prefix}.{key}": value.detach().contiguous()
-        for prefix, group in groups.items()
-        for key, value in group.items()
-    }
+    tensors: dict[str, Tensor] = {}
+    storages: set[int] = set()
+    for prefix, group in groups.items():
+        for key, value in group.items():
+            tensor = value.detach().contiguous()
+            storage = tensor.untyped_storage().data_ptr()
+            # the format has no tensors that share their numbers
+            tensors[f"{prefix}.{key}"] = tensor.clone() if storage in storages else tensor
+            storages.add(storage)
     header = {
         "format": FORMAT,
         "format_version": str(VERSION),

@@ -9,7 +9,7 @@ import pytest
 from borders import few, survives
 from hypothesis import given
 from hypothesis import strategies as st
-from pictures import boxes_changed, ebml_changed, packets_changed, pictures
+from structures import boxes_changed, ebml_changed, packets_changed, pictures
 
 from openvis_rt import open_video
 

@@ -35,22 +35,25 @@ __all__ = ["Momentum", "TemporalTopK", "hungarian", "unit_rows"]
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 
+_MOST_FRAMES = 10_000  # each takes 4 bytes for each number of each query
+
 
 class TemporalTopK:
     """Gives each frame's queries their tracks; knows nothing of graphs.
 
     Args:
-        frames: T, how many past frames are remembered, at least 1 (released: 9).
-        top_k: K, how many of them decide together, at least 1 (released: 5; the paper's best: 3).
+        frames: T, how many past frames are remembered, 1 to 10,000 (released: 9).
+        top_k: K, how many of them decide together, 1 to 10,000 (released: 5; the paper's best: 3).
 
     Raises:
-        InputError: T or K is less than 1.
+        InputError: T or K is out of range.
     """
 
     def __init__(self, frames: int = 9, top_k: int = 5) -> None:
-        if frames < 1 or top_k < 1:
+        if not (1 <= frames <= _MOST_FRAMES and 1 <= top_k <= _MOST_FRAMES):
             raise InputError(
-                f"the tracker needs T and K of at least 1; got T = {frames} and K = {top_k}"
+                f"the tracker needs T and K of 1 to {_MOST_FRAMES}; got T = {frames} and "
+                f"K = {top_k}"
             )
         self.top_k = top_k
         self._memory: deque[Floats] = deque(maxlen=frames)
