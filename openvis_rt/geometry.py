@@ -2,7 +2,20 @@
 
 from __future__ import annotations
 
-__all__ = ["centre_crop", "frames_at_once", "is_very_large", "resized_size"]
+__all__ = [
+    "LARGEST_FRAME_SIDE",
+    "LARGEST_PICTURE",
+    "centre_crop",
+    "frames_at_once",
+    "is_very_large",
+    "resized_size",
+]
+
+LARGEST_FRAME_SIDE = 1 << 15
+"""Pixels of a side of a frame, at the most; also where results are read back."""
+LARGEST_PICTURE = 178_956_970
+"""Pixels of one picture; a header that claims more is refused before memory is taken. It is where
+Pillow, too, sees a decompression bomb: 2 GiB of four bytes a pixel, over three."""
 
 _BYTES_AT_ONCE = 256 << 20  # of frames that wait at one place; one waits even if it has more
 _VERY_LARGE = 64 << 20  # bytes of an RGB frame; 6K has 61 MiB, and 8K 95

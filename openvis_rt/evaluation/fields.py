@@ -11,11 +11,11 @@ import numpy as np
 
 from openvis_rt.errors import InputError
 from openvis_rt.evaluation.annotations import Category
+from openvis_rt.geometry import LARGEST_FRAME_SIDE
 from openvis_rt.given_files import given_json
 
 __all__ = ["categories_from", "frame_side", "mean_area", "read_json", "whole_number"]
 
-_LARGEST_SIDE = 1 << 15  # pixels
 _LARGEST_FILE = 4 << 30  # bytes; UVO's dense annotations have 1.4 GB
 
 
@@ -50,7 +50,7 @@ def frame_side(entry: dict[str, Any], name: str) -> int:
         InputError: it is missing, or no number of pixels.
     """
     side = whole_number(entry, name)
-    if not 0 < side <= _LARGEST_SIDE:
+    if not 0 < side <= LARGEST_FRAME_SIDE:
         raise InputError(f"a video has a {name} of {side} pixels")
     return side
 

@@ -43,8 +43,9 @@ def explain_letterbox(pipeline: Pipeline, video: VideoSource, tell: Warn) -> Non
         option, exact = "--size", letterbox.official
         if rule.source_size is not None:  # the graph resizes, by the rule
             option, exact = "--source-size", letterbox.source
+        mend = f"; for the official numbers on this video, export with {option} "
+        mend = f"{mend}{exact[0]}x{exact[1]}" if min(exact) else ""  # of one pixel's height
         tell(
             f"the video's frames fill only {letterbox.picture[0]}x{letterbox.picture[1]} (height x "
-            f"width) of the bundle's {network[0]}x{network[1]}; for the official numbers on this "
-            f"video, export with {option} {exact[0]}x{exact[1]}"
+            f"width) of the bundle's {network[0]}x{network[1]}{mend}"
         )

@@ -23,8 +23,9 @@ import numpy as np
 import numpy.typing as npt
 
 from openvis_rt.bundle.bundle import Bundle
-from openvis_rt.bundle.contract import LARGEST_SIDE, check_contract
+from openvis_rt.bundle.contract import check_contract
 from openvis_rt.errors import InputError
+from openvis_rt.geometry import LARGEST_FRAME_SIDE, LARGEST_PICTURE
 from openvis_rt.runtime.backends.base import Backend
 from openvis_rt.runtime.backends.registry import BackendOptions, open_backend
 from openvis_rt.runtime.classifier import Classifier, classifier_for, image_embeddings_for
@@ -556,10 +557,11 @@ def _check_image(image: Image8) -> None:
         raise InputError(
             f"a frame is uint8 [H, W, 3] in RGB; got {image.dtype} {list(image.shape)}"
         )
-    if max(image.shape) > LARGEST_SIDE:
+    height, width = image.shape[:2]
+    if max(height, width) > LARGEST_FRAME_SIDE or height * width > LARGEST_PICTURE:
         raise InputError(
-            f"a frame has at most {LARGEST_SIDE} pixels a side; got {image.shape[1]}x"
-            f"{image.shape[0]}: make it smaller before"
+            f"a frame has at most {LARGEST_FRAME_SIDE} pixels a side and {LARGEST_PICTURE} in all; "
+            f"this one is {width}x{height}. Make it smaller first"
         )
 
 

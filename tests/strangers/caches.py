@@ -12,12 +12,15 @@ from typing import Any
 import numpy as np
 from contents import Put, changed_bytes, no_files, texts
 from court import Case, Outcome
+from safetensors.numpy import load, save
 from smallfiles import Arguments, cases
-from workshop import Workshop
+from workshop import Workshop, replaced
+
+from openvis_rt.systems.recurrence import RECURRENCES, recurrence_shapes
 
 __all__ = ["ROWS"]
 
-PLACE = "text/embeddings.sqlite"
+PLACE, TRACKER = "text/embeddings.sqlite", "tracker.safetensors"
 NAMES = ("-c", "disc", "-c", "square", "--only")
 
 
@@ -108,4 +111,48 @@ def _vectors(good: list[bytes]) -> Iterator[tuple[str, Any]]:
         )
 
 
-ROWS = {"text cache": text_cache, "planted": planted}
+def trackers(workshop: Workshop) -> Iterator[Case]:
+    """Weights of the tracker's recurrence, listed with their true digest."""
+    bundle = workshop.exported("instformer-mini")
+    good = (bundle / TRACKER).read_bytes()
+
+    def use(folder: Path, put: Put) -> Arguments:
+        target = workshop.linked(folder, bundle)
+        (target / TRACKER).unlink()
+        put(target / TRACKER)
+        replaced(target, TRACKER, (target / TRACKER).read_bytes())
+        return ["run", "bundle", workshop.video, *NAMES, "--no-overlay", "-o", "out"]
+
+    yield from cases(changed_bytes(good, 60), use, "bundle")
+    yield from cases(texts(good[:8].hex().encode()), use, "bundle")
+    for name, weights in _recurrences(load(good)):
+        data = save({key: np.ascontiguousarray(value) for key, value in weights.items()})
+        yield from cases([(name, lambda path, d=data: path.write_bytes(d))], use, "bundle")
+
+
+def _recurrences(good: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    width = good["bias_ih_l0"].shape[0]
+    rng = np.random.default_rng(0)
+    for kind in RECURRENCES:
+        shapes = recurrence_shapes(kind, width)
+        for value in (0.0, 1.0, -1e20, 1e38, 3.4e38, np.nan, np.inf, -np.inf):
+            yield (
+                f"{kind} of {value}",
+                {key: np.full(shape, value, np.float32) for key, shape in shapes.items()},
+            )
+        noise = {key: rng.standard_normal(shape, np.float32) for key, shape in shapes.items()}
+        for scale in (1e-30, 1.0, 1e15):
+            yield f"{kind} of noise, {scale}", {k: v * np.float32(scale) for k, v in noise.items()}
+        for other in (0, 1, width - 1, 2 * width):
+            made = recurrence_shapes(kind, other).items()
+            yield f"{kind}, {other} wide", {k: np.zeros(shape, np.float32) for k, shape in made}
+    for kind in ("<f2", "<f8", "<i4", "u1", "?"):
+        yield f"as {kind}", {key: value.astype(kind) for key, value in good.items()}
+    for key, value in good.items():
+        yield f"without {key}", {k: v for k, v in good.items() if k != key}
+        yield f"{key} of another shape", {**good, key: value.T[..., None]}
+        yield f"{key} twice", {**good, f"{key}_": value}
+    yield "nothing", {}
+
+
+ROWS = {"text cache": text_cache, "planted": planted, "trackers": trackers}

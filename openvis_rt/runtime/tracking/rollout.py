@@ -30,6 +30,7 @@ __all__ = ["Cell", "Rollout", "cell_from_file"]
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 
+_LARGEST_WEIGHT = 1e10  # as of checkpoints: sums over it stay far from float32's end
 _LARGEST = 1 << 30  # bytes; of InstFormer's tokens an LSTM has 19 MB
 
 
@@ -117,8 +118,11 @@ def cell_from_file(path: Path, width: int) -> Cell:
     except Exception as exc:  # of types that numpy lacks it is a KeyError
         raise BundleError(f"{path} cannot be read: {exc}") from exc
     for name, value in weights.items():
-        if value.dtype != np.float32 or not np.isfinite(value).all():
-            raise BundleError(f"{path}: {name!r} is {value.dtype}, or is not finite throughout")
+        if value.dtype != np.float32 or not (np.abs(value) <= _LARGEST_WEIGHT).all():  # or NaN
+            raise BundleError(
+                f"{path}: {name!r} is {value.dtype}, or has numbers that are not finite or are "
+                f"beyond {_LARGEST_WEIGHT:g}; weights are float32 and some tens at the most"
+            )
     try:
         cell = Cell(weights)
     except InputError as exc:

@@ -15,8 +15,9 @@ from av.stream import Disposition, Stream
 from av.video.reformatter import VideoReformatter
 
 from openvis_rt.errors import VideoError
+from openvis_rt.geometry import LARGEST_PICTURE
 from openvis_rt.runtime.video.damage import Damage
-from openvis_rt.runtime.video.opening import LARGEST_PICTURE, open_media
+from openvis_rt.runtime.video.opening import open_media
 from openvis_rt.runtime.video.timeline import Timeline
 
 if TYPE_CHECKING:

@@ -21,11 +21,7 @@ from openvis_rt.given_files import file_kind
 if TYPE_CHECKING:
     from av.container import InputContainer
 
-__all__ = ["LARGEST_PICTURE", "open_media"]
-
-LARGEST_PICTURE = 178_956_970
-"""Pixels of one picture; a header that claims more is refused before memory is taken. It is where
-Pillow, too, sees a decompression bomb: 2 GiB of four bytes a pixel, over three."""
+__all__ = ["open_media"]
 
 # what names other files or hosts, what a device gives, and what makes pictures of any text
 _REFUSED = frozenset(

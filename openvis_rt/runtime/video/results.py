@@ -20,6 +20,7 @@ from pycocotools import mask as coco
 
 from openvis_rt.errors import DependencyError, InputError
 from openvis_rt.files import output_errors, output_file
+from openvis_rt.geometry import LARGEST_FRAME_SIDE
 from openvis_rt.given_files import given_file
 from openvis_rt.printable import printable_json
 from openvis_rt.runtime.video.run_lengths import RLE, box_of, check_runs, decode_mask
@@ -44,7 +45,6 @@ __all__ = [
     "write_results",
 ]
 
-_LARGEST_SIDE = 1 << 15  # pixels
 _LARGEST_LINE = 256 << 20  # bytes; 100 masks of 4K have some 10 MB
 
 
@@ -327,7 +327,7 @@ def result_from_line(line: str | bytes) -> FrameResult:
         ValueError, KeyError, TypeError: it is no such line.
     """
     entry = json.loads(line)
-    height, width = (_whole(side, 1, _LARGEST_SIDE) for side in entry["size"])
+    height, width = (_whole(side, 1, LARGEST_FRAME_SIDE) for side in entry["size"])
     instances = tuple(_instance_of(found, height, width) for found in entry["instances"])
     if len({instance.track_id for instance in instances}) < len(instances):
         raise ValueError("a track is there twice")
