@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from reference_numbers import reference_folder
 
 from openvis_rt.bundle.bundle import MANIFEST, Bundle
 
@@ -113,12 +114,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.timeout(TIERS[tier], func_only=True))
     if ALONE in found and len(found) > 1:
         raise pytest.UsageError(f"tests/{ALONE} needs a process of its own: name no other tests")
-
-
-def reference_folder() -> Path:
-    """Where the reference numbers are looked for."""
-    beside = HERE.parents[1] / "shared" / "reference"
-    return Path(os.environ.get("OPENVIS_REFERENCE") or beside)
 
 
 @pytest.fixture(scope="session")

@@ -9,12 +9,11 @@ from __future__ import annotations
 import pytest
 from parity import SYSTEMS
 from reference import load_reference, references
+from reference_numbers import reference_folder
 
 
 def cases() -> list[tuple[str, str]]:
     """System and name of the references that lie in the folder now; none where there is none."""
-    from conftest import reference_folder
-
     return [(s, name) for s in SYSTEMS for name in references(reference_folder(), s)]
 
 
