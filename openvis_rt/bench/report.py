@@ -29,8 +29,8 @@ __all__ = [
 ]
 
 SCHEMA = "1.0"
-_LARGEST = 256 << 20  # bytes of a report
 """Major and minor version of the file, as in the bundle's manifest."""
+_LARGEST = 256 << 20  # bytes of a report
 
 
 @dataclass(frozen=True)
