@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from scipy.optimize import linear_sum_assignment
 from scipy.special import expit
+from traced_memory import held_by
 
 from openvis_rt.errors import InputError
 from openvis_rt.runtime.tracking.association import Momentum
@@ -146,14 +147,14 @@ def test_a_memory_that_would_never_or_wrongly_follow_is_refused(alpha):
 
 def test_memory_does_not_grow_with_the_video():
     tracker, queries = Momentum(0.7), embeddings(40, 64)
-    tracemalloc.start()
+    tracemalloc.start(8)
     try:
         tracker.step(queries)
         tracker.step(queries)
-        before = tracemalloc.get_traced_memory()[0]
+        before = held_by("*/tracking/*")
         for _ in range(60):
             tracker.step(queries)
-        assert tracemalloc.get_traced_memory()[0] - before < queries.nbytes
+        assert held_by("*/tracking/*") - before < queries.nbytes
     finally:
         tracemalloc.stop()
 
