@@ -132,7 +132,7 @@ def _values(
     del marked.graph.output[:]
     marked.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # its errors come as exceptions
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = onnxruntime.InferenceSession(
         marked.SerializeToString(), options, providers=["CPUExecutionProvider"]

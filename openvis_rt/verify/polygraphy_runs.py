@@ -135,7 +135,7 @@ def _runners(bundle: Bundle, graph: str, precision: str) -> Iterator[Any]:
 
     def session() -> Any:
         options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
+        options.log_severity_level = 4  # its errors come as exceptions
         path = str(bundle.graph_path(graph, precision))
         return onnxruntime.InferenceSession(
             path,

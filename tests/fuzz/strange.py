@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import dataclass
 from typing import Any
 
 from hypothesis import strategies as st
@@ -61,34 +62,46 @@ def _places(value: Any) -> Any:
             yield from _places(value[key])
 
 
-def damaged(data: bytes, largest: int = 12) -> st.SearchStrategy[bytes]:
+@dataclass(frozen=True)
+class Damage:
+    """What happens to some bytes: small itself, because Hypothesis keeps whatever is drawn.
+
+    Attributes:
+        flips: bits that are turned: the byte's place and the bit's.
+        place, cut, piece: where ``cut`` bytes are taken out, and what is put there instead.
+    """
+
+    flips: tuple[tuple[int, int], ...] = ()
+    place: int = 0
+    cut: int = 0
+    piece: bytes = b""
+
+    def of(self, data: bytes) -> bytes:
+        """A copy with the damage."""
+        out = bytearray(data)
+        for at, bit in self.flips:
+            out[at] ^= 1 << bit
+        out[self.place : self.place + self.cut] = self.piece
+        return bytes(out)
+
+
+def damaged(data: st.DataObject, original: bytes, largest: int = 12) -> bytes:
     """A copy of some bytes with a few of them changed, a piece cut out, or the end cut off."""
-    return _damaged(_Hidden(data), largest)
-
-
-class _Hidden:
-    """Bytes that no message prints: a bundle has megabytes of them."""
-
-    def __init__(self, data: bytes) -> None:
-        self.data = data
+    damage: Damage = data.draw(_damages(len(original), largest))
+    return damage.of(original)
 
 
 @st.composite
-def _damaged(draw: st.DrawFn, of: _Hidden, largest: int) -> bytes:
-    out = bytearray(of.data)
+def _damages(draw: st.DrawFn, length: int, largest: int) -> Damage:
+    places = st.integers(0, max(0, length - 1))
     how = draw(st.sampled_from(["flip", "flip", "write", "cut", "end", "insert"]))
-    place = draw(st.integers(0, max(0, len(out) - 1)))
-    if how == "flip":
-        for _ in range(draw(st.integers(1, largest))):
-            at = draw(st.integers(0, max(0, len(out) - 1)))
-            out[at] ^= 1 << draw(st.integers(0, 7))
-    elif how == "write":
-        piece = draw(st.binary(min_size=1, max_size=largest))
-        out[place : place + len(piece)] = piece
-    elif how == "cut":
-        del out[place : place + draw(st.integers(1, 4096))]
-    elif how == "end":
-        del out[place:]
-    else:
-        out[place:place] = draw(st.binary(min_size=1, max_size=largest))
-    return bytes(out)
+    if how == "flip" and length:
+        bits = st.tuples(places, st.integers(0, 7))
+        return Damage(tuple(draw(st.lists(bits, min_size=1, max_size=largest))))
+    place = draw(places)
+    if how == "cut":
+        return Damage(place=place, cut=draw(st.integers(1, 4096)))
+    if how == "end":
+        return Damage(place=place, cut=length)
+    piece = draw(st.binary(min_size=1, max_size=largest))
+    return Damage(place=place, cut=len(piece) if how == "write" else 0, piece=piece)

@@ -91,7 +91,7 @@ def test_a_torch_file_with_changed_bytes(tmp_path, state, data):
     buffer = io.BytesIO()
     zipped = data.draw(st.booleans())
     torch.save({"model": few}, buffer, _use_new_zipfile_serialization=zipped)
-    (tmp_path / "weights.pth").write_bytes(data.draw(damaged(buffer.getvalue())))
+    (tmp_path / "weights.pth").write_bytes(damaged(data, buffer.getvalue()))
     use(tmp_path / "weights.pth")
 
 

@@ -57,7 +57,7 @@ def test_a_sidecar_with_strange_values(engine, data):
 @given(data=st.data())
 def test_a_sidecar_with_changed_bytes(engine, data):
     bundle, plan, entry = engine
-    sidecar_path(plan).write_bytes(data.draw(damaged(json.dumps(entry).encode())))
+    sidecar_path(plan).write_bytes(damaged(data, json.dumps(entry).encode()))
     use(bundle, plan)
 
 

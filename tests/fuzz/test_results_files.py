@@ -43,7 +43,7 @@ def test_the_folder_of_a_run(tmp_path, data):
     (tmp_path / "categories.json").write_bytes(encoded([{"id": 1, "name": "disc"}]))
     frame = encoded(data.draw(changed(FRAME)))
     if data.draw(st.booleans()):
-        frame = data.draw(damaged(encoded(FRAME)))
+        frame = damaged(data, encoded(FRAME))
     (tmp_path / "frames.jsonl").write_bytes(frame + b"\n")
 
     def read() -> None:

@@ -55,7 +55,7 @@ def test_a_matrix(tmp_path, data):
     buffer = io.BytesIO()
     np.save(buffer, np.ones((2, 4), np.float32))
     path = tmp_path / "rows.npy"
-    path.write_bytes(data.draw(damaged(buffer.getvalue(), 40)))
+    path.write_bytes(damaged(data, buffer.getvalue(), 40))
     survives(lambda: matrix_from(path, 4, "classifiers"))
 
 
@@ -80,7 +80,7 @@ def test_a_cache_of_embeddings(tiny_bundle, tmp_path, monkeypatch, data):
     wanted = np.array([1, 0, 0, 0], np.float32)
     cache.put({"cat": wanted})
     if data.draw(st.booleans()):
-        place.write_bytes(data.draw(damaged(place.read_bytes(), 60)))
+        place.write_bytes(damaged(data, place.read_bytes(), 60))
     else:
         value = data.draw(
             st.one_of(
@@ -101,7 +101,7 @@ def test_a_cache_of_embeddings(tiny_bundle, tmp_path, monkeypatch, data):
 @given(data=st.data())
 def test_a_video_with_changed_bytes(small_video, tmp_path, data):
     path = tmp_path / "video.mp4"
-    path.write_bytes(data.draw(damaged(small_video.read_bytes(), 200)))
+    path.write_bytes(damaged(data, small_video.read_bytes(), 200))
 
     def watch() -> None:
         with open_video(str(path)) as video:
@@ -121,7 +121,7 @@ def test_a_folder_of_pictures(tmp_path, data):
     folder.mkdir(exist_ok=True)
     for old in folder.iterdir():
         old.unlink()
-    (folder / "0.png").write_bytes(data.draw(damaged(buffer.getvalue(), 30)))
+    (folder / "0.png").write_bytes(damaged(data, buffer.getvalue(), 30))
 
     def watch() -> None:
         with open_video(str(folder)) as video:

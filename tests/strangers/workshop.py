@@ -39,6 +39,14 @@ class Workshop:
         write_sample_video(path, width=96, height=64, fps=8, seconds=1, objects=2)
         return path
 
+    @cached_property
+    def results(self) -> str:
+        """What a run of the good bundle gives on the video, for the one name ``disc``."""
+        arguments = ["run", self.bundle, self.video, "-c", "disc", "--only", "-o", "good"]
+        done = self.bench.run(arguments, self.place)
+        assert done.code == 0, done.stderr
+        return (self.place / "good/results.json").read_text()
+
     def exported(self, variant: str, *more: str) -> Path:
         """A bundle of a variant, with more options of `openvis export`."""
         name = "-".join([variant, *(part.strip("-") for part in more)])

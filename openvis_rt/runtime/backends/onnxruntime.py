@@ -162,7 +162,9 @@ class OnnxRuntimeSession:
         self.spec = spec
         self._ort, self._device = ort, device
         options = ort.SessionOptions()
-        options.log_severity_level = 3  # errors; its warnings are about node placement
+        # its errors come as exceptions, too, which are escaped; its log would bring a stranger's
+        # texts to the terminal as they are
+        options.log_severity_level = 4
         if threads is not None:
             options.intra_op_num_threads = threads
         try:
@@ -171,6 +173,8 @@ class OnnxRuntimeSession:
                 options,
                 providers=[_PROVIDERS[device]],
                 disabled_optimizers=_LEFT_OUT[device],
+                # it says so on stdout, and there is nothing below a CPU
+                enable_fallback=int(device != "cpu"),
             )
         except Exception as exc:  # its exceptions share no base of their own
             raise BundleError(
