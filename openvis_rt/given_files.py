@@ -7,8 +7,10 @@ until the reader's stack is full. Each is refused in words before it costs time 
 from __future__ import annotations
 
 import json
+import math
 import os
 import stat
+from collections import Counter
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
@@ -80,20 +82,41 @@ def json_from_bytes(data: bytes, name: str, error: type[InputError] = InputError
         error: what is raised.
 
     Raises:
-        InputError: of the type ``error``; it is no JSON, holds NaN or infinity, or nests deeper
-            than 100 brackets.
+        InputError: of the type ``error``; it is no JSON, holds NaN or a number that float64 has
+            not, has a name twice in one object, or nests deeper than 100 brackets.
     """
-
-    def refuse(constant: str) -> NoReturn:
-        raise ValueError(f"{constant} is no number in JSON")
-
     try:
-        value = json.loads(data.decode("utf-8-sig"), parse_constant=refuse)
+        value = json.loads(
+            data.decode("utf-8-sig"),
+            parse_constant=_no_number,
+            parse_float=_finite,
+            object_pairs_hook=_once_each,
+        )
         if _is_deep(value):
             raise RecursionError(f"it nests more than {_DEEPEST} brackets")
     except (ValueError, RecursionError) as exc:
         raise error(f"{name} is no JSON: {exc}") from exc
     return value
+
+
+def _no_number(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is no number in JSON")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if math.isinf(value):
+        raise ValueError(f"the number {text[:40]} is too large")
+    return value
+
+
+def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object's values; of a name that is there twice, readers take either one."""
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        counts = Counter(name for name, _ in pairs)
+        raise ValueError(f"an object has {counts.most_common(1)[0][0]!r} twice")
+    return values
 
 
 def _is_deep(value: Any) -> bool:

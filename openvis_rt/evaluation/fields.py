@@ -32,14 +32,14 @@ def read_json(path: Path, what: str) -> Any:
 
 
 def whole_number(entry: dict[str, Any], name: str) -> int:
-    """A field that is a whole number.
+    """A field that is a whole number, of at most 64 bits.
 
     Raises:
         InputError: it is missing, or something else.
     """
     value = entry.get(name)
-    if type(value) is not int:
-        raise InputError(f"the field {name!r} is a whole number; found {value!r}")
+    if type(value) is not int or not -(2**63) <= value < 2**63:
+        raise InputError(f"the field {name!r} is a whole number; found {value!r:.60}")
     return value
 
 

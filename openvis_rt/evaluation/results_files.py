@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import io
 import json
-import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["Prediction", "predictions_from", "read_entries", "write_official_results"]
 
 _BLOCK = 1 << 24  # characters read at a time
+_LARGEST_SCORE = 1e300
 _SPACE = " \t\r\n"
 
 
@@ -109,8 +109,8 @@ def _prediction(
             f"the annotations have no category {category!r}; their ids are such as "
             f"{', '.join(map(str, sorted(categories)[:3]))}. Give the results of this data set."
         )
-    if isinstance(score, bool) or not isinstance(score, int | float) or not math.isfinite(score):
-        raise InputError(f"the score is a finite number; found {score!r}")
+    if type(score) not in (int, float) or not abs(score) <= _LARGEST_SCORE:
+        raise InputError(f"the score is a finite number; found {score!r:.60}")
     video = videos[number]
     if len(entry["segmentations"]) != len(video.frames):
         raise InputError(
