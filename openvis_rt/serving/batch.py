@@ -24,7 +24,14 @@ from typing import Any
 from openvis_rt.bundle.bundle import Bundle
 from openvis_rt.errors import InputError, OpenVISError, VideoError
 from openvis_rt.serving.index import BatchFolder, Record, Video
-from openvis_rt.serving.ray_pool import Pool, Resources, fit_pool, ray_cluster, records_by_ray
+from openvis_rt.serving.ray_pool import (
+    Pool,
+    Resources,
+    check_ray,
+    fit_pool,
+    ray_cluster,
+    records_by_ray,
+)
 from openvis_rt.serving.sources import find_videos, fingerprint
 from openvis_rt.serving.tables import write_tables
 from openvis_rt.serving.worker import BatchWork, Worker, hash_of
@@ -152,6 +159,8 @@ def run_batch(
         BundleError, UnavailableError: nothing can be run; see their classes.
     """
     begin, pool = perf_counter(), pool or PoolOptions()
+    if pool.workers != 0:
+        check_ray()
     Bundle.open(work.bundle)  # once for all workers, before anything is made
     made_with, folder = work.made_with(), BatchFolder(output.absolute())
     progress("looking for videos", 0, None)

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from openvis_rt.records import json_from_record, record_from_json
 from openvis_rt.serving.index import BatchFolder, Record, Video
 from openvis_rt.serving.worker import BatchWork, Worker
 
-__all__ = ["Pool", "Resources", "fit_pool", "ray_cluster", "records_by_ray"]
+__all__ = ["Pool", "Resources", "check_ray", "fit_pool", "ray_cluster", "records_by_ray"]
 
 _MOST_BLOCKS = 20_000  # Ray's scheduler looks at each; a worker that dies repeats no finished video
 _STORE = 100 << 20  # bytes of Ray's object store; rows are names
@@ -104,6 +105,16 @@ def fit_pool(
     cores = resources.cores / count
     whole = float(int(cores)) if cores >= 1 else cores
     return Pool(count, whole, max(1, int(cores)), gpus, memory)
+
+
+def check_ray() -> None:
+    """Look for Ray without the seconds that it takes to import it.
+
+    Raises:
+        DependencyError: it is not installed.
+    """
+    if find_spec("ray") is None:
+        raise DependencyError("ray", "ray")
 
 
 @contextmanager

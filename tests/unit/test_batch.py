@@ -355,6 +355,14 @@ def test_a_folder_is_one_batch_s_at_a_time_and_no_stranger_s(batch, tmp_path):
         batch()
 
 
+def test_without_ray_nothing_is_begun(openvis, cached_bundle, clips, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    code, _, stderr = openvis("batch", cached_bundle, clips, "-c", "cat", "-o", tmp_path / "out")
+    assert code == 3
+    assert "openvis-rt[ray]" in stderr
+    assert not (tmp_path / "out").exists()
+
+
 def test_litter_of_killed_workers_is_cleared(batch, tmp_path):
     batch()
     litter = tmp_path / "out" / "videos" / ".partial-y-abcdefgh"
