@@ -213,7 +213,8 @@ def read_sensitivity(bundle: Bundle) -> Sensitivity | None:
     except InputError as exc:
         raise InputError(f"{path} is no report ({exc}). Calibrate the bundle anew.") from exc
     own = {name: bundle.graph_sha256(name) for name in bundle.graphs if name in found.graphs}
-    of_blocks = {one.graph for block in found.blocks for one in (block, *block.measured)}
+    of_blocks = {block.graph for block in found.blocks}
+    of_blocks |= {one.graph for block in found.blocks for one in block.measured}
     if (found.variant, found.graphs) != (bundle.manifest.variant, own) or of_blocks - own.keys():
         raise InputError(
             f"{path} says what the blocks of {found.variant} cost, with other graphs than those of "
