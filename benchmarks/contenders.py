@@ -24,7 +24,8 @@ from openvis_rt.bench.benchmark import BenchmarkSettings, benchmark
 from openvis_rt.bench.chart import svg_from_report
 from openvis_rt.bench.markdown import markdown_from_report, table
 from openvis_rt.bench.parts import HOST
-from openvis_rt.bench.report import Report, Result, read_report, write_report
+from openvis_rt.bench.report import Report, Result, write_report
+from openvis_rt.bench.report_reading import read_report
 from openvis_rt.systems import VARIANTS
 
 AGAINST = ("torch", "torch-compile", "openvino")

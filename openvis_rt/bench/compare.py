@@ -28,6 +28,7 @@ __all__ = [
     "markdown_from_changes",
 ]
 
+_LONGEST = 100  # letters of a setting in a message
 _SMALL = 1e-4  # seconds a frame: parts below it are noise on both sides
 _MACHINE = ("CPU", "cores", "GPU")
 _SETTINGS = ("mode", "selection", "classes", "overlay", "threads", "precision")
@@ -164,7 +165,11 @@ def _differences(new: Report, old: Report) -> Iterator[str]:
 
 
 def _shown(value: object) -> str:
-    return "x".join(map(str, value)) if isinstance(value, tuple) else str(value or "none")
+    """For a message; what a file says may be as long as it likes."""
+    if value is None or value == "":
+        return "none"
+    text = "x".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."
 
 
 def _changes(name: str, new: Measured, old: Measured) -> Iterator[Change]:

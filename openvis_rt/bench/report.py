@@ -12,10 +12,8 @@ from openvis_rt.bench.machine import Machine
 from openvis_rt.bench.player import Window
 from openvis_rt.bench.products import Peak
 from openvis_rt.bench.statistics import Interval, Latency
-from openvis_rt.errors import InputError, RecordError
 from openvis_rt.files import output_file
-from openvis_rt.given_files import given_json
-from openvis_rt.records import json_from_record, record_from_json
+from openvis_rt.records import json_from_record
 
 __all__ = [
     "SCHEMA",
@@ -24,13 +22,11 @@ __all__ = [
     "Measured",
     "Report",
     "Result",
-    "read_report",
     "write_report",
 ]
 
 SCHEMA = "1.0"
 """Major and minor version of the file, as in the bundle's manifest."""
-_LARGEST = 256 << 20  # bytes of a report
 
 
 @dataclass(frozen=True)
@@ -219,30 +215,6 @@ def write_report(report: Report, path: Path) -> None:
     text = json.dumps(json_from_record(report), indent=1)
     with output_file(path) as partial:
         partial.write_text(text + "\n", encoding="utf-8")
-
-
-def read_report(path: Path) -> Report:
-    """Read the JSON of an earlier benchmark.
-
-    Raises:
-        InputError: the file cannot be read, or is no report of this version.
-    """
-    try:
-        data = given_json(path, _LARGEST)
-    except InputError as exc:
-        raise InputError(
-            f"this is no report of `openvis bench`: {exc}. Give the JSON that it wrote"
-        ) from exc
-    schema = str(data.get("schema", "")) if isinstance(data, dict) else ""
-    if schema.partition(".")[0] != SCHEMA.partition(".")[0]:
-        raise InputError(
-            f"{path} has schema {schema or 'none'!r}, and this version reads {SCHEMA}; measure "
-            "again with this version"
-        )
-    try:
-        return record_from_json(Report, data, strict=False)
-    except RecordError as exc:
-        raise InputError(f"{path} is no whole report of `openvis bench`: {exc}") from exc
 
 
 def spread(values: Sequence[float]) -> tuple[float, float, float] | None:

@@ -11,7 +11,8 @@ from pathlib import Path
 from openvis_rt.bundle.bundle import MANIFEST, Bundle
 from openvis_rt.bundle.growing import Change
 from openvis_rt.calib.int8_graphs import Int8Graph
-from openvis_rt.calib.ranges import FOLDER, RECORD, Calibration, calibration_file
+from openvis_rt.calib.ranges import FOLDER, RECORD, Calibration
+from openvis_rt.calib.reading import calibration_file
 from openvis_rt.files import output_directory
 from openvis_rt.systems.graphs import INT8, QUANTISED
 

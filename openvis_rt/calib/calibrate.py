@@ -27,7 +27,8 @@ from openvis_rt.calib.int8_graphs import (
 )
 from openvis_rt.calib.measuring import Reference, measure
 from openvis_rt.calib.mix import chosen_mix
-from openvis_rt.calib.ranges import Calibration, read_calibration
+from openvis_rt.calib.ranges import Calibration
+from openvis_rt.calib.reading import read_calibration
 from openvis_rt.calib.recording import count_ranges
 from openvis_rt.calib.refusals import (
     precisions_for,
@@ -38,7 +39,13 @@ from openvis_rt.calib.refusals import (
 from openvis_rt.calib.saved_results import SavedResults
 from openvis_rt.calib.sensitivity import Study
 from openvis_rt.calib.sensitivity_chart import svg_from_sensitivity
-from openvis_rt.calib.sensitivity_record import PICTURE, REPORT, Sensitivity, saved_report
+from openvis_rt.calib.sensitivity_record import (
+    PICTURE,
+    REPORT,
+    Sensitivity,
+    read_sensitivity,
+    saved_report,
+)
 from openvis_rt.calib.windows import CalibrationFrames, windows_for
 from openvis_rt.records import json_from_record
 from openvis_rt.systems.graphs import QUANTISED
@@ -184,6 +191,7 @@ def rebuild_int8(
     held = [precision for precision in QUANTISED if precision in bundle.manifest.graphs]
     precisions = precisions_for(bundle, warn, held)
     refuse_existing(bundle, output, overwrite=overwrite)
+    read_sensitivity(bundle)  # a damaged one is not passed on
     texts = saved_report(bundle)
     if method is not None and method != calibration.method:
         calibration = replace(calibration, method=method, measured={}, tools=versions())

@@ -55,6 +55,18 @@ class Source:
     candidates: int
     chosen: int
 
+    def __post_init__(self) -> None:
+        """Refuse numbers that no source has.
+
+        Raises:
+            InputError: more windows chosen than offered, or more offered than there are frames.
+        """
+        if not 0 <= self.chosen <= self.candidates <= self.frames:
+            raise InputError(
+                f"of {self.frames} frames {self.candidates} are said to be candidates, and "
+                f"{self.chosen} chosen"
+            )
+
 
 @dataclass(frozen=True)
 class ChosenFrames:
@@ -116,7 +128,7 @@ def choose_frames(
             than are wanted.
         VideoError: a source cannot be read to its end; the message has its name.
     """
-    _check_wanted(sources, count, stride, allow_few=allow_few)
+    _check_wanted(sources, count, stride, seed, allow_few=allow_few)
     windows = -(-count // window_length)
     wanted, step = windows + held_out, max(stride, window_length)
     opened = [found for text in sources for found in sources_from(text)]
@@ -266,9 +278,13 @@ def _pixels(
     return [found[i] for i in range(len(chosen))]
 
 
-def _check_wanted(sources: Sequence[str], count: int, stride: int, *, allow_few: bool) -> None:
+def _check_wanted(
+    sources: Sequence[str], count: int, stride: int, seed: int, *, allow_few: bool
+) -> None:
     if not sources:
         raise InputError("give at least one video, folder, data set or stream to calibrate on")
+    if seed < 0:
+        raise InputError(f"the seed is 0 or more; got {seed}")
     if stride < 1 or count < 1:
         raise InputError(f"frames and stride are 1 or more; got {count} frames, stride {stride}")
     if count < FEWEST and not allow_few:

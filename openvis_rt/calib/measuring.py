@@ -16,7 +16,7 @@ import onnx
 
 from openvis_rt.bundle.bundle import Bundle
 from openvis_rt.calib.int8_graphs import Int8Graph
-from openvis_rt.calib.ranges import Measured
+from openvis_rt.calib.ranges import Measure, Measured
 from openvis_rt.calib.tap import TapBackend, TappedGraph, run_windows
 from openvis_rt.compare.differences import GATES, differing_share, grid_pixels, mask_ious, sqnr
 from openvis_rt.export.fp16.emulation import fp16_emulation
@@ -25,7 +25,9 @@ from openvis_rt.systems.graphs import INT8
 
 __all__ = ["SQNR", "Reference", "beyond_gates", "measure", "model_on_a_cpu"]
 
-BITS, IOU, SQNR = "bits that differ", "median IoU", "SQNR dB"
+BITS: Measure = "bits that differ"
+IOU: Measure = "median IoU"
+SQNR: Measure = "SQNR dB"
 Image8 = npt.NDArray[np.uint8]
 Outputs = list[dict[str, Array]]
 Progress = Callable[[str, int, int | None], None]
@@ -168,7 +170,7 @@ def _positive(logits: Array) -> npt.NDArray[np.bool_]:
 
 
 def _measured(
-    graph: str, output: str, what: str, values: Sequence[float], worst: float
+    graph: str, output: str, what: Measure, values: Sequence[float], worst: float
 ) -> Measured:
     median = float(np.median(values))
     return Measured(graph, output, what, _finite(median), _finite(worst))

@@ -7,16 +7,15 @@ method, without the frames. It is of certain graphs, known by the SHA-256 of the
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
-from openvis_rt.bundle.bundle import Bundle
 from openvis_rt.calib.frames import Source
 from openvis_rt.calib.histograms import METHODS, Histogram, Method, range_of
 from openvis_rt.errors import InputError
-from openvis_rt.given_files import given_json
-from openvis_rt.records import json_from_record, record_from_json
+from openvis_rt.records import json_from_record
 
 __all__ = [
     "FOLDER",
@@ -24,18 +23,16 @@ __all__ = [
     "BlockPlacement",
     "Calibration",
     "GraphRanges",
+    "Measure",
     "Measured",
     "TensorRange",
-    "calibration_file",
     "ranges_from",
-    "read_calibration",
-    "refuse_foreign",
 ]
 
 FOLDER = "calibration"
 RECORD = f"{FOLDER}/ranges.json"
+Measure = Literal["SQNR dB", "bits that differ", "median IoU"]
 _SCHEMA = 3
-_LARGEST = 256 << 20  # bytes; those of the largest models have 2 MB
 
 
 @dataclass(frozen=True)
@@ -51,6 +48,32 @@ class TensorRange:
     lowest: float
     highest: float
     by_method: dict[str, float]
+
+    def __post_init__(self) -> None:
+        """Refuse what no histogram gives.
+
+        Raises:
+            InputError: limits that leave 0 out, or ranges that are not one for each method, above 0
+                and no larger than what was seen.
+        """
+        if not self.lowest <= 0 <= self.highest:
+            raise InputError(
+                f"lowest and highest are of the numbers that were seen and 0, so 0 lies between "
+                f"them; found {self.lowest:g} and {self.highest:g}"
+            )
+        ranges, largest = self.by_method, self.largest
+        if set(ranges) != (set(METHODS) if largest else set()) or not all(
+            0 < reach <= largest for reach in ranges.values()
+        ):
+            raise InputError(
+                f"the ranges are not one for each method, above 0 and up to {largest:g}, the "
+                "largest number that was seen"
+            )
+        if ranges and ranges["max"] != largest:
+            raise InputError(
+                f"the range by max is {ranges['max']:g}, and the largest number that was seen is "
+                f"{largest:g}; they are the same in every calibration"
+            )
 
     @property
     def largest(self) -> float:
@@ -78,6 +101,21 @@ class BlockPlacement:
     products: int
     share: float
     left: dict[str, dict[str, int]]
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that no block has.
+
+        Raises:
+            InputError: a share outside of 0..1, or more products left than there are.
+        """
+        if not 0 <= self.share <= 1:
+            raise InputError(f"a share of the multiply-adds is from 0 to 1; found {self.share:g}")
+        for precision, reasons in self.left.items():
+            counts = reasons.values()
+            if min(counts, default=0) < 0 or sum(counts) > self.products:
+                raise InputError(
+                    f"of {self.products} products {sum(counts)} are said not to be {precision}"
+                )
 
     def quantised(self, precision: str) -> int:
         """How many of its products are INT8."""
@@ -114,9 +152,26 @@ class Measured:
 
     graph: str
     output: str
-    measure: str
+    measure: Measure
     median: float | None
     worst: float | None
+
+    def __post_init__(self) -> None:
+        """Refuse what is no share.
+
+        Raises:
+            InputError: a share of bits or of masks outside of 0..1.
+        """
+        shares = () if self.measure == "SQNR dB" else (self.median, self.worst)
+        if not all(share is not None and 0 <= share <= 1 for share in shares):
+            raise InputError(
+                f"{self.measure} is a share, from 0 to 1; found {self.median} and {self.worst}"
+            )
+
+    @property
+    def place(self) -> tuple[str, str, str]:
+        """What was measured, without the result."""
+        return self.graph, self.output, self.measure
 
 
 @dataclass(frozen=True)
@@ -155,18 +210,17 @@ class Calibration:
         """Refuse what no calibration has.
 
         Raises:
-            InputError: another schema, or ranges that are missing or not above 0.
+            InputError: another schema, no frames, or other outputs that were measured in one
+                precision than in another.
         """
         if self.schema != _SCHEMA:
             raise InputError(f"schema {self.schema} is not known here, only {_SCHEMA}")
-        for graph in self.graphs.values():
-            for name, tensor in graph.tensors.items():
-                wanted = set(METHODS) if tensor.largest else set()
-                if (
-                    set(tensor.by_method) != wanted
-                    or min(tensor.by_method.values(), default=1) <= 0
-                ):
-                    raise InputError(f"the ranges of {name!r} are not one above 0 for each method")
+        for name, least in (("frames", 1), ("held_out", 0), ("stride", 1), ("seed", 0)):
+            if (found := getattr(self, name)) < least:
+                raise InputError(f"{name} is {least} or more; found {found}")
+        places = {tuple(one.place for one in every) for every in self.measured.values()}
+        if len(places) > 1:
+            raise InputError("not the same outputs were measured in each precision")
 
     def write(self, path: Path) -> None:
         """Write the JSON; every number is read again as it is."""
@@ -181,55 +235,3 @@ def ranges_from(histograms: Mapping[str, Histogram]) -> dict[str, TensorRange]:
         by_method: dict[str, float] = {m: range_of(histogram, m) for m in methods}
         found[name] = TensorRange(histogram.lowest, histogram.highest, by_method)
     return found
-
-
-def calibration_file(names: Iterable[str]) -> str | None:
-    """Of a bundle's files the one that holds its calibration; None if there is none."""
-    stem, suffix = RECORD.rsplit(".", 1)
-    found = [n for n in names if n.startswith(f"{stem}.") and n.endswith(f".{suffix}")]
-    return max(found, default=None)
-
-
-def read_calibration(bundle: Bundle) -> Calibration:
-    """The calibration that a bundle holds.
-
-    Raises:
-        InputError: it holds none, a damaged one, or one of other graphs or another checkpoint.
-    """
-    name = calibration_file(bundle.manifest.files)
-    if name is None:
-        raise InputError(
-            f"{bundle.path} has no recorded calibration; `openvis calibrate` with videos makes one"
-        )
-    path = bundle.path / name
-    try:
-        found = record_from_json(Calibration, given_json(path, _LARGEST))
-    except InputError as exc:
-        raise InputError(f"{path} is no calibration ({exc}). Calibrate the bundle anew.") from exc
-    refuse_foreign(found, bundle)
-    return found
-
-
-def refuse_foreign(calibration: Calibration, bundle: Bundle) -> None:
-    """Refuse a calibration that was not made of a bundle's own graphs.
-
-    Raises:
-        InputError: another model, checkpoint or graph; the message says which.
-    """
-    manifest = bundle.manifest
-    mend = "Ranges hold for the weights that they were measured with: calibrate this bundle itself."
-    for what, theirs, ours in (
-        ("the model", calibration.variant, manifest.variant),
-        ("the checkpoint", calibration.checkpoint, manifest.checkpoint),
-    ):
-        if theirs != ours:
-            raise InputError(
-                f"the calibration is of {what} {theirs}, and {bundle.path} has {ours}. {mend}"
-            )
-    for name, graph in calibration.graphs.items():
-        ours = bundle.graph_sha256(name) if name in bundle.graphs else "no such graph"
-        if graph.sha256 != ours:
-            raise InputError(
-                f"the calibration is of another graph {name!r}: its FP32 file had sha256 "
-                f"{graph.sha256[:16]}, and that of {bundle.path} is {ours[:16]}. {mend}"
-            )

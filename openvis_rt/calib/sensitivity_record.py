@@ -64,6 +64,18 @@ class BlockCost:
     ap: float | None
     chosen: bool
 
+    def __post_init__(self) -> None:
+        """Refuse numbers that no block has.
+
+        Raises:
+            InputError: a count or the noise below 0, or a share outside of 0..1.
+        """
+        for name in ("products", "multiply_adds", "weight_bytes", "noise"):
+            if (found := getattr(self, name)) < 0:
+                raise InputError(f"{name} is 0 or more; found {found}")
+        if not 0 <= self.share <= 1:
+            raise InputError(f"a share of the multiply-adds is from 0 to 1; found {self.share:g}")
+
     @property
     def label(self) -> str:
         """For people."""
@@ -157,6 +169,17 @@ class Sensitivity:
     tools: dict[str, str]
     schema: int = _SCHEMA
 
+    def __post_init__(self) -> None:
+        """Refuse what no report has.
+
+        Raises:
+            InputError: another schema, or no windows.
+        """
+        if self.schema != _SCHEMA:
+            raise InputError(f"schema {self.schema} is not known here, only {_SCHEMA}")
+        if self.windows < 1:
+            raise InputError(f"blocks are measured on 1 window or more; found {self.windows}")
+
     def to_json(self) -> str:
         """The text of the file."""
         return json.dumps(json_from_record(self), indent=1) + "\n"
@@ -180,15 +203,24 @@ def read_sensitivity(bundle: Bundle) -> Sensitivity | None:
     """What the blocks of a bundle cost and save; None where that was not measured.
 
     Raises:
-        InputError: the report is damaged.
+        InputError: the report is damaged, or of another model or other graphs.
     """
     path = report_paths(bundle).get(REPORT)
     if path is None:
         return None
     try:
-        return record_from_json(Sensitivity, given_json(path, _LARGEST))
+        found = record_from_json(Sensitivity, given_json(path, _LARGEST))
     except InputError as exc:
         raise InputError(f"{path} is no report ({exc}). Calibrate the bundle anew.") from exc
+    own = {name: bundle.graph_sha256(name) for name in bundle.graphs if name in found.graphs}
+    of_blocks = {block.graph for block in found.blocks}
+    of_blocks |= {one.graph for block in found.blocks for one in block.measured}
+    if (found.variant, found.graphs) != (bundle.manifest.variant, own) or of_blocks - own.keys():
+        raise InputError(
+            f"{path} says what the blocks of {found.variant} cost, with other graphs than those of "
+            f"{bundle.manifest.variant} in {bundle.path}. Calibrate the bundle anew."
+        )
+    return found
 
 
 def _latest(files: Iterable[str], name: str) -> str | None:

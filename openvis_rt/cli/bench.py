@@ -198,7 +198,8 @@ def bench(
     )
     from openvis_rt.bench.contenders import Weights
     from openvis_rt.bench.machine import this_machine
-    from openvis_rt.bench.report import read_report, write_report
+    from openvis_rt.bench.report import write_report
+    from openvis_rt.bench.report_reading import read_report
     from openvis_rt.errors import InputError
     from openvis_rt.runtime.options import Selection
 

@@ -31,7 +31,7 @@ def calibration_of(bundle: Bundle) -> Calibration | None:
     Raises:
         InputError: it is damaged, or of other graphs.
     """
-    from openvis_rt.calib.ranges import calibration_file, read_calibration
+    from openvis_rt.calib.reading import calibration_file, read_calibration
 
     return None if calibration_file(bundle.manifest.files) is None else read_calibration(bundle)
 

@@ -16,7 +16,7 @@ import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -298,10 +298,10 @@ class _Run:
         records = []
         for video in self.folder.videos():
             known = self.folder.record(video)
-            if known is None or known.made_with != self.made_with or known.status == "running":
+            if known is None or known.made_with != self.made_with or known.video != video:
                 continue
             if known.status == "failed" or self.folder.finished(video, self.made_with) is not None:
-                records.append(replace(known, video=video))
+                records.append(known)
         if not records:
             return []
         try:

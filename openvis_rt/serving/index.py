@@ -19,7 +19,7 @@ import re
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -33,6 +33,8 @@ from openvis_rt.serving.sources import VIDEO_SUFFIXES, is_address
 __all__ = ["BatchFolder", "Record", "Video"]
 
 _LARGEST = 1 << 31  # bytes of an index; a million videos have some 200 MB
+_LAST = (1 << 63) - 1  # as the tables hold it
+_TOLD = 9  # settings in a message
 _NAME = 80  # letters of a folder's name, for file systems that take 255 bytes
 _OURS = {"batch.json", "videos.json", "videos", "records", "results.json", "categories.json"}
 _OURS |= {f"{table}.{form}" for table in ("videos", "instances") for form in ("csv", "parquet")}
@@ -52,6 +54,17 @@ class Video:
     id: int
     folder: str
     source: str
+
+    def __post_init__(self) -> None:
+        """Refuse what would lead out of the output's folder.
+
+        Raises:
+            InputError: an id that is none, or a folder that is no plain name.
+        """
+        if not 1 <= self.id <= _LAST:
+            raise InputError(f"an id is from 1 to {_LAST}; found {self.id}")
+        if self.folder != _safe(self.folder):
+            raise InputError(f"{self.folder[:_NAME]!r} is no name of a video's folder")
 
 
 @dataclass(frozen=True)
@@ -83,6 +96,35 @@ class Record:
     exit_code: int = 0
     report: dict[str, Any] | None = None
     worker: str = ""
+
+    def __post_init__(self) -> None:
+        """Refuse what no worker writes.
+
+        Raises:
+            InputError: counts that are none; a report, which a finished video has and no other one,
+                without the figures that the tables hold.
+        """
+        if not (0 <= self.attempts <= _LAST and 0 <= self.exit_code <= 255):
+            raise InputError(f"{self.attempts} attempts with exit code {self.exit_code}")
+        if (self.report is None) == (self.status == "finished"):
+            raise InputError(f"a {self.status} video with{'' if self.report else 'out'} a report")
+        if self.report is not None:
+            record_from_json(_Figures, self.report, strict=False)
+
+
+@dataclass(frozen=True)
+class _Figures:
+    """What the tables hold of a report."""
+
+    frames: int
+    tracks: int
+    seconds: float
+    backend: str
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that are none."""
+        if not (0 <= self.frames <= _LAST and 0 <= self.tracks <= _LAST and self.seconds >= 0):
+            raise InputError(f"{self.frames} frames, {self.tracks} tracks, {self.seconds} seconds")
 
 
 @dataclass(frozen=True)
@@ -153,20 +195,27 @@ class BatchFolder:
         """
         path = self.path / "batch.json"
         if path.is_file():
-            before = given_json(path, _LARGEST)
+            before = self._settled(path)
             others = sorted(
-                key
-                for key in {*before, *made_with}
-                if (before.get(key) if isinstance(before, dict) else None) != made_with.get(key)
+                key for key in {*before, *made_with} if before.get(key) != made_with.get(key)
             )
             if others and not overwrite:
                 raise OutputError(
-                    f"the videos in {self.path} were made with another {', '.join(others)}; give "
-                    "another place, or --overwrite to make them anew"
+                    f"the videos in {self.path} were made with another "
+                    f"{', '.join(key[:_NAME] for key in others[:_TOLD])}; give another place, or "
+                    "--overwrite to make them anew"
                 )
             if not others:
                 return
         _write_json(path, made_with)
+
+    def _settled(self, path: Path) -> dict[str, Any]:
+        """What is noted in ``batch.json``; nothing that would be the same if it is damaged."""
+        with suppress(InputError):
+            before = given_json(path, _LARGEST)
+            if isinstance(before, dict):
+                return before
+        return {"settings (batch.json is damaged)": True}
 
     def videos(self) -> list[Video]:
         """Every video that was ever given, by id.
@@ -175,12 +224,20 @@ class BatchFolder:
             InputError: ``videos.json`` is damaged.
         """
         path = self.path / "videos.json"
-        if not path.is_file():
+        if not os.path.lexists(path):
             return []
-        listed = given_json(path, _LARGEST)
-        if not isinstance(listed, list):
-            raise InputError(f"{path} is no list of videos; give another output folder")
-        return [record_from_json(Video, entry) for entry in listed]
+        mend = "Give another output folder, or remove this file to make all videos anew."
+        try:
+            listed = given_json(path, _LARGEST)
+            if not isinstance(listed, list):
+                raise InputError(f"{path} is no list")
+            videos = [record_from_json(Video, entry) for entry in listed]
+            for facts in zip(*((v.id, v.folder.casefold(), v.source) for v in videos), strict=True):
+                if len(set(facts)) < len(facts):
+                    raise InputError(f"{path} has an id, a folder or a source twice")
+        except InputError as exc:
+            raise InputError(f"the list of the batch's videos is damaged: {exc}. {mend}") from exc
+        return videos
 
     def add(self, sources: Iterable[str]) -> list[Video]:
         """The videos of some sources; new ones get an id and a folder, and are written down."""
@@ -226,9 +283,11 @@ class BatchFolder:
         found = self.record(video)
         if found is None or found.status != "finished" or found.made_with != made_with:
             return None
+        if found.video != video:  # its results have another id
+            return None
         if fingerprint is not None and found.fingerprint != fingerprint:
             return None
-        return replace(found, video=video) if self.output(video).is_dir() else None
+        return found if self.output(video).is_dir() else None
 
 
 def folder_names(sources: list[str], taken: set[str]) -> dict[str, str]:

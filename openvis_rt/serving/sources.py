@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 
 from openvis_rt.errors import DependencyError, InputError, VideoError
 from openvis_rt.files import is_about, output_errors, sha256_of
-from openvis_rt.given_files import given_bytes
+from openvis_rt.given_files import given_bytes, given_file
 from openvis_rt.runtime.video.reading import IMAGE_SUFFIXES
 
 __all__ = ["VIDEO_SUFFIXES", "fetched", "find_videos", "fingerprint", "is_address"]
@@ -35,6 +35,7 @@ VIDEO_SUFFIXES = frozenset(
     }
 )
 _LIST = ".txt"
+_LONGEST = 300  # letters of a path in a message
 _LARGEST_LIST = 1 << 30  # bytes: a million long addresses have 200 MB
 _LIVE = frozenset({"rtmp", "rtmps", "rtp", "rtsp", "rtsps", "srt", "tcp", "udp"})
 _OF_CONTENT = (  # what file systems say of an object that changes with its bytes
@@ -61,7 +62,8 @@ def find_videos(given: Iterable[str], *, outside: Path) -> list[str]:
     found: dict[str, None] = {}
     for argument in given:
         for video in _named_by(argument):
-            if is_address(video) or not Path(video).resolve().is_relative_to(barred):
+            real = Path(os.path.realpath(video))  # of links in a circle it is the path itself
+            if is_address(video) or not real.is_relative_to(barred):
                 found[video] = None
     if not found:
         raise InputError(
@@ -95,8 +97,8 @@ def fingerprint(source: str) -> str:
         path = Path(source)
         if path.is_dir():
             images = sorted(p for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
-            return f"sha256 {_digest(*(f'{p.name} {sha256_of(p)}' for p in images))}"
-        return f"sha256 {sha256_of(path)}"
+            return f"sha256 {_digest(*(f'{p.name} {_sha256_of(p)}' for p in images))}"
+        return f"sha256 {_sha256_of(path)}"
     except OSError as exc:
         raise VideoError(f"{source} cannot be read: {exc.strerror or exc}") from exc
 
@@ -142,12 +144,19 @@ def _named_by(argument: str) -> list[str]:
     if path.exists():
         return [str(path.absolute())]
     if not has_magic(argument):
-        raise InputError(f"there is no {argument}; give a video, a folder, a pattern or a list")
+        raise InputError(
+            f"there is no {_in_short(argument)}; give a video, a folder, a pattern or a list"
+        )
     matches = sorted(glob(argument, recursive=True), key=_natural)  # noqa: PTH207 - absolute patterns
     videos = [v for match in matches for v in _matched(Path(match).absolute())]
     if not videos:
-        raise InputError(f"the pattern {argument} finds no video")
+        raise InputError(f"the pattern {_in_short(argument)} finds no video")
     return videos
+
+
+def _in_short(argument: str) -> str:
+    """For messages; a list has lines as long as it likes."""
+    return argument if len(argument) <= _LONGEST else f"{argument[:_LONGEST]}..."
 
 
 def _matched(path: Path) -> list[str]:
@@ -165,7 +174,9 @@ def _listed(path: Path) -> list[str]:
         if line and not line.startswith("#"):
             named = line if is_address(line) else str(path.absolute().parent / line)
             if Path(named).suffix.lower() == _LIST:
-                raise InputError(f"{path} names another list, {line}; name its videos instead")
+                raise InputError(
+                    f"{path} names another list, {_in_short(line)}; name its videos instead"
+                )
             videos += _named_by(named)
     return videos
 
@@ -185,7 +196,10 @@ def _in_folder(folder: Path) -> list[str]:
 
 
 def _at_address(address: str) -> list[str]:
-    parts = urlsplit(address)
+    try:
+        parts = urlsplit(address)
+    except ValueError as exc:
+        raise InputError(f"{_in_short(address)} is no address: {exc}") from exc
     if parts.scheme.lower() in _LIVE:
         raise InputError(f"{address} is a stream, which may have no end; use `openvis run`")
     if parts.password:
@@ -232,6 +246,12 @@ def _store_errors(address: str) -> Iterator[None]:
         raise
     except Exception as exc:
         raise VideoError(f"{address} cannot be read: {exc or type(exc).__name__}") from exc
+
+
+def _sha256_of(path: Path) -> str:
+    """Of a regular file; a pipe or a device, which may have no end, is a VideoError."""
+    given_file(path, VideoError).close()
+    return sha256_of(path)
 
 
 def _digest(*lines: str) -> str:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from sidecars import PLAN
 from strange import changed, damaged
 
-from openvis_rt.bench.report import read_report
+from openvis_rt.bench.report_reading import read_report
 from openvis_rt.convert.finished import FinishedRun
 from openvis_rt.engines.build.timing_cache import load_timing_cache
 from openvis_rt.evaluation.annotation_files import read_annotations

@@ -245,7 +245,8 @@ def _import_everything() -> None:
     import contextlib
 
     names = ("openvis_rt.cli.main", "torch", "onnx", "onnxruntime", "av", "scipy.optimize")
-    for name in (*names, "openvis_rt.checkpoints.load", "openvis_rt.export.bundle"):
+    own = ("checkpoints.load", "export.bundle", "calib.calibrate", "bench.benchmark")
+    for name in (*names, *(f"openvis_rt.{part}" for part in (*own, "serving.batch"))):
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
 

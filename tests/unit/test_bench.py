@@ -28,7 +28,8 @@ from openvis_rt.bench.peak import measured_peak
 from openvis_rt.bench.player import Player, Run, Window, vocabulary_of
 from openvis_rt.bench.products import Peak
 from openvis_rt.bench.remote import RemotePlayer
-from openvis_rt.bench.report import Electricity, read_report
+from openvis_rt.bench.report import Electricity
+from openvis_rt.bench.report_reading import read_report
 from openvis_rt.bench.timed_backend import TimedBackend
 from openvis_rt.bundle.bundle import Bundle
 from openvis_rt.cli.main import app, main

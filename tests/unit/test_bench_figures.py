@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -14,7 +15,8 @@ from openvis_rt.bench.parts import HOST, NETWORK, PARTS, host_share
 from openvis_rt.bench.player import Spent, Window
 from openvis_rt.bench.power import Reading
 from openvis_rt.bench.products import Peak
-from openvis_rt.bench.report import Report, Result, read_report, write_report
+from openvis_rt.bench.report import Report, Result, write_report
+from openvis_rt.bench.report_reading import read_report
 from openvis_rt.bench.statistics import latency_of, ratio_of_groups, ratio_of_pairs
 from openvis_rt.errors import InputError, ParityError
 
@@ -324,6 +326,42 @@ def test_a_file_that_is_no_report_is_refused(tmp_path, text, message):
     file.write_text(text)
     with pytest.raises(InputError, match=message):
         read_report(file)
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "message"),
+    [
+        (("results",), [], "there are none"),
+        (("results", 1, "name"), "onnxruntime fp32", "two contenders have the same name"),
+        (("results", 0, "measured"), None, "the base, which comes first, has no figures"),
+        (("results", 1, "not_run"), "it failed", "either figures or a reason"),
+        (("results", 1, "measured", "rounds"), [], "the same number, at least 2"),
+        (("results", 0, "measured", "rounds", 0), [], "it has no window"),
+        (("results", 0, "measured", "rounds", 0, 0, "frames"), 0, "1 or more; found 0"),
+        (("results", 0, "measured", "rounds", 0, 0, "seconds"), -1, "above 0 and up to"),
+        (("results", 0, "measured", "rounds", 0, 0, "parts", "encode"), 9, "encode has 9 s of"),
+        (("results", 1, "measured", "fps"), 1e9, "and its windows have"),
+    ],
+)
+def test_figures_that_no_benchmark_gives_are_refused(tmp_path, place, value, message):
+    file = tmp_path / "old.json"
+    write_report(report(against=(2, 2, 2)), file)
+    data = json.loads(file.read_text())
+    holder = data
+    for key in place[:-1]:
+        holder = holder[key]
+    holder[place[-1]] = value
+    file.write_text(json.dumps(data))
+    with pytest.raises(InputError, match=message):
+        read_report(file)
+
+
+def test_a_long_setting_is_told_in_short():
+    old = report(settings={"mode": "x" * 50_000, "overlay": False})
+    with pytest.raises(InputError) as refused:
+        compare_reports(report(), old)
+    assert "overlay none here, False there" in str(refused.value)
+    assert len(str(refused.value)) < 500
 
 
 def test_a_missing_report_is_refused(tmp_path):

@@ -22,7 +22,8 @@ from openvis_rt.calib.calibrate import calibrate, rebuild_int8
 from openvis_rt.calib.histograms import BINS, METHODS, Histogram, range_of
 from openvis_rt.calib.placement import block_of, place, products_of
 from openvis_rt.calib.qdq import activations_of, fp16_scales, quantised
-from openvis_rt.calib.ranges import Calibration, calibration_file, read_calibration
+from openvis_rt.calib.ranges import Calibration
+from openvis_rt.calib.reading import calibration_file, read_calibration
 from openvis_rt.calib.tap import TapBackend, TappedGraph, run_windows
 from openvis_rt.calib.windows import CalibrationFrames
 from openvis_rt.compare.differences import sqnr
@@ -522,7 +523,7 @@ def test_a_damaged_record_is_refused(calibrated, tmp_path):
     data = json.loads(path.read_text())
     data["graphs"]["propose"]["tensors"]["x"]["by_method"]["mse"] = 0.0
     path.write_text(json.dumps(data))
-    with pytest.raises(InputError, match=r"no calibration .*ranges of 'x'"):
+    with pytest.raises(InputError, match=r"no calibration .*tensors.x: the ranges are not"):
         read_calibration(bundle)
     with pytest.raises(InputError, match="no recorded calibration"):
         read_calibration(write_int8_bundle(tmp_path / "none", half=False))

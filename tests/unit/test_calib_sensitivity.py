@@ -36,7 +36,7 @@ from openvis_rt.calib.calibrate import calibrate, rebuild_int8
 from openvis_rt.calib.int8_graphs import int8_beside_fp32, placed_products
 from openvis_rt.calib.mix import longest_within
 from openvis_rt.calib.mixed_backend import MixedBackend
-from openvis_rt.calib.ranges import read_calibration
+from openvis_rt.calib.reading import read_calibration
 from openvis_rt.calib.saved_results import SavedResults
 from openvis_rt.calib.sensitivity import sqnr_of
 from openvis_rt.calib.sensitivity_record import saved_report
