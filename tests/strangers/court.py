@@ -90,6 +90,7 @@ class Case:
         interrupt: a signal that is sent to it.
         stdin: name of what it reads as stdin, in the folder; None for nothing.
         keeps: what it writes stays where it fails, too.
+        sabotage: as of :meth:`Court.run`.
     """
 
     name: str
@@ -103,6 +104,7 @@ class Case:
     interrupt: Interrupt | None = None
     stdin: str | None = None
     keeps: bool = False
+    sabotage: tuple[Path, list[object]] | None = None
 
 
 class Court:
@@ -167,6 +169,7 @@ class Court:
                 seconds=case.seconds,
                 interrupt=case.interrupt,
                 stdin=case.stdin,
+                sabotage=case.sabotage,
             )
             wrong = list(_faults(case, outcome))
             if not wrong and (found := case.check(folder, outcome)):
