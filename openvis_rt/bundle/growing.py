@@ -117,6 +117,8 @@ class Change:
         kept = self._others | (self.manifest.graph_files & self._before.files.keys())
         entries |= {name: self._before.files[name] for name in kept}
         manifest = replace(self.manifest, files=dict(sorted(entries.items())))
+        if read_manifest(self.path) != self._before:  # by one who knows nothing of locks
+            raise _replaced(self.path)
         check_manifest(manifest, self.path)
         save_manifest(manifest, self._folder / MANIFEST)
         with output_file(self._folder / _NAMES) as partial:
@@ -132,11 +134,13 @@ class Change:
 
 
 @contextlib.contextmanager
-def changing(path: Path) -> Iterator[Change]:
-    """See :meth:`Bundle.adding`."""
+def changing(path: Path, opened: Manifest) -> Iterator[Change]:
+    """See :meth:`Bundle.adding`; ``opened`` is what the bundle was when the caller read it."""
     try:
         with _held(path):
-            manifest = read_manifest(path)  # as it is now, whatever the caller had opened
+            manifest = read_manifest(path)  # as it is now: another process may have added to it
+            if _source(manifest) != _source(opened):
+                raise _replaced(path)
             if is_newer_minor(manifest):
                 raise BundleError(
                     f"{path} has bundle schema {manifest.schema}, and this openvis-rt would lose "
@@ -158,6 +162,20 @@ def changing(path: Path) -> Iterator[Change]:
             f"cannot add to {path}: {exc}. It is as it was. Free space, or copy the bundle to a "
             "place that can be written."
         ) from exc
+
+
+def _source(manifest: Manifest) -> tuple[object, ...]:
+    """What a bundle was exported from and as: nothing that is added to it changes this."""
+    precision, graphs = next(iter(manifest.graphs.items()))
+    digests = {name: manifest.files[graph.file].sha256 for name, graph in graphs.items()}
+    return manifest.variant, manifest.checkpoint, precision, digests
+
+
+def _replaced(path: Path) -> BundleError:
+    return BundleError(
+        f"{path} was replaced by another bundle since it was opened here, and what was made of "
+        "that one does not belong to this one; nothing was added. Start anew"
+    )
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ from openvis_rt.bundle.bundle import Bundle
 from openvis_rt.calib.frames import Source
 from openvis_rt.calib.histograms import METHODS, Histogram, Method, range_of
 from openvis_rt.errors import InputError
-from openvis_rt.given_files import given_json
+from openvis_rt.given_files import json_from_bytes
 from openvis_rt.records import json_from_record, record_from_json
 
 __all__ = [
@@ -203,7 +203,8 @@ def read_calibration(bundle: Bundle) -> Calibration:
         )
     path = bundle.path / name
     try:
-        found = record_from_json(Calibration, given_json(path, _LARGEST))
+        data = bundle.read_file(name, _LARGEST)
+        found = record_from_json(Calibration, json_from_bytes(data, str(path)))
     except InputError as exc:
         raise InputError(f"{path} is no calibration ({exc}). Calibrate the bundle anew.") from exc
     refuse_foreign(found, bundle)

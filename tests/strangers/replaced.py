@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import sqlite3
 from collections.abc import Iterator, Sequence
@@ -27,19 +28,24 @@ MAKERS = frozenset({"out", "cache", "bundle", "aside", "other", "one", "video.mp
 GRAPHS = ("propose.onnx", "classify.onnx", "text.onnx")
 RUN = ["run", "bundle", "video.mp4", "-o", "out", "--threshold", "0", "--no-overlay", "--only"]
 NAMED = [word for name in FIRST for word in ("-c", name)]
+_TOKENIZER, _TRACKER = "tokenizer/tokenizer.json", "tracker.safetensors"
+_SAID = "was changed|is missing|were written|replaced, changed or removed|cannot be trusted"
 Vectors = dict[str, np.ndarray[Any, Any]]
 
 
 class Twins:
     """Two bundles of the same shape and of other weights, and what each of them gives."""
 
-    def __init__(self, workshop: Workshop) -> None:
+    def __init__(self, workshop: Workshop, bundle: Path) -> None:
         self.workshop = workshop
-        self.bundle, self.other = workshop.bundle, workshop.place / "twin"
+        self.bundle, self.other = bundle, workshop.place / f"{bundle.name}-twin"
         if not self.other.exists():
             shutil.copytree(self.bundle, self.other)
             for name in GRAPHS:
                 replaced(self.other, name, _other_weights(self.bundle / name))
+            replaced(self.other, _TOKENIZER, _other_numbers(self.bundle / _TOKENIZER))
+            if (self.bundle / _TRACKER).exists():
+                replaced(self.other, _TRACKER, _other_cell(self.bundle / _TRACKER))
         self._given: dict[tuple[Path, str], str] = {}
         self._vectors: Vectors | None = None
 
@@ -91,6 +97,22 @@ def _other_weights(path: Path) -> bytes:
     return bytes(model.SerializeToString())
 
 
+def _other_numbers(path: Path) -> bytes:
+    """A tokenizer in which the words of the names have each other's numbers."""
+    data = json.loads(path.read_text(encoding="utf-8"))
+    words = data["model"]["vocab"]
+    for one, other in (("disc</w>", "star</w>"), ("ring</w>", "red</w>")):
+        words[one], words[other] = words[other], words[one]
+    return json.dumps(data).encode()
+
+
+def _other_cell(path: Path) -> bytes:
+    """A tracker whose tables have their rows in another order."""
+    from safetensors.numpy import load_file, save
+
+    return save({name: np.roll(value, 7, axis=0) for name, value in load_file(path).items()})
+
+
 def _result(folder: Path, outcome: Outcome, program: str) -> str:
     return (folder / "out/frames.jsonl").read_text() if not program else outcome.stdout
 
@@ -121,10 +143,7 @@ def _judged(
         wanted = json.loads(twins.given(twins.bundle, "names"))[:4]
         if frames[:4] != wanted[:4] and program == "names":
             return "the frames before the other names are not those of the bundle"
-    if outcome.code and not any(
-        word in " ".join(outcome.stderr.split())
-        for word in ("was changed", "is missing", "cannot be read", "export it again", "were written")
-    ):
+    if outcome.code and not re.search(_SAID, " ".join(outcome.stderr.split())):
         return f"it does not say that the bundle was changed: {outcome.stderr[-300:]!r}"
     known = twins.vectors()
     for key, vector in _cached(folder).items():
@@ -134,9 +153,9 @@ def _judged(
 
 
 _T, _P, _C = "text.onnx", "propose.onnx", "classify.onnx"
-_TOKENIZER = "tokenizer/tokenizer.json"
 # the moment, how it is replaced, which file of it, the program, and the right exit codes
-CASES: list[tuple[str, str, Sequence[object], str, tuple[int, ...]]] = [
+Row = tuple[str, str, Sequence[object], str, tuple[int, ...]]
+CASES: list[Row] = [
     ("its manifest was read", "a folder renamed over it", (), "", (2,)),
     ("its manifest was read", "a link led elsewhere", (), "", (2,)),
     ("its manifest was read", "a bit flipped", (_P,), "", (2,)),
@@ -167,6 +186,8 @@ CASES: list[tuple[str, str, Sequence[object], str, tuple[int, ...]]] = [
     ("its tokenizer is to be read", "a file removed", (_TOKENIZER,), "", (2,)),
     ("its tokenizer is to be read", "a file became a pipe", (_TOKENIZER,), "", (2,)),
     ("its tokenizer is to be read", "a file became endless", (_TOKENIZER,), "", (2,)),
+    ("its tokenizer is to be read", "a file renamed over", (_TOKENIZER,), "", (2,)),
+    ("its tokenizer is to be read", "a file written over", (_TOKENIZER,), "names", (2,)),
     ("names are to be embedded", "a folder renamed over it", (), "", (2,)),
     ("names are to be embedded", "a file became a folder", (_T,), "", (2,)),
     ("names were embedded", "a folder renamed over it", (), "", (0,)),
@@ -204,10 +225,31 @@ CASES: list[tuple[str, str, Sequence[object], str, tuple[int, ...]]] = [
 ]
 
 
+TRACKED: list[Row] = [
+    ("its tracker is to be read", "a file renamed over", (_TRACKER,), "", (2,)),
+    ("its tracker is to be read", "a file written over", (_TRACKER,), "", (2,)),
+    ("its tracker is to be read", "a bit flipped", (_TRACKER, 0.9), "", (2,)),
+    ("its tracker is to be read", "a file removed", (_TRACKER,), "", (2,)),
+    ("its tracker is to be read", "a file became a pipe", (_TRACKER,), "", (2,)),
+    ("its tracker is to be read", "a folder renamed over it", (), "", (2,)),
+    ("one graph was opened", "a file written over", (_TRACKER,), "", (0,)),
+    ("the fifth frame comes", "a file written over", (_TRACKER,), "", (0,)),
+    ("other names come", "a folder renamed over it", (), "names", (2,)),
+]
+
+
 def running(workshop: Workshop) -> Iterator[Case]:
     """A run, and programs that look for other names."""
-    twins = Twins(workshop)
-    for moment, how, what, program, codes in CASES:
+    yield from _cases(Twins(workshop, workshop.bundle), CASES)
+
+
+def tracked(workshop: Workshop) -> Iterator[Case]:
+    """A run of a model that has a tracker's weights."""
+    yield from _cases(Twins(workshop, workshop.exported("instformer-mini")), TRACKED)
+
+
+def _cases(twins: Twins, cases: Sequence[Row]) -> Iterator[Case]:
+    for moment, how, what, program, codes in cases:
         about = f" ({what[0]})" if what else ""
         link = how == "a link led elsewhere"
 
@@ -227,4 +269,5 @@ def running(workshop: Workshop) -> Iterator[Case]:
         )
 
 
-ROWS = {"replaced": running}
+FEW = {"replaced, tracked": 0}  # in CI: another export
+ROWS = {"replaced": running, "replaced, tracked": tracked}
