@@ -112,13 +112,14 @@ class Change:
 
     def _finish(self) -> None:
         """Steps 1 to 3 of the module's docstring."""
+        # by one who knows nothing of locks; the folder went with the bundle that it is in
+        if not self._folder.is_dir() or read_manifest(self.path) != self._before:
+            raise _replaced(self.path)
         new = self._folder / _NEW
         entries = {name: file_entry(new, name) for name in self._new}
         kept = self._others | (self.manifest.graph_files & self._before.files.keys())
         entries |= {name: self._before.files[name] for name in kept}
         manifest = replace(self.manifest, files=dict(sorted(entries.items())))
-        if read_manifest(self.path) != self._before:  # by one who knows nothing of locks
-            raise _replaced(self.path)
         check_manifest(manifest, self.path)
         save_manifest(manifest, self._folder / MANIFEST)
         with output_file(self._folder / _NAMES) as partial:
@@ -173,8 +174,8 @@ def _source(manifest: Manifest) -> tuple[object, ...]:
 
 def _replaced(path: Path) -> BundleError:
     return BundleError(
-        f"{path} was replaced by another bundle since it was opened here, and what was made of "
-        "that one does not belong to this one; nothing was added. Start anew"
+        f"{path} was replaced by another bundle, or removed, since it was opened here, and what "
+        "was made of that bundle belongs to no other; nothing was added. Start anew"
     )
 
 
@@ -184,6 +185,8 @@ def _held(path: Path) -> Iterator[None]:
     try:
         lock = lock_directory(path)
     except OSError as exc:
+        if exc.errno == errno.ENOENT:
+            raise _replaced(path) from exc
         if exc.errno == errno.EWOULDBLOCK:
             raise OutputError(
                 f"another process is adding to {path}. Try again when it has ended."

@@ -244,7 +244,11 @@ def _copy(source: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         os.link(source, target)
-    except OSError:  # another disk, or one without links
+    except OSError as exc:  # another disk, or one without links
+        if not source.is_file():
+            raise BundleError(
+                f"{source} was changed since the bundle was opened here: it is gone"
+            ) from exc
         shutil.copyfile(source, target)
 
 
