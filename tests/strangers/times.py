@@ -46,12 +46,14 @@ def _sound(path: Path) -> tuple[list[tuple[bytes, float]], float]:
             return [], 0.0
         audio, found, longest = container.streams.audio[0], [], 0.0
         first: float | None = None
+        pictures = 0
         for packet in container.demux():
-            if packet.dts is None or packet.pts is None or packet.time_base is None:
+            if packet.pts is None or packet.time_base is None:
                 continue
             if packet.stream.type == "video":
                 time = float(packet.pts * packet.time_base)
-                first = time if first is None else min(first, time)
+                first = time if first is None else min(first, time) if pictures < 6 else first
+                pictures += 1
             elif packet.stream.index == audio.index:
                 found.append((bytes(packet)[-24:], float(packet.pts * packet.time_base)))
                 longest = max(longest, float((packet.duration or 0) * packet.time_base))
@@ -252,7 +254,7 @@ def jumps(workshop: Workshop) -> Iterator[Case]:
         "the clock jumps on by 2 hours": (
             [1400, 7_201_640],
             _line((6, 0), (6, 0.24)),
-            "hour|pause|gap",
+            "leaves out a pause of 7200 s",
         ),
         "the clock wraps around at 2^33": ([95_443_500], None, None),
         "the clock stands where it was": ([1400, 1400 + 200], None, None),
@@ -262,12 +264,16 @@ def jumps(workshop: Workshop) -> Iterator[Case]:
             workshop, f"ts: {title}", "a.ts", partial(_joined, begins), times=times, said=said
         )
     edits: dict[str, tuple[Callable[[int], int], list[float] | None, str | None]] = {
-        "each time twice": (lambda k: 40 * (k // 2), None, "same time|later than"),
-        "all at 0": (lambda _: 0, None, "same time|later than"),
-        "one time back by 60 ms": (lambda k: 40 * k - (60 if k == 6 else 0), None, ""),
+        "each time twice": (lambda k: 40 * (k // 2), None, "no times of their own"),
+        "all at 0": (lambda _: 0, None, "no times of their own"),
+        "one time back by 60 ms": (
+            lambda k: 40 * k - (60 if k == 6 else 0),
+            [_STEP * (5 if k == 6 else k) for k in range(COUNT)],
+            "no times of their own",
+        ),
         "back by 5 s from the seventh on": (
             lambda k: 6000 + 40 * k - (5000 if k >= 6 else 0),
-            None,
+            _line((12, 0)),
             back,
         ),
         "on by 30 s from the seventh on": (
@@ -309,7 +315,7 @@ def noise_of(
         context = stream.codec_context
         step, place = context.frame_size or 1024, 0
         channels = stream.layout.nb_channels
-        noise = np.random.default_rng(5)
+        noise = np.random.default_rng(round(10 * begin))
         packets = []
         while place < seconds * rate:
             wave = noise.uniform(-0.3, 0.3, (channels, step)).astype(np.float32)
@@ -430,7 +436,11 @@ def _several(workshop: Workshop) -> Iterator[Case]:
     for title, begins, said in (
         ("the clocks of both begin anew", (3.0, 1.0), "goes back"),
         ("the clocks of both jump on by 3 s", (1.0, 5.0), None),
-        ("the clocks of both jump on by 2 hours", (1.0, 7201.0), "clock|pause"),
+        (
+            "the clocks of both jump on by 2 hours",
+            (1.0, 7201.0),
+            "(?=.*leaves out a pause).*clock of the sound jumps",
+        ),
     ):
         yield _case(
             workshop,
@@ -476,4 +486,5 @@ def _both(begins: Sequence[float], path: Path) -> None:
     path.write_bytes(data)
 
 
+FEW = {"times of frames": 1, "clocks": 1, "sounds": 2}  # in CI
 ROWS = {"times of frames": rates, "clocks": jumps, "sounds": sounds}
