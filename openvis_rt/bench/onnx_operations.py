@@ -33,6 +33,6 @@ def flops_of_bundle(
     sizes = {"T": length, "K": classes, "n": masks_per_run(length)}
     names = [name for name in bundle.graphs if name in _NETWORKS]
     return {
-        name: 2 * multiply_adds(onnx.load(bundle.graph_path(name, precision)), sizes)
+        name: 2 * multiply_adds(onnx.load_from_string(bundle.read_graph(name, precision)), sizes)
         for name in names
     }

@@ -18,10 +18,12 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import mmap
+import os
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from openvis_rt.bundle.growing import Change, changing
 from openvis_rt.bundle.manifest import (
@@ -34,7 +36,8 @@ from openvis_rt.bundle.manifest import (
 from openvis_rt.bundle.manifest_file import MANIFEST, MEND, read_manifest, write_manifest
 from openvis_rt.bundle.onnx_file import refused_part
 from openvis_rt.errors import BundleError
-from openvis_rt.files import sha256_of
+from openvis_rt.files import digest_of
+from openvis_rt.given_files import given_file
 from openvis_rt.systems.graphs import QUANTISED
 
 __all__ = [
@@ -89,21 +92,24 @@ class Bundle:
         """
         for name, entry in self.manifest.files.items():
             file = self.path / name
-            if not file.is_file():
+            if not file.exists():
                 raise BundleError(f"{file} is missing; {MEND}")
-            size = file.stat().st_size
-            if size != entry.bytes:
-                raise BundleError(f"{file} has {size} bytes, {entry.bytes} were written; {MEND}")
-            found = sha256_of(file)
-            if found != entry.sha256:
-                raise BundleError(
-                    f"{file} was changed: its sha256 is {found[:16]}..., "
-                    f"{entry.sha256[:16]}... was written; {MEND}"
-                )
-            if name in self.manifest.graph_files and size:
-                with file.open("rb") as opened, contextlib.suppress(ValueError):
-                    # what is no ONNX file is told by whoever opens the graph
-                    _refuse_parts(file, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ))
+            with self._opened(name) as opened:
+                size = os.fstat(opened.fileno()).st_size
+                if size != entry.bytes:
+                    raise BundleError(
+                        f"{file} has {size} bytes, {entry.bytes} were written; {MEND}"
+                    )
+                found = digest_of(opened)
+                if found != entry.sha256:
+                    raise BundleError(
+                        f"{file} was changed: its sha256 is {found[:16]}..., "
+                        f"{entry.sha256[:16]}... was written; {MEND}"
+                    )
+                if name in self.manifest.graph_files and size:
+                    with contextlib.suppress(ValueError):
+                        # what is no ONNX file is told by whoever opens the graph
+                        _refuse_parts(file, opened)
 
     @contextlib.contextmanager
     def adding(self) -> Iterator[Change]:
@@ -120,10 +126,11 @@ class Bundle:
 
         Raises:
             OutputError: another process is changing the bundle, or it cannot be written.
-            BundleError: what the block left does not fit together; or a newer openvis-rt wrote the
-                bundle, and this one would lose what it does not know.
+            BundleError: what the block left does not fit together; another bundle stands there
+                now, so that what was made of this one does not belong to it; or a newer openvis-rt
+                wrote the bundle, and this one would lose what it does not know.
         """
-        with changing(self.path) as change:
+        with changing(self.path, self.manifest) as change:
             yield change
 
     @property
@@ -162,19 +169,74 @@ class Bundle:
                 no ONNX file, or has what no graph of a bundle may have (:func:`refused_part`).
         """
         file = self.graph_path(name, precision)
-        entry = self.manifest.files[self.graph(name, precision).file]
-        try:
-            with file.open("rb") as opened:
-                data = opened.read(entry.bytes + 1)
-        except OSError as exc:
-            raise BundleError(f"{file} cannot be read: {exc.strerror}; {MEND}") from exc
-        if hashlib.sha256(data).hexdigest() != entry.sha256:
-            raise BundleError(f"{file} was changed since the bundle was written; {MEND}")
+        data = self.read_file(self.graph(name, precision).file)
         try:
             _refuse_parts(file, data)
         except ValueError as exc:
             raise BundleError(f"{file} is no ONNX file: {exc}; {MEND}") from exc
         return data
+
+    def read_file(self, name: str, largest: int | None = None) -> bytes:
+        """The bytes of a listed file, read once and compared with its digest.
+
+        So they are those of the bundle that was opened, whatever stands under its name by now.
+
+        Args:
+            name: of the file, such as :data:`TOKENIZER`.
+            largest: the most bytes that such a file has; None for no bound.
+
+        Raises:
+            BundleError: it is not listed, missing, no regular file, larger, or was changed.
+        """
+        file, entry = self.file_path(name), self.manifest.files[name]
+        if largest is not None and entry.bytes > largest:
+            raise BundleError(
+                f"{file} has {entry.bytes} bytes; such a file has at most {largest >> 20} MiB"
+            )
+        with self._opened(name) as opened:
+            try:
+                data = opened.read(entry.bytes + 1)
+            except OSError as exc:
+                raise BundleError(f"{file} cannot be read: {exc.strerror}; {MEND}") from exc
+        if hashlib.sha256(data).hexdigest() != entry.sha256:
+            raise self._changed(name)
+        return data
+
+    def copy_file(self, name: str, target: Path) -> None:
+        """Copy a listed file, and compare what was copied with its digest.
+
+        Raises:
+            BundleError: as :meth:`read_file`.
+            OSError: the copy cannot be written.
+        """
+        with self._opened(name) as opened, target.open("wb+") as copy:
+            shutil.copyfileobj(opened, copy, 1 << 20)
+            if digest_of(copy) != self.manifest.files[name].sha256:
+                raise self._changed(name)
+
+    @contextlib.contextmanager
+    def _opened(self, name: str) -> Iterator[BinaryIO]:
+        """A listed file; BundleError where it cannot be read, or says that it was replaced."""
+        try:
+            file = given_file(self.file_path(name), BundleError)
+        except BundleError as exc:
+            raise self._changed(name, str(exc)) from exc
+        with file:
+            yield file
+
+    def _changed(self, name: str, how: str = "") -> BundleError:
+        """What is said of a file that is not the one of the bundle that was opened."""
+        try:
+            replaced = read_manifest(self.path) != self.manifest
+        except BundleError:
+            replaced = True
+        how = how or f"{self.path / name} was changed since the bundle was written"
+        if replaced:
+            return BundleError(
+                f"{how}; {self.path} was replaced, changed or removed since it was opened here. "
+                "Open it again: start anew"
+            )
+        return BundleError(f"{how}; {MEND}")
 
     def graph_sha256(self, name: str, precision: str = "fp32") -> str:
         """Hex SHA-256 of a graph's ONNX file, from the manifest."""
@@ -192,7 +254,7 @@ class Bundle:
         return self.path / name
 
 
-def _refuse_parts(file: Path, data: bytes | mmap.mmap) -> None:
+def _refuse_parts(file: Path, data: bytes | BinaryIO) -> None:
     refused = refused_part(data)
     if refused is not None:
         raise BundleError(f"{file} {refused}; no graph of a bundle may: {MEND}")

@@ -112,6 +112,9 @@ class Change:
 
     def _finish(self) -> None:
         """Steps 1 to 3 of the module's docstring."""
+        # by one who knows nothing of locks; the folder went with the bundle that it is in
+        if not self._folder.is_dir() or read_manifest(self.path) != self._before:
+            raise _replaced(self.path)
         new = self._folder / _NEW
         entries = {name: file_entry(new, name) for name in self._new}
         kept = self._others | (self.manifest.graph_files & self._before.files.keys())
@@ -132,11 +135,13 @@ class Change:
 
 
 @contextlib.contextmanager
-def changing(path: Path) -> Iterator[Change]:
-    """See :meth:`Bundle.adding`."""
+def changing(path: Path, opened: Manifest) -> Iterator[Change]:
+    """See :meth:`Bundle.adding`; ``opened`` is what the bundle was when the caller read it."""
     try:
         with _held(path):
-            manifest = read_manifest(path)  # as it is now, whatever the caller had opened
+            manifest = read_manifest(path)  # as it is now: another process may have added to it
+            if _source(manifest) != _source(opened):
+                raise _replaced(path)
             if is_newer_minor(manifest):
                 raise BundleError(
                     f"{path} has bundle schema {manifest.schema}, and this openvis-rt would lose "
@@ -160,12 +165,28 @@ def changing(path: Path) -> Iterator[Change]:
         ) from exc
 
 
+def _source(manifest: Manifest) -> tuple[object, ...]:
+    """What a bundle was exported from and as: nothing that is added to it changes this."""
+    precision, graphs = next(iter(manifest.graphs.items()))
+    digests = {name: manifest.files[graph.file].sha256 for name, graph in graphs.items()}
+    return manifest.variant, manifest.checkpoint, precision, digests
+
+
+def _replaced(path: Path) -> BundleError:
+    return BundleError(
+        f"{path} was replaced by another bundle, or removed, since it was opened here, and what "
+        "was made of that bundle belongs to no other; nothing was added. Start anew"
+    )
+
+
 @contextlib.contextmanager
 def _held(path: Path) -> Iterator[None]:
     """The lock of the one writer; the system opens it when a process dies, however that happens."""
     try:
         lock = lock_directory(path)
     except OSError as exc:
+        if exc.errno == errno.ENOENT:
+            raise _replaced(path) from exc
         if exc.errno == errno.EWOULDBLOCK:
             raise OutputError(
                 f"another process is adding to {path}. Try again when it has ended."

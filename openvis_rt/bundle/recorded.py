@@ -11,11 +11,11 @@ tell a signal-to-noise ratio to a tenth of a dB, and of a few queries every bit 
 
 from __future__ import annotations
 
+import io
 import zipfile
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -24,7 +24,7 @@ from PIL import Image
 
 from openvis_rt.bundle.bundle import Bundle
 from openvis_rt.errors import BundleError, InputError, RecordError
-from openvis_rt.given_files import given_json
+from openvis_rt.given_files import json_from_bytes
 from openvis_rt.records import record_from_json
 from openvis_rt.systems.system import Score, Tracker
 
@@ -179,11 +179,9 @@ def read_calls(bundle: Bundle) -> tuple[Record, Stored] | None:
     if RECORD not in bundle.manifest.files:
         return None
     try:
-        record = record_from_json(
-            Record, given_json(bundle.file_path(RECORD), _LARGEST_RECORD), strict=False
-        )
-        arrays = _read_arrays(bundle.file_path(ARRAYS))
-        frames = [_read_frame(bundle.file_path(frame_name(i))) for i in range(record.frames)]
+        record = record_from_json(Record, _json(bundle), strict=False)
+        arrays = _read_arrays(bundle.read_file(ARRAYS))
+        frames = [_read_frame(bundle.read_file(frame_name(i))) for i in range(record.frames)]
         _check_calls(bundle, record, arrays)
     except DAMAGES as exc:
         raise damaged(bundle, exc) from exc
@@ -244,11 +242,15 @@ def frame_name(index: int) -> str:
     return f"{FOLDER}/frames/{index:05d}.png"
 
 
-def _read_arrays(path: Path) -> dict[str, Array]:
-    with np.load(path, allow_pickle=False) as file:
+def _json(bundle: Bundle) -> Any:
+    return json_from_bytes(bundle.read_file(RECORD, _LARGEST_RECORD), str(bundle.path / RECORD))
+
+
+def _read_arrays(data: bytes) -> dict[str, Array]:
+    with np.load(io.BytesIO(data), allow_pickle=False) as file:
         return {name: file[name] for name in file.files}
 
 
-def _read_frame(path: Path) -> Image8:
-    with Image.open(path) as image:
+def _read_frame(data: bytes) -> Image8:
+    with Image.open(io.BytesIO(data)) as image:
         return np.asarray(image.convert("RGB"))

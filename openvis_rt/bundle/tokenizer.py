@@ -16,14 +16,16 @@ from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel, Split
 
 from openvis_rt.errors import BundleError
-from openvis_rt.given_files import given_json
+from openvis_rt.given_files import json_from_bytes
 
-__all__ = ["END", "START", "clip_tokenizer", "read_tokenizer"]
+__all__ = ["END", "LARGEST", "START", "clip_tokenizer", "tokenizer_from_bytes"]
 
 START, END = 49406, 49407
 """Tokens at the start and at the end of every text; all words of CLIP are below them."""
 
-_LARGEST = 64 << 20  # bytes of a file; CLIP's has 3 MB
+LARGEST = 64 << 20
+"""Bytes that a file has at most; CLIP's has 3 MB."""
+
 # contractions, words, single digits, runs of anything else
 _PIECES = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 
@@ -45,13 +47,13 @@ def clip_tokenizer(vocab: Mapping[str, int], merges: Sequence[tuple[str, str]]) 
     return tokenizer
 
 
-def read_tokenizer(path: Path) -> Tokenizer:
-    """The tokenizer of a file.
+def tokenizer_from_bytes(file: bytes, path: Path) -> Tokenizer:
+    """The tokenizer of a file's bytes; ``path`` is for messages.
 
     Raises:
         BundleError: it is no such file, or its words and merges are not like CLIP's.
     """
-    data = given_json(path, _LARGEST, BundleError)
+    data = json_from_bytes(file, str(path), BundleError)
     model = data.get("model") if isinstance(data, dict) else None
     vocab: Any = model.get("vocab") if isinstance(model, dict) else None
     merges: Any = model.get("merges") if isinstance(model, dict) else None

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from openvis_rt.bundle.bundle import MANIFEST, Bundle
 from openvis_rt.bundle.growing import Change
+from openvis_rt.bundle.manifest_file import save_manifest
 from openvis_rt.calib.int8_graphs import Int8Graph
 from openvis_rt.calib.ranges import FOLDER, RECORD, Calibration
 from openvis_rt.calib.reading import calibration_file
@@ -61,9 +61,10 @@ def _target(bundle: Bundle, output: Path | None, *, overwrite: bool) -> Iterator
 
     with output_directory(output, overwrite=overwrite, ours=ours) as folder:
         copy = folder / "copy"  # the folder itself is locked, and so is a bundle that grows
-        for name in (MANIFEST, *bundle.manifest.files):
+        for name in bundle.manifest.files:
             (copy / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(bundle.path / name, copy / name)
+            bundle.copy_file(name, copy / name)
+        save_manifest(bundle.manifest, copy / MANIFEST)
         yield Bundle.open(copy, verify=False)
         for path in copy.iterdir():
             path.rename(folder / path.name)

@@ -61,7 +61,7 @@ def fp32_graph(bundle: Bundle, name: str) -> onnx.ModelProto:
         BundleError: the bundle does not hold it.
         InputError: it is quantised already.
     """
-    model = onnx.load(str(bundle.graph_path(name, "fp32")))
+    model = onnx.load_from_string(bundle.read_graph(name, "fp32"))
     try:
         refuse_quantised(model)
     except InputError as exc:

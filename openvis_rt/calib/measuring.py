@@ -100,7 +100,7 @@ class Reference:
             if graph.graph == name:
                 return TappedGraph(model_on_a_cpu(graph), graph.file.spec, self._seen[name])
         file = self._bundle.graph(name, others)
-        model = onnx.load(str(self._bundle.graph_path(name, others)))
+        model = onnx.load_from_string(self._bundle.read_graph(name, others))
         if file.precision == "fp16":
             model = fp16_emulation(model)
         return TappedGraph(model, file.spec, self._seen[name])

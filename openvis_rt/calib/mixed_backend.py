@@ -45,7 +45,7 @@ class MixedBackend(OnnxRuntime):
         elif graph == "text" or bundle.graph(graph, precision).precision != "fp16":
             return super().open(bundle, graph, precision, slots=slots, fetched=fetched)
         else:
-            model = fp16_emulation(onnx.load(str(bundle.graph_path(graph, precision))))
+            model = fp16_emulation(onnx.load_from_string(bundle.read_graph(graph, precision)))
             spec = bundle.graph(graph, precision).spec
         data = model.SerializeToString()
         return OnnxRuntimeSession(graph, spec, "cpu", self._threads, data, made_here=True)

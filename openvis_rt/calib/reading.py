@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from openvis_rt.bundle.bundle import Bundle
 from openvis_rt.calib.ranges import RECORD, Calibration
 from openvis_rt.errors import InputError
-from openvis_rt.given_files import given_json
+from openvis_rt.given_files import json_from_bytes
 from openvis_rt.records import record_from_json
 from openvis_rt.systems.graphs import QUANTISED
 
@@ -36,7 +36,8 @@ def read_calibration(bundle: Bundle) -> Calibration:
         )
     path = bundle.path / name
     try:
-        found = record_from_json(Calibration, given_json(path, _LARGEST))
+        data = bundle.read_file(name, _LARGEST)
+        found = record_from_json(Calibration, json_from_bytes(data, str(path)))
     except InputError as exc:
         raise InputError(f"{path} is no calibration ({exc}). Calibrate the bundle anew.") from exc
     refuse_foreign(found, bundle)

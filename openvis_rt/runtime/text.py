@@ -14,14 +14,13 @@ import contextlib
 import html
 import re
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import ftfy
 import numpy as np
 import numpy.typing as npt
 
 from openvis_rt.bundle.bundle import TOKENIZER, Bundle
-from openvis_rt.bundle.tokenizer import END, START, read_tokenizer
+from openvis_rt.bundle.tokenizer import END, LARGEST, START, tokenizer_from_bytes
 from openvis_rt.errors import BackendError, BundleError, VocabularyError
 from openvis_rt.runtime.backends.base import Session
 from openvis_rt.runtime.backends.registry import BackendOptions, open_backend
@@ -45,14 +44,15 @@ class ClipTokenizer:
     """CLIP's byte-pair tokenizer, with open_clip's cleaning of text.
 
     Args:
-        path: a file in the `tokenizers` library's format.
+        bundle: whose tokenizer, a file in the `tokenizers` library's format.
 
     Raises:
-        BundleError: it is none, or not of CLIP's words.
+        BundleError: it has none, it was changed, or is not of CLIP's words.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._tokenizer = read_tokenizer(path)
+    def __init__(self, bundle: Bundle) -> None:
+        data = bundle.read_file(TOKENIZER, LARGEST)
+        self._tokenizer = tokenizer_from_bytes(data, bundle.path / TOKENIZER)
 
     def __call__(self, text: str) -> list[int]:
         """Token ids of a text, with start and end, of any length.
@@ -120,7 +120,7 @@ class TextEmbedder:
             raise BundleError(f"{bundle.path / graph.file} has embeddings of no fixed width")
         self._prompts, self._warn, self._hinted = bundle.manifest.prompts, warn, False
         self._open_session = open_session
-        self._tokenizer = ClipTokenizer(bundle.file_path(TOKENIZER))
+        self._tokenizer = ClipTokenizer(bundle)
         self._cache = TextCache(bundle, graph.precision, width, warn) if cached else None
         self._known: dict[str, Floats] = {}
 

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from openvis_rt.bundle.bundle import TRACKER, Bundle
+from openvis_rt.bundle.bundle import Bundle
 from openvis_rt.runtime.tracking.rules import (
     Matcher,
     association_from_tracker,
     matcher_from_bundle,
     scores_from_rule,
+    tracker_weights,
 )
 
 __all__ = ["Output", "detections_of", "hard_orders", "hard_tokens", "orders_of"]
@@ -72,11 +72,8 @@ def hard_tokens(bundle: Bundle, seed: int) -> dict[str, Floats]:
 def hard_orders(bundle: Bundle, tokens: Mapping[str, Floats]) -> Ints:
     """The query of each track at each step of :func:`hard_tokens`, int64 [20, 12]."""
     rule = bundle.manifest.tracker
-    recurrence: Path | None = None
-    if TRACKER in bundle.manifest.files:
-        recurrence = bundle.file_path(TRACKER)
     width = sum(_token_widths(bundle).values())
-    matcher = Matcher(rule, association_from_tracker(rule, recurrence, width))
+    matcher = Matcher(rule, association_from_tracker(rule, tracker_weights(bundle), width))
     steps = zip(*(tokens[name] for name in rule.tokens), strict=True)
     return np.stack([matcher.step(dict(zip(rule.tokens, parts, strict=True))) for parts in steps])
 

@@ -208,11 +208,11 @@ def bisect_check(
         (c for c in reference.record.calls if (c.graph, c.point) == (graph, check.point)), call
     )
     precision = next(p for p in bundle.manifest.graphs if check.contender.endswith(f", {p})"))
-    suspect = onnx.load(str(bundle.graph_path(graph, precision)))
+    suspect = onnx.load_from_string(bundle.read_graph(graph, precision))
     if check.contender.startswith(RewrittenGraphs.name):
         trusted, suspect = suspect, replace_grid_sample(suspect)
     elif bundle.graph(graph, precision).precision != "fp32":
-        trusted = onnx.load(str(bundle.graph_path(graph, "fp32")))
+        trusted = onnx.load_from_string(bundle.read_graph(graph, "fp32"))
     elif model is not None:
         trusted = fresh_graph(bundle, model, graph)
     else:

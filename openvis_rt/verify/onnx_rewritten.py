@@ -40,7 +40,9 @@ class RewrittenGraphs:
             EngineError: it has a GridSample that cannot be replaced.
         """
         path, file = str(bundle.graph_path(graph, precision)), bundle.graph(graph, precision)
-        data = replace_grid_sample(onnx.load(path)).SerializeToString()
+        data = replace_grid_sample(
+            onnx.load_from_string(bundle.read_graph(graph, precision))
+        ).SerializeToString()
         return OnnxRuntimeSession(path, file.spec, "cpu", data=data, made_here=True)
 
     def changed(self, bundle: Bundle, precision: str) -> list[str]:
@@ -48,7 +50,7 @@ class RewrittenGraphs:
         return [
             name
             for name in bundle.graphs
-            if find_grid_samples(onnx.load(str(bundle.graph_path(name, precision))))
+            if find_grid_samples(onnx.load_from_string(bundle.read_graph(name, precision)))
         ]
 
     def counters(self) -> dict[str, float]:

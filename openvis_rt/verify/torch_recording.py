@@ -14,7 +14,7 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from openvis_rt.bundle.bundle import TOKENIZER, Bundle
+from openvis_rt.bundle.bundle import Bundle
 from openvis_rt.bundle.recorded import (
     RECORD,
     Call,
@@ -218,7 +218,7 @@ class _Recording:
         self._classifier = Classifier(words.names, words.rows_of_class, rows)
 
     def _record_text(self) -> None:
-        tokenizer = ClipTokenizer(self.bundle.file_path(TOKENIZER))
+        tokenizer = ClipTokenizer(self.bundle)
         tokens = tokenizer.batch(list(Vocabulary.of(_NAMES).phrases))
         self.arrays["tokens"] = tokens
         for count in (1, len(tokens)):

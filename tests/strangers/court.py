@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +82,7 @@ class Case:
         name: what is strange about it, for the report.
         make: writes the files into an empty folder, and gives the arguments of ``openvis``; the
             command runs in that folder, so the arguments are best relative to it.
-        writes: names in the folder that the command may leave.
+        writes: names in the folder that the command may leave, or patterns of them.
         codes: the exit codes that are right here.
         seconds, megabytes: what it may take, where that is not the usual.
         check: says what is wrong with an outcome that is clean, or None: for wrong results.
@@ -90,7 +91,7 @@ class Case:
         interrupt: a signal that is sent to it.
         stdin: name of what it reads as stdin, in the folder; None for nothing.
         keeps: what it writes stays where it fails, too.
-        sabotage: as :meth:`Court.run` has it.
+        sabotage: as of :meth:`Court.run`.
     """
 
     name: str
@@ -197,10 +198,11 @@ def _faults(case: Case, outcome: Outcome) -> Iterator[str]:
         yield f"{outcome.seconds:.0f} s"
     if outcome.megabytes > case.megabytes:
         yield f"{outcome.megabytes:.0f} MB"
-    if left := outcome.left - case.writes:
+    may_stay = {n for n in outcome.left if any(fnmatchcase(n, wanted) for wanted in case.writes)}
+    if left := outcome.left - may_stay:
         yield f"left behind: {', '.join(sorted(left))}"
-    if outcome.code and not case.keeps and (left := outcome.left & case.writes):
-        yield f"failed and yet left {', '.join(sorted(left))}"
+    if outcome.code and not case.keeps and may_stay:
+        yield f"failed and yet left {', '.join(sorted(may_stay))}"
 
 
 @contextmanager

@@ -95,6 +95,16 @@ def _mode(words: bytes) -> Change:
     return change
 
 
+def _no_text(side: str) -> Change:
+    """The file with a tensor's name, wherever it stands, in bytes that are no UTF-8."""
+
+    def change(model: onnx.ModelProto) -> bytes:
+        name = getattr(model.graph, side)[0].name.encode()
+        return model.SerializeToString().replace(name, name[:-1] + b"\x8b")
+
+    return change
+
+
 def _opset(version: int) -> Change:
     return lambda model: setattr(model.opset_import[0], "version", version)
 
@@ -110,6 +120,7 @@ CHANGES: dict[str, Change] = {
         for place in ("w.bin", "../w.bin", "/dev/zero", "/etc/passwd", "", "\x1b[2J")
     },
     **{f"the mode {m!r}": _mode(m) for m in (b"other", b"\x1b]0;x\x07", b"\xff\x1b[2J", b"%s%n")},
+    **{f"the name of an {side} is no text": _no_text(side) for side in ("input", "output")},
     **{f"opset {version}": _opset(version) for version in (0, -1, 1, 99, 2**31, 2**62)},
     **{
         f"{side} {field} {value!r}": _first(field, side, value)
@@ -132,9 +143,10 @@ def _graphs(workshop: Workshop, verb: str) -> Iterator[Case]:
             ) -> Sequence[str | Path]:
                 bundle = workshop.linked(folder)
                 model = onnx.load(bundle / f"{graph}.onnx")
-                change(model)
+                changed = change(model)
                 (folder / "w.bin").write_bytes(bytes(64))
-                replaced(bundle, f"{graph}.onnx", model.SerializeToString())
+                data = changed if isinstance(changed, bytes) else model.SerializeToString()
+                replaced(bundle, f"{graph}.onnx", data)
                 return _arguments(workshop, verb)
 
             # ONNX Runtime works an output's shape out anew, whatever the file says of it, and

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from openvis_rt.errors import BundleError, InputError
 from openvis_rt.runtime.tracking.association import Momentum
-from openvis_rt.runtime.tracking.rollout import Cell, Rollout, cell_from_file
+from openvis_rt.runtime.tracking.rollout import Cell, Rollout, cell_from_bytes
 from openvis_rt.systems.recurrence import RECURRENCES, recurrence_of, recurrence_shapes
 
 torch = pytest.importorskip("torch", reason="torch is what the recurrence is held against")
@@ -132,12 +132,12 @@ def test_few_tracks_and_zero_tokens(count):
 
 
 @pytest.mark.parametrize("name", RECURRENCES)
-def test_weights_of_another_size_are_refused(name, tmp_path):
+def test_weights_of_another_size_are_refused(name):
     _, weights = weights_of(name)
-    save_file(weights, tmp_path / "tracker.safetensors")
-    assert cell_from_file(tmp_path / "tracker.safetensors", WIDTH).kind == name
+    file = save(weights)
+    assert cell_from_bytes(file, WIDTH).kind == name
     with pytest.raises(BundleError, match=rf"width {WIDTH}.*are\s+768 wide"):
-        cell_from_file(tmp_path / "tracker.safetensors", 768)
+        cell_from_bytes(file, 768)
     key = sorted(weights)[0]
     with pytest.raises(BundleError, match=key):
         Cell({**weights, key: weights[key][:-1]})
@@ -145,10 +145,9 @@ def test_weights_of_another_size_are_refused(name, tmp_path):
         Cell({**weights, "weight_ih_l1": weights[key]})
 
 
-def test_damaged_files_are_refused(tmp_path):
-    (tmp_path / "tracker.safetensors").write_bytes(b"\x00" * 40)
+def test_damaged_files_are_refused():
     with pytest.raises(BundleError, match="cannot be read"):
-        cell_from_file(tmp_path / "tracker.safetensors", WIDTH)
+        cell_from_bytes(b"\x00" * 40, WIDTH)
     with pytest.raises(BundleError, match="found nothing"):
         Cell({})
 

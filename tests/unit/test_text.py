@@ -91,7 +91,7 @@ def edited(file: Path) -> Iterator[sqlite3.Connection]:
 
 @pytest.fixture(scope="module")
 def tokenizer(tiny_bundle) -> ClipTokenizer:
-    return ClipTokenizer(tiny_bundle / "tokenizer" / "tokenizer.json")
+    return ClipTokenizer(Bundle.open(tiny_bundle))
 
 
 def varied_texts() -> list[str]:

@@ -7,6 +7,7 @@ sidecar last, and an engine without a matching sidecar does not load.
 
 from __future__ import annotations
 
+import hashlib
 import multiprocessing
 import shutil
 import signal
@@ -24,8 +25,9 @@ from openvis_rt.engines.build.compiler_log import CompilerReport
 from openvis_rt.engines.build.layers import precision_of_layers
 from openvis_rt.engines.library import tensorrt_library
 from openvis_rt.engines.plan import Sidecar, sidecar_path
-from openvis_rt.errors import DependencyError, EngineError, OpenVISError
+from openvis_rt.errors import BundleError, DependencyError, EngineError, OpenVISError
 from openvis_rt.files import output_errors, output_file, sha256_of
+from openvis_rt.given_files import given_bytes
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
@@ -35,6 +37,8 @@ __all__ = ["Done", "Job", "Machine", "Report", "run_job"]
 
 Report = Callable[[str, str, int, int], None]
 """Called as ``report(graph, phase, steps done, steps)``."""
+
+_LARGEST_GRAPH = 2 << 30  # bytes; no protocol buffer is larger
 
 
 @dataclass(frozen=True)
@@ -142,6 +146,7 @@ def _compile(job: Job, progress: Progress) -> Done:
     library = tensorrt_library(job.backend)
     file, replaced, error = _file_to_compile(job, progress)
     built = build_plan(file, library, job.request, progress)
+    _checked_graph(job)  # what the library read lay there for a while
     precision_built = _checked_precision(job, built)
     plan = job.scratch / job.plan.name
     with output_errors(plan):
@@ -184,6 +189,17 @@ def _checked_precision(job: Job, built: BuiltPlan) -> str:
     return precision
 
 
+def _checked_graph(job: Job) -> bytes:
+    """The bytes of the job's ONNX file, which must be those that the engine will be known by."""
+    data = given_bytes(job.onnx, _LARGEST_GRAPH, BundleError)
+    if hashlib.sha256(data).hexdigest() != job.onnx_sha256:
+        raise BundleError(
+            f"{job.onnx} was changed since the bundle was opened here; no engine was made of it. "
+            "Build again"
+        )
+    return data
+
+
 def _file_to_compile(job: Job, progress: Progress) -> tuple[Path, int, float | None]:
     """The file to compile, how many GridSample nodes became gathers, and their largest error."""
     try:
@@ -196,7 +212,7 @@ def _file_to_compile(job: Job, progress: Progress) -> tuple[Path, int, float | N
     profiles = job.request.profiles.items()
     # a batch may be wrong at one size and right at another
     sizes = [{n: p.opt for n, p in profiles}, {n: p.min for n, p in profiles}]
-    model = onnx.load(str(job.onnx))
+    model = onnx.load_from_string(_checked_graph(job))
     rewritten = rewrite(model, job.request.shape_values.keys(), sizes, verify=job.verify)
     if rewritten.model is None:
         return job.onnx, 0, None

@@ -16,6 +16,7 @@ __all__ = ["OnnxRuntime", "OnnxRuntimeSession"]
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 _WRONG = ["WeightBiasQuantization"]
+_AGAIN = "export it again"
 _LEFT_OUT = {"cpu": ["SkipLayerNormFusion", *_WRONG], "cuda": _WRONG}
 """Of ONNX Runtime's optimisations those that are not made.
 
@@ -342,8 +343,12 @@ class OnnxRuntimeSession:
 
 def _check_tensors(session: Any, spec: GraphSpec, path: str) -> None:
     """BundleError unless a file's inputs and outputs are those of its spec."""
-    found_in = {v.name: v for v in (*session.get_inputs(), *session.get_overridable_initializers())}
-    found_out = {v.name: v for v in session.get_outputs()}
+    try:
+        given = (*session.get_inputs(), *session.get_overridable_initializers())
+        found_in = {v.name: v for v in given}
+        found_out = {v.name: v for v in session.get_outputs()}
+    except UnicodeDecodeError as exc:
+        raise BundleError(f"{path} has a tensor whose name is no text ({exc}); {_AGAIN}") from exc
     for tensors, found in (
         ((*spec.inputs, *spec.overridable), found_in),
         (spec.outputs, found_out),
@@ -351,7 +356,7 @@ def _check_tensors(session: Any, spec: GraphSpec, path: str) -> None:
         if {t.name for t in tensors} != found.keys():
             raise BundleError(
                 f"{path} has the tensors {sorted(found)}, and the manifest says "
-                f"{sorted(t.name for t in tensors)}; export it again"
+                f"{sorted(t.name for t in tensors)}; {_AGAIN}"
             )
         for tensor in tensors:
             value = found[tensor.name]
@@ -361,7 +366,7 @@ def _check_tensors(session: Any, spec: GraphSpec, path: str) -> None:
             if not same or not _is_shape(tuple(value.shape), tensor.shape):
                 raise BundleError(
                     f"{tensor.name!r} of {path} is {dtype} {list(value.shape)}, and the manifest "
-                    f"says {tensor.dtype} {list(tensor.shape)}; export it again"
+                    f"says {tensor.dtype} {list(tensor.shape)}; {_AGAIN}"
                 )
 
 

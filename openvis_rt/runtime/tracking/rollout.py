@@ -12,7 +12,6 @@ prediction, which is :class:`~openvis_rt.runtime.tracking.association.Momentum` 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from time import perf_counter
 
 import numpy as np
@@ -21,17 +20,17 @@ from safetensors.numpy import load
 from scipy.special import expit
 
 from openvis_rt.errors import BundleError, InputError
-from openvis_rt.given_files import given_bytes
 from openvis_rt.runtime.tracking.association import hungarian, unit_rows
 from openvis_rt.systems.recurrence import recurrence_of
 
-__all__ = ["Cell", "Rollout", "cell_from_file"]
+__all__ = ["LARGEST", "Cell", "Rollout", "cell_from_bytes"]
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 
 _LARGEST_WEIGHT = 1e10  # as of checkpoints: sums over it stay far from float32's end
-_LARGEST = 1 << 30  # bytes; of InstFormer's tokens an LSTM has 19 MB
+LARGEST = 1 << 30
+"""Bytes of a file of weights at most; of InstFormer's tokens an LSTM has 19 MB."""
 
 
 class Rollout:
@@ -107,30 +106,31 @@ class Cell:
         return self._advance(self._weights, self.state, tokens)
 
 
-def cell_from_file(path: Path, width: int) -> Cell:
-    """The cell of a ``tracker.safetensors``.
+def cell_from_bytes(file: bytes, width: int) -> Cell:
+    """The cell of the bytes of a ``tracker.safetensors``.
 
     Raises:
         BundleError: the file is damaged, holds no known cell, or one of another token width.
     """
     try:
-        weights = load(given_bytes(path, _LARGEST, BundleError))
+        weights = load(file)
     except Exception as exc:  # of types that numpy lacks it is a KeyError
-        raise BundleError(f"{path} cannot be read: {exc}") from exc
+        raise BundleError(f"the bundle's tracker.safetensors cannot be read: {exc}") from exc
     for name, value in weights.items():
         if value.dtype != np.float32 or not (np.abs(value) <= _LARGEST_WEIGHT).all():  # or NaN
             raise BundleError(
-                f"{path}: {name!r} is {value.dtype}, or has numbers that are not finite or are "
-                f"beyond {_LARGEST_WEIGHT:g}; weights are float32 and some tens at the most"
+                f"{name!r} of the bundle's tracker.safetensors is {value.dtype}, or has numbers "
+                f"that are not finite or are beyond {_LARGEST_WEIGHT:g}; weights are float32 and "
+                "some tens at the most"
             )
     try:
         cell = Cell(weights)
     except InputError as exc:
-        raise BundleError(f"{path} holds no recurrence: {exc}") from exc
+        raise BundleError(f"the bundle's tracker.safetensors holds no recurrence: {exc}") from exc
     if cell.width != width:
         raise BundleError(
-            f"{path} is a {cell.kind} for tokens of width {cell.width}, and the model's are "
-            f"{width} wide"
+            f"the bundle's tracker.safetensors is a {cell.kind} for tokens of width {cell.width}, "
+            f"and the model's are {width} wide"
         )
     return cell
 

@@ -6,7 +6,6 @@ A rule is an entry of one of the two tables below; a system with a rule of its o
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -16,7 +15,7 @@ from openvis_rt.bundle.bundle import TRACKER, Bundle
 from openvis_rt.errors import BundleError, InputError
 from openvis_rt.runtime.tracking.association import Momentum, TemporalTopK, unit_rows
 from openvis_rt.runtime.tracking.mean_logits import FORMULAS, MeanLogits
-from openvis_rt.runtime.tracking.rollout import Rollout, cell_from_file
+from openvis_rt.runtime.tracking.rollout import LARGEST, Rollout, cell_from_bytes
 from openvis_rt.runtime.tracking.scoring import Detection, FrameLogits, FrameProbabilities
 from openvis_rt.systems.system import Score, Tracker
 
@@ -28,6 +27,7 @@ __all__ = [
     "check_score",
     "matcher_from_bundle",
     "scores_from_rule",
+    "tracker_weights",
 ]
 
 Floats = npt.NDArray[np.float32]
@@ -94,7 +94,7 @@ class Matcher:
 
 def association_from_tracker(
     rule: Tracker,
-    recurrence: Path | None,
+    recurrence: bytes | None,
     token_width: int,
     given: Mapping[str, int | None] | None = None,
 ) -> Association:
@@ -102,7 +102,7 @@ def association_from_tracker(
 
     Args:
         rule: of the manifest.
-        recurrence: the bundle's ``tracker.safetensors``; None if it has none.
+        recurrence: the bytes of ``tracker.safetensors``; None if the bundle has none.
         token_width: of what is matched: the sum of the widths of ``rule.tokens``.
         given: parameters in place of the rule's own, None for those that are not given.
 
@@ -126,6 +126,15 @@ def association_from_tracker(
     return _ASSOCIATIONS[rule.name]({**rule.parameters, **chosen}, recurrence, token_width)
 
 
+def tracker_weights(bundle: Bundle) -> bytes | None:
+    """The bytes of a bundle's ``tracker.safetensors``; None if it has none.
+
+    Raises:
+        BundleError: they are not those that were written.
+    """
+    return bundle.read_file(TRACKER, LARGEST) if TRACKER in bundle.manifest.files else None
+
+
 def matcher_from_bundle(bundle: Bundle, **given: int | None) -> Matcher:
     """The matcher of a bundle, with parameters of its tracker in place of the manifest's.
 
@@ -138,9 +147,8 @@ def matcher_from_bundle(bundle: Bundle, **given: int | None) -> Matcher:
         raise BundleError(
             f"the bundle tracks by the outputs {list(rule.tokens)}; the host reads {list(widths)}"
         )
-    recurrence = bundle.path / TRACKER if TRACKER in bundle.manifest.files else None
     width = sum(widths[name] for name in rule.tokens)
-    return Matcher(rule, association_from_tracker(rule, recurrence, width, given))
+    return Matcher(rule, association_from_tracker(rule, tracker_weights(bundle), width, given))
 
 
 def check_score(bundle: Bundle) -> None:
@@ -205,9 +213,9 @@ def _check_parameters(what: str, rule: Tracker | Score) -> None:
         )
 
 
-def _rollout(_parameters: Mapping[str, Any], recurrence: Path | None, width: int) -> Association:
+def _rollout(_parameters: Mapping[str, Any], recurrence: bytes | None, width: int) -> Association:
     # without a recurrence a track's last token is its prediction
-    return Momentum() if recurrence is None else Rollout(cell_from_file(recurrence, width))
+    return Momentum() if recurrence is None else Rollout(cell_from_bytes(recurrence, width))
 
 
 def _mean_logits(
@@ -225,7 +233,7 @@ def _mean_logits(
     )
 
 
-_ASSOCIATIONS: dict[str, Callable[[Mapping[str, Any], Path | None, int], Association]] = {
+_ASSOCIATIONS: dict[str, Callable[[Mapping[str, Any], bytes | None, int], Association]] = {
     "temporal-top-k": lambda p, _file, _width: TemporalTopK(p["frames"], p["top_k"]),
     "momentum": lambda p, _file, _width: Momentum(p["alpha"]),
     "rollout": _rollout,

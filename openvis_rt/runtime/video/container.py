@@ -134,7 +134,8 @@ class ContainerReader:
             raise
         rates = [rate for rate in (self._stream.average_rate, self._stream.guessed_rate) if rate]
         self.fps = _rate_of(self._stream)
-        self._clocked = self.fps in rates or not rates  # else times, too, are by a rate in error
+        # else times, too, are by a rate in error; one that is only guessed says nothing of them
+        self._clocked = self.fps in rates or not self._stream.average_rate
         if not self._clocked:
             self.warnings.append(
                 f"{name} declares {float(rates[0]):g} frames a second, which is taken for an "

@@ -90,7 +90,7 @@ class OverlayWriter:
             plays, up to a second or two before the end. That is for recordings of live sources.
 
     Attributes:
-        warnings: why sound is missing or ends early, if it does.
+        warnings: why sound is missing or ends early, and what times could not be kept.
 
     Raises:
         OutputError: the suffix is unknown, or the place cannot be written.
@@ -126,6 +126,8 @@ class OverlayWriter:
         self._unit = time_base_of(self.fps)
         self._shift = 0.0  # seconds that pauses were shortened by
         self._last: int | None = None  # when the last frame is shown, in units
+        self._time = 0.0  # that the last frame was given
+        self._told: set[str] = set()
 
     def __enter__(self) -> OverlayWriter:
         with ExitStack() as stack:
@@ -178,14 +180,33 @@ class OverlayWriter:
         """When a frame is shown, in units."""
         step = max(1, round(1 / self.fps / self._unit))
         if self._last is None:
-            return 0 if time is None else max(0, round(time / self._unit))
+            self._time = time or 0.0
+            return max(0, round(self._time / self._unit))
         if time is None:
             return self._last + step
         place = round((time - self._shift) / self._unit)
         if float((place - self._last) * self._unit) > max(LONGEST_GAP, float(10 / self.fps)):
+            self._tell(
+                "pause",
+                f"the overlay leaves out a pause of {time - self._time:.0f} s, at "
+                f"{float(self._last * self._unit):.1f} s of it: more than an hour is taken for an "
+                "error of the clock",
+            )
             place = self._last + step
             self._shift = time - float(place * self._unit)
+        elif time <= self._time:
+            self._tell(
+                "times",
+                f"frames have no times of their own, first at {time:.2f} s: in the overlay each "
+                "comes right after the one before",
+            )
+        self._time = time
         return max(place, self._last + 1)
+
+    def _tell(self, kind: str, message: str) -> None:
+        if kind not in self._told:
+            self._told.add(kind)
+            self.warnings.append(message)
 
     def __exit__(
         self,

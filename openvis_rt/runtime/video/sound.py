@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import itertools
 from typing import TYPE_CHECKING
 
 import av
@@ -9,11 +11,16 @@ import av
 from openvis_rt.runtime.video.timeline import LONGEST_GAP, RESTART
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from av.audio.stream import AudioStream
     from av.container import InputContainer, OutputContainer
     from av.packet import Packet
 
 __all__ = ["SoundCopy"]
+
+# what so many channels are where a file does not say, as FFmpeg has it
+_LAYOUTS = ("mono", "stereo", "2.1", "4.0", "5.0", "5.1", "6.1", "7.1")
 
 
 class SoundCopy:
@@ -42,8 +49,11 @@ class SoundCopy:
         warnings: list[str],
     ) -> None:
         self._output, self._warnings = output, warnings
-        self._track = output.add_stream_from_template(stream)
-        self._packets = source.demux(stream)
+        self._packets: Iterator[Packet[AudioStream]] = source.demux(stream)
+        first = next(self._packets, None)
+        self._packets = itertools.chain(() if first is None else (first,), self._packets)
+        _try_track(output.format.name, stream, first)
+        self._track = _track_like(output, stream)
         self._next: Packet[AudioStream] | None = None
         if begin is None and source.streams.video:
             video = source.streams.video[0]
@@ -108,3 +118,30 @@ class SoundCopy:
     def _stop(self, time: float, error: av.FFmpegError) -> None:
         self._packets = iter(())
         self._warnings.append(f"the sound ends at {time:.1f} s: it is damaged ({error.strerror})")
+
+
+def _track_like(output: OutputContainer, stream: AudioStream) -> AudioStream:
+    """A track for the packets of a stream, ValueError where the container knows no such codec."""
+    track = output.add_stream_from_template(stream)
+    channels = stream.codec_context.channels
+    if f"{channels} channels" == stream.layout.name and channels <= len(_LAYOUTS):
+        # of AVI and Matroska; MP4 must say which, and would refuse it after the last frame
+        track.codec_context.layout = _LAYOUTS[channels - 1]
+    return track
+
+
+def _try_track(kind: str, stream: AudioStream, first: Packet[AudioStream] | None) -> None:
+    """ValueError where a container cannot hold a stream: some say so at their end only."""
+    try:
+        with av.open(io.BytesIO(), "w", format=kind) as trial:
+            track = _track_like(trial, stream)
+            if first is None or not first.size:
+                return
+            packet = av.Packet(bytes(first))
+            packet.pts, packet.dts, packet.duration = 0, 0, first.duration
+            packet.time_base, packet.stream = first.time_base, track
+            trial.mux(packet)
+    except av.InvalidDataError:  # of a packet that is damaged; that is told where it is copied
+        return
+    except av.FFmpegError as exc:
+        raise ValueError(exc.strerror) from exc

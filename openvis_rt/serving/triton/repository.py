@@ -22,8 +22,9 @@ from typing import Any, Literal, get_args
 
 from openvis_rt.bundle.bundle import MANIFEST, Bundle, write_manifest
 from openvis_rt.bundle.contract import check_contract
+from openvis_rt.bundle.manifest_file import read_manifest
 from openvis_rt.engines.plan import check_plan, sidecar_path
-from openvis_rt.errors import InputError
+from openvis_rt.errors import BundleError, InputError
 from openvis_rt.files import output_directory
 from openvis_rt.runtime.backends.registry import BACKENDS
 from openvis_rt.runtime.text_cache import cache_places
@@ -186,6 +187,11 @@ def _write_bundle(bundle: Bundle, precision: str, to: Path) -> None:
     """The manifest of what was copied, with the digests of the copies."""
     graphs = {precision: bundle.manifest.graphs[precision]}
     write_manifest(to, replace(bundle.manifest, graphs=graphs), _files(bundle, precision))
+    for name, entry in read_manifest(to).files.items():
+        if entry != bundle.manifest.files[name]:
+            raise BundleError(
+                f"{bundle.path / name} was changed since the bundle was opened here. Start anew"
+            )
 
 
 def _copy_cache(bundle: Path, to: Path) -> None:
@@ -238,7 +244,11 @@ def _copy(source: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         os.link(source, target)
-    except OSError:  # another disk, or one without links
+    except OSError as exc:  # another disk, or one without links
+        if not source.is_file():
+            raise BundleError(
+                f"{source} was changed since the bundle was opened here: it is gone"
+            ) from exc
         shutil.copyfile(source, target)
 
 
