@@ -18,6 +18,8 @@ from pathlib import Path
 import pytest
 
 from openvis_rt.bundle.bundle import Bundle
+from openvis_rt.engines.plan import check_plan
+from openvis_rt.errors import EngineError
 from openvis_rt.runtime.video.generated import write_sample_video
 
 pytest.importorskip("torch", reason="exporting needs the extra [export]")
@@ -106,6 +108,42 @@ def test_run_over_older_results(bundle, video, tmp_path, kills):
         json.loads((folder / "results.json").read_text())
     run(*arguments, "--overwrite")
     assert names(tmp_path) == ["out"]
+
+
+def broken_engines(bundle: Path) -> list[str]:
+    """What is said of each engine that stands in a bundle and is not whole."""
+    graphs = Bundle.open(bundle).manifest.graphs["fp32"]
+    said = []
+    for plan in sorted(bundle.glob("engines/*/*.plan")):
+        entry = graphs[plan.name.split(".")[0]]
+        try:
+            check_plan(plan, Bundle.open(bundle).manifest.files[entry.file].sha256)
+        except EngineError as exc:
+            said.append(str(exc))
+    return said
+
+
+@pytest.mark.parametrize("force", [False, True], ids=["build", "build --force"])
+def test_build_in_a_bundle(bundle, tmp_path, kills, force):
+    pytest.importorskip("tensorrt_rtx", reason="compiling needs the extra [rtx]")
+    mine = tmp_path / "bundle"
+    shutil.copytree(bundle, mine)
+    build = ("build", mine, "--backend", "tensorrt-rtx", "--targets", "sm86", "--no-verify")
+    whole = run(*build)
+    assert not broken_engines(mine)
+    for moment in moments(kills, whole):
+        if not force:
+            shutil.rmtree(mine / "engines")
+        killed(moment, *build, *(["--force"] if force else []))
+        # a kill may fall between an engine and its sidecar; the others are what they were
+        said = broken_engines(mine)
+        assert len(said) <= 1
+        assert all("openvis build" in text for text in said)
+    run(*build)  # what is up to date is left, the rest is made
+    assert not broken_engines(mine)
+    [folder] = (mine / "engines").iterdir()
+    graphs = Bundle.open(mine).manifest.graphs["fp32"]
+    assert names(folder) == sorted(f"{g}.fp32.{end}" for g in graphs for end in ("json", "plan"))
 
 
 def test_calibrate_into_a_bundle(bundle, video, tmp_path, kills):

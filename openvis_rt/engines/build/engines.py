@@ -269,6 +269,7 @@ def _result(
 ) -> BuildResult:
     earlier = None if force else _earlier_build(job, library.version)
     if earlier is not None:
+        job.clear_scratch()
         return BuildResult(job.plan, earlier, skipped=True)
     done = run_job(job, report)
     return BuildResult(job.plan, done.sidecar, False, done.warnings, done.compiled)

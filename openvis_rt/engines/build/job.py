@@ -75,6 +75,10 @@ class Job:
         """Holds what is not finished; a later build of the same engine clears a killed one's."""
         return self.plan.with_suffix(".building")
 
+    def clear_scratch(self) -> None:
+        """Remove what this job, or a killed one of the same engine, has not finished."""
+        shutil.rmtree(self.scratch, ignore_errors=True)
+
 
 @dataclass(frozen=True)
 class Done:
@@ -88,7 +92,7 @@ class Done:
 def run_job(job: Job, report: Report | None) -> Done:
     """Run the job in a process of its own and put what it made in place."""
     with output_errors(job.plan):
-        shutil.rmtree(job.scratch, ignore_errors=True)
+        job.clear_scratch()
         job.scratch.mkdir(parents=True)
     try:
         done = _run_process(job, report)
@@ -96,7 +100,7 @@ def run_job(job: Job, report: Report | None) -> Done:
             (job.scratch / job.plan.name).replace(partial)
         done.sidecar.write(sidecar_path(job.plan))
     finally:
-        shutil.rmtree(job.scratch, ignore_errors=True)
+        job.clear_scratch()
     return done
 
 
