@@ -29,7 +29,17 @@ Row = Callable[[Workshop], Iterable[Case]]
 FILES = (
     *("names", "live_sources", "live_rtsp", "live_hls", "live_ends", "videos"),
     *("streams", "pictures", "checkpoints", "archives", "flipped", "caches"),
-    *("finished", "graphs", "manifests", "smallfiles", "records", "benchmarks", "batches"),
+    *(
+        "finished",
+        "graphs",
+        "manifests",
+        "smallfiles",
+        "records",
+        "benchmarks",
+        "batches",
+        "repositories",
+        "embeddings",
+    ),
 )
 
 
