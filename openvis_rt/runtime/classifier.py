@@ -33,6 +33,7 @@ __all__ = [
 Floats = npt.NDArray[np.float32]
 
 _TINY = 1e-35  # a row shorter than that has no direction in FP32
+_HUGE = 1e6  # length of an embedding that no encoder gives
 
 
 @dataclass(frozen=True)
@@ -111,13 +112,21 @@ def image_embeddings_for(bundle: Bundle, given: Matrix | None) -> Floats | None:
         float32 [frames, D]; None if the graph computes them, or the model looks at none.
 
     Raises:
-        InputError: some for a model that looks at none; or none, and the bundle has no `embed`.
+        InputError: some for a model that looks at none; rows that no encoder gives; or none, and
+            the bundle has no `embed`.
     """
     name, precision = bundle.manifest.variant, next(iter(bundle.manifest.graphs))
     inputs = bundle.graph("classify", precision).spec.inputs
     wanted = next((t for t in inputs if t.name == "image_embeddings"), None)
     if wanted is not None and given is not None:
-        return matrix_from(given, int(wanted.shape[-1]), "image embeddings")
+        rows = matrix_from(given, int(wanted.shape[-1]), "image embeddings")
+        lengths = np.linalg.norm(rows.astype(np.float64), axis=1)
+        if (odd := np.flatnonzero((lengths < _TINY) | (lengths > _HUGE))).size:
+            raise InputError(
+                f"row {odd[0]} of the image embeddings has the length {lengths[odd[0]]:g}; CLIP's "
+                "have some 1 to 100. Give what its image encoder made of each frame"
+            )
+        return rows
     if given is not None:
         raise InputError(f"{name} looks at no image embeddings; leave them out")
     if wanted is not None and "embed" not in bundle.graphs:

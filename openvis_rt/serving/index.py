@@ -19,18 +19,21 @@ import re
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from openvis_rt.errors import InputError, OutputError
 from openvis_rt.files import lock_directory, output_errors, output_file
-from openvis_rt.given_files import given_json
+from openvis_rt.given_files import given_file, given_json
 from openvis_rt.records import json_from_record, record_from_json
 from openvis_rt.serving.sources import VIDEO_SUFFIXES, is_address
 
-__all__ = ["BatchFolder", "Record", "Video"]
+__all__ = ["MERGED", "BatchFolder", "Record", "Video"]
+
+MERGED = ("frames.jsonl", "results.json")
+"""Files of a video's folder that the merged ones are made of."""
 
 _LARGEST = 1 << 31  # bytes of an index; a million videos have some 200 MB
 _LAST = (1 << 63) - 1  # as the tables hold it
@@ -84,6 +87,7 @@ class Record:
         exit_code: of that error.
         report: of a finished one, as :meth:`.RunReport.to_json`.
         worker: host and process.
+        files: SHA-256 of those files of a finished one that the merged ones are made of.
     """
 
     video: Video
@@ -96,6 +100,7 @@ class Record:
     exit_code: int = 0
     report: dict[str, Any] | None = None
     worker: str = ""
+    files: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Refuse what no worker writes.
@@ -279,15 +284,46 @@ class BatchFolder:
     def finished(
         self, video: Video, made_with: str, fingerprint: str | None = None
     ) -> Record | None:
-        """The record of a video that is finished, made with the same and, if given, of it."""
+        """The record of a video that is finished, made with the same.
+
+        With its fingerprint it is of the same video, and its files are as they were written.
+        """
         found = self.record(video)
         if found is None or found.status != "finished" or found.made_with != made_with:
             return None
         if found.video != video:  # its results have another id
             return None
-        if fingerprint is not None and found.fingerprint != fingerprint:
+        if fingerprint is not None and (
+            found.fingerprint != fingerprint or self.changed_file(found) is not None
+        ):
             return None
         return found if self.output(video).is_dir() else None
+
+    def digests(self, video: Video) -> dict[str, str]:
+        """SHA-256 of the files of a video that the merged ones are made of.
+
+        Raises:
+            InputError: one is no regular file, or cannot be read.
+        """
+        folder = self.output(video)
+        wanted = (folder / name for name in MERGED if os.path.lexists(folder / name))
+        found = {}
+        for path in wanted:
+            with given_file(path) as file:
+                digest = hashlib.sha256()
+                while block := file.read(1 << 20):
+                    digest.update(block)
+            found[path.name] = digest.hexdigest()
+        return found
+
+    def changed_file(self, record: Record) -> str | None:
+        """A file of a finished video that is not as it was written; None if all are."""
+        try:
+            found = self.digests(record.video)
+        except InputError:
+            return MERGED[0]
+        names = sorted({*found, *record.files})
+        return next((n for n in names if found.get(n) != record.files.get(n)), None)
 
 
 def folder_names(sources: list[str], taken: set[str]) -> dict[str, str]:

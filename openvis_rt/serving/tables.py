@@ -97,6 +97,7 @@ def _entries(folder: BatchFolder, records: list[Record]) -> Iterator[Row]:
     for record in records:
         path = folder.output(record.video) / "results.json"
         with _removed(path):
+            _refuse_changed(folder, record)
             entries = given_json(path, _LARGEST)
             if not isinstance(entries, list):
                 raise InputError(f"{path} is no list of results")
@@ -121,6 +122,7 @@ def _instance_rows(folder: BatchFolder, records: list[Record], progress: Progres
     for number, record in enumerate(records, 1):
         path = folder.output(record.video) / "frames.jsonl"
         with _removed(path):
+            _refuse_changed(folder, record)
             frames = read_frame_log(path)
         for frame in frames:
             for found in frame.instances:
@@ -132,6 +134,11 @@ def _instance_rows(folder: BatchFolder, records: list[Record], progress: Progres
                     **dict(zip(("x", "y", "width", "height"), found.box, strict=True)),
                 }
         progress(number)
+
+
+def _refuse_changed(folder: BatchFolder, record: Record) -> None:
+    if (name := folder.changed_file(record)) is not None:
+        raise InputError(f"{name} has another SHA-256 than when it was written")
 
 
 @contextmanager

@@ -209,7 +209,13 @@ class Worker:
             report = run_video(self._pipeline, path, output, options, self._progress, self._warn)
         if report.stopped:
             return self._stopped(record, output)
-        record = replace(record, status="finished", error="", report=_report_of(report))
+        record = replace(
+            record,
+            status="finished",
+            error="",
+            report=_report_of(report),
+            files=self._folder.digests(video),
+        )
         self._folder.write(record)
         return record
 

@@ -73,7 +73,9 @@ def texts(good: bytes) -> Iterator[tuple[str, Put]]:
     }
     for name, data in found.items():
         yield name, lambda path, data=data: path.write_bytes(data)
-    if text.lstrip().startswith("{") and (keys := list(json.loads(text))):
+    if text.lstrip().startswith("{") and (
+        keys := list(json.JSONDecoder().raw_decode(text.lstrip())[0])
+    ):
         doubled = text.lstrip().replace("{", "{" + json.dumps(keys[0]) + ": null, ", 1)
         yield "a key twice", lambda path: path.write_text(doubled)
         doubled_at_end = text.rstrip()[:-1] + ", " + json.dumps(keys[-1]) + ": []}"

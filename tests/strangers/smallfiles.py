@@ -22,7 +22,7 @@ sys.path.append(str(Path(__file__).parent.parent))
 
 from sidecars import PLAN, sidecar
 
-__all__ = ["ROWS", "Arguments", "cases", "every_change"]
+__all__ = ["ROWS", "Arguments", "arrays", "cases", "every_change", "npy"]
 
 Arguments = Sequence[str | Path]
 Use = Callable[[Path, Put], Arguments]
@@ -86,17 +86,19 @@ def matrices(workshop: Workshop) -> Iterator[Case]:
         names = ["-c", "disc", "-c", "square", "--only", "--classifier", "rows.npy"]
         return ["run", workshop.bundle, workshop.video, *names, "-o", "out"]
 
-    puts = chain(no_files(), texts(b"1 2\n"), _arrays(rows), changed_bytes(_npy(rows), 90))
+    puts = chain(no_files(), texts(b"1 2\n"), arrays(rows), changed_bytes(npy(rows), 90))
     yield from cases(puts, use)
 
 
-def _npy(array: Any) -> bytes:
+def npy(array: Any) -> bytes:
+    """The bytes of a `.npy` file."""
     buffer = io.BytesIO()
     np.save(buffer, array)
     return buffer.getvalue()
 
 
-def _arrays(rows: Any) -> Iterator[tuple[str, Put]]:
+def arrays(rows: Any) -> Iterator[tuple[str, Put]]:
+    """Rows in other types and shapes, and with other values."""
     kinds = ("<f2", "<f8", ">f4", "<i4", "u1", "<c8", "<U3", "?", "<M8[s]")
     found = {kind: rows.astype("i8" if "M" in kind else "f4").astype(kind) for kind in kinds}
     one = np.arange(rows.size).reshape(rows.shape) == 3
@@ -108,7 +110,7 @@ def _arrays(rows: Any) -> Iterator[tuple[str, Put]]:
     found |= {"negated": -rows, "scaled": rows * 9, "the same twice": rows[[0, 0]]}
     found |= {"in Fortran's order": np.asfortranarray(rows), "of one class": rows[:1]}
     for name, array in found.items():
-        data = _npy(array)
+        data = npy(array)
         yield name, lambda path, data=data: path.write_bytes(data)
 
 

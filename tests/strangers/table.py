@@ -29,8 +29,8 @@ Row = Callable[[Workshop], Iterable[Case]]
 FILES = (
     *("names", "live_sources", "live_rtsp", "live_hls", "live_ends", "videos"),
     *("streams", "pictures", "checkpoints", "archives", "flipped", "caches"),
-    *("finished", "graphs", "manifests", "smallfiles", "locked"),
-    *("records", "benchmarks", "batches", "replaced", "replaced_growing", "times"),
+    *("finished", "graphs", "manifests", "smallfiles", "locked", "records", "benchmarks"),
+    *("batches", "replaced", "replaced_growing", "times", "repositories", "embeddings"),
 )
 
 

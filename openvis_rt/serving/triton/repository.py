@@ -27,6 +27,7 @@ from openvis_rt.engines.plan import check_plan, sidecar_path
 from openvis_rt.errors import BundleError, InputError
 from openvis_rt.files import output_directory
 from openvis_rt.runtime.backends.registry import BACKENDS
+from openvis_rt.runtime.classifier import classifier_for
 from openvis_rt.runtime.text_cache import cache_places
 from openvis_rt.serving.triton.backend import model_name
 from openvis_rt.serving.triton.config import KINDS, graph_config, model_config, plan_config
@@ -42,6 +43,7 @@ model itself."""
 
 _NAME = re.compile("[A-Za-z0-9][A-Za-z0-9_.-]*")
 _VERSION = "1"
+_MOST = (1 << 31) - 1  # of an int32 in Triton's configuration
 _MODEL_FILE = '''"""Triton's door to openvis-rt, which must be installed for the server's Python."""
 
 import os
@@ -154,11 +156,19 @@ def _check(
         raise InputError(f"there is no backend {settings.backend!r} for the graphs")
     if settings.device not in KINDS:
         raise InputError(f"there is no device {settings.device!r}; there are {', '.join(KINDS)}")
-    if instances < 1 or settings.sequences < 1 or not settings.idle_seconds > 0:
+    if not (
+        1 <= instances <= _MOST
+        and 1 <= settings.sequences <= _MOST
+        and 0 < settings.idle_seconds <= _MOST
+    ):
         raise InputError(
-            "a model has at least one instance, one sequence and some time until it is idle; got "
-            f"{instances}, {settings.sequences} and {settings.idle_seconds:g} s"
+            "a model has at least one instance, one sequence and some time until it is idle, and "
+            f"at most {_MOST} of each; got {instances}, {settings.sequences} and "
+            f"{settings.idle_seconds:g} s"
         )
+    spec = bundle.graph("classify", settings.precision).spec
+    if all(tensor.name != "text_embeddings" for tensor in spec.inputs):  # or no sequence would run
+        classifier_for(bundle, settings.precision, settings.vocabulary, None, None, lambda *_: None)
 
 
 def _copies(bundle: Bundle, precision: str, to: Path) -> Iterator[tuple[Path, Path]]:
@@ -167,7 +177,9 @@ def _copies(bundle: Bundle, precision: str, to: Path) -> Iterator[tuple[Path, Pa
         yield bundle.path / file, to / file
     kept = {file.precision for file in bundle.manifest.graphs[precision].values()}
     for plan in bundle.path.glob("engines/*/*.plan"):
-        if plan.stem.rpartition(".")[2] in kept and sidecar_path(plan).is_file():
+        if plan.stem.rpartition(".")[2] not in kept:
+            continue
+        if plan.is_file() and sidecar_path(plan).is_file():  # no pipe, which has no end
             for path in (plan, sidecar_path(plan)):
                 yield path, to / path.relative_to(bundle.path)
 
