@@ -29,7 +29,16 @@ Row = Callable[[Workshop], Iterable[Case]]
 FILES = (
     *("names", "live_sources", "live_rtsp", "live_hls", "live_ends", "videos"),
     *("streams", "pictures", "checkpoints", "archives", "flipped", "caches"),
-    *("finished", "graphs", "manifests", "smallfiles", "replaced", "replaced_growing", "times"),
+    *(
+        "finished",
+        "graphs",
+        "manifests",
+        "smallfiles",
+        "replaced",
+        "replaced_growing",
+        "times",
+        "folders",
+    ),
 )
 
 
