@@ -38,6 +38,7 @@ FILES = (
         "replaced_growing",
         "times",
         "folders",
+        "outputs",
     ),
 )
 
