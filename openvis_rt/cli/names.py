@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
@@ -84,7 +86,18 @@ def given_names(classes: list[str] | None, file: Path | None) -> Vocabulary:
         return Vocabulary.from_file(file)
     if not classes:
         raise InputError("no class to look for; give --class NAME (repeat it) or --vocabulary FILE")
-    return Vocabulary(tuple(classes))
+    return Vocabulary(_as_utf8(classes))
+
+
+def _as_utf8(words: Iterable[str]) -> tuple[str, ...]:
+    """Arguments whose bytes are UTF-8, also where Python took them for ASCII: in the locale C."""
+    found = []
+    for word in words:
+        try:
+            found.append(os.fsencode(word).decode("utf-8"))
+        except UnicodeError:  # refused in words by whoever looks at it
+            found.append(word)
+    return tuple(found)
 
 
 def names_beside(
@@ -107,11 +120,12 @@ def names_beside(
     if only:
         return ()
     listed = others or ("" if other else default)
+    given = _as_utf8(other or ())
     if not listed:
-        return tuple(other or ())
+        return given
     known = listed in NAME_LISTS
     words = Vocabulary.named(listed) if known else Vocabulary.from_file(Path(listed))
-    return (*(other or ()), *words.names)
+    return (*given, *words.names)
 
 
 def default_list(variant: str, words: Vocabulary, *, from_file: bool) -> str:

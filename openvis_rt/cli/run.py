@@ -236,6 +236,8 @@ def _lines(
         raise InputError(f"--jsonl takes - for stdout, got {jsonl}; a file is in the folder of -o")
     if as_json:
         raise InputError("--jsonl - and --json both write to stdout; give one of them")
+    if sys.stdout is None:
+        raise InputError("--jsonl - writes to stdout, and stdout is closed; lead it somewhere")
     buffered = sys.stdout.buffer
     # without the buffer: one that its reader left full fails again when Python ends
     return getattr(buffered, "raw", buffered)

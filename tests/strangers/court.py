@@ -273,6 +273,7 @@ def _obey(order: dict[str, object]) -> None:
 
         if order["sabotage"]:
             file, arguments = order["sabotage"]  # type: ignore[misc]
+            os.environ.setdefault("PYTHONPATH", str(Path(__file__).parents[2]))
             runpy.run_path(str(file))["begin"](*arguments)
         sys.argv = ["openvis", *order["arguments"]]  # type: ignore[misc]
         try:

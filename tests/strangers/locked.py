@@ -106,7 +106,7 @@ def unwritable(workshop: Workshop) -> Iterator[Case]:
     return _row(workshop, PLACES, _writes)
 
 
-def outputs(workshop: Workshop) -> Iterator[Case]:
+def taken(workshop: Workshop) -> Iterator[Case]:
     """Outputs where something is already, or within what is read."""
 
     def prepared(folder: Path) -> None:
@@ -145,5 +145,5 @@ def outputs(workshop: Workshop) -> Iterator[Case]:
 ROWS = {
     "places, unreadable": unreadable,
     "places, unwritable": unwritable,
-    "outputs": outputs,
+    "places, taken": taken,
 }

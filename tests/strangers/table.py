@@ -31,6 +31,7 @@ FILES = (
     *("streams", "pictures", "checkpoints", "archives", "flipped", "caches"),
     *("finished", "graphs", "manifests", "smallfiles", "locked", "records", "benchmarks"),
     *("batches", "replaced", "replaced_growing", "times", "repositories", "embeddings"),
+    *("folders", "outputs"),
 )
 
 

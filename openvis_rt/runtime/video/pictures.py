@@ -57,6 +57,10 @@ class ImageReader:
             VideoError: its numbers have no known range.
         """
         for index, path in list(enumerate(self._paths))[::stride]:
+            if not path.is_file():  # a pipe would be waited for
+                raise DamagedError(
+                    f"{path.name} is named as a picture, and is no file or a link to none"
+                )
             try:
                 with Image.open(path) as picture:
                     self._note(picture, path.name)

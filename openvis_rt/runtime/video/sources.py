@@ -166,7 +166,7 @@ def _images_in(folder: Path) -> list[Path]:
         path
         for path in folder.iterdir()
         if path.suffix.lower() in IMAGE_SUFFIXES
-        and path.is_file()
+        and not path.is_dir()
         and not path.name.startswith(".")  # resource forks that macOS leaves
     ]
     if not paths:
