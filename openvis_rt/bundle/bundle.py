@@ -107,10 +107,9 @@ class Bundle:
                         f"{entry.sha256[:16]}... was written; {MEND}"
                     )
                 if name in self.manifest.graph_files and size:
-                    try:
+                    with contextlib.suppress(ValueError):
+                        # what is no ONNX file is told by whoever opens the graph
                         _refuse_parts(file, opened)
-                    except ValueError as exc:
-                        raise _no_graph(file, exc) from exc
 
     @contextlib.contextmanager
     def adding(self) -> Iterator[Change]:
@@ -174,7 +173,7 @@ class Bundle:
         try:
             _refuse_parts(file, data)
         except ValueError as exc:
-            raise _no_graph(file, exc) from exc
+            raise BundleError(f"{file} is no ONNX file: {exc}; {MEND}") from exc
         return data
 
     def read_file(self, name: str, largest: int | None = None) -> bytes:
@@ -253,10 +252,6 @@ class Bundle:
         if name not in self.manifest.files:
             raise BundleError(f"{self.path} has no {name}: {MANIFEST} does not list it")
         return self.path / name
-
-
-def _no_graph(file: Path, why: ValueError) -> BundleError:
-    return BundleError(f"{file} is no ONNX file: {why}; {MEND}")
 
 
 def _refuse_parts(file: Path, data: bytes | BinaryIO) -> None:
