@@ -14,7 +14,7 @@ from court import Case, Outcome
 from smallfiles import Arguments, arrays, cases, npy
 from workshop import Workshop
 
-__all__ = ["ROWS"]
+__all__ = ["FEW", "ROWS"]
 
 FRAMES = 8  # of the video
 
@@ -65,3 +65,4 @@ def _warned(folder: Path, outcome: Outcome) -> str | None:
 
 
 ROWS = {"image embeddings": image_embeddings}
+FEW = {"image embeddings": 2}
