@@ -227,5 +227,5 @@ def _case(
     return Case(title, prepared, writes=frozenset({"out"}), codes=codes, check=check)
 
 
-FEW = {"folders": 3}
+FEW = {"folders": 2}
 ROWS = {"folders": folders}
