@@ -114,7 +114,7 @@ def broken_engines(bundle: Path) -> list[str]:
     """What is said of each engine that stands in a bundle and is not whole."""
     graphs = Bundle.open(bundle).manifest.graphs["fp32"]
     said = []
-    for plan in sorted(bundle.glob("engines/*/*.plan")):
+    for plan in sorted(bundle.glob("engines/*/[!.]*.plan")):
         entry = graphs[plan.name.split(".")[0]]
         try:
             check_plan(plan, Bundle.open(bundle).manifest.files[entry.file].sha256)

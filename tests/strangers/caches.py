@@ -13,8 +13,9 @@ import numpy as np
 from contents import Put, changed_bytes, no_files, texts
 from court import Case, Outcome
 from safetensors.numpy import load, save
+from sealing import replaced
 from smallfiles import Arguments, cases
-from workshop import Workshop, replaced
+from workshop import Workshop
 
 from openvis_rt.systems.recurrence import RECURRENCES, recurrence_shapes
 

@@ -12,7 +12,8 @@ import numpy as np
 import onnx
 from court import Case, Outcome
 from onnx import TensorProto, helper, numpy_helper
-from workshop import Workshop, replaced, sealed
+from sealing import replaced, sealed
+from workshop import Workshop
 
 __all__ = ["ROWS"]
 

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from court import Case, Outcome
-from workshop import Workshop, sealed
+from sealing import sealed
+from workshop import Workshop
 
 from openvis_rt.bundle.manifest import Manifest
 from openvis_rt.records import record_from_json

@@ -11,8 +11,9 @@ from typing import Any
 from contents import Put, changed_bytes
 from court import Case, Outcome
 from int8_bundle import write_video_bundle
+from sealing import replaced
 from smallfiles import Arguments, every_change
-from workshop import Workshop, replaced
+from workshop import Workshop
 
 __all__ = ["ROWS"]
 

@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 from court import Case, Outcome
 from replacing import FIRST
-from workshop import Workshop, replaced
+from sealing import replaced
+from workshop import Workshop
 
 __all__ = ["MAKERS", "ROWS", "SABOTAGE", "SAID", "Twins"]
 

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 from contents import Put, changed_bytes, changed_fields, no_files, texts
 from court import Case
-from workshop import Workshop, replaced
+from sealing import replaced
+from workshop import Workshop
 
 from openvis_rt.records import json_from_record
 

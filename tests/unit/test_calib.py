@@ -15,6 +15,7 @@ import pytest
 from int8_bundle import BLOCKS, PRODUCTS, noise_frames, propose_int8_model, write_int8_bundle
 from onnx import TensorProto, numpy_helper
 from PIL import Image
+from sealing import replaced
 
 from openvis_rt.bundle.bundle import Bundle, write_manifest
 from openvis_rt.calib import recording
@@ -519,12 +520,12 @@ def test_a_calibration_of_something_else_is_refused(calibrated, tmp_path, foreig
 
 def test_a_damaged_record_is_refused(calibrated, tmp_path):
     bundle = rebuild_int8(calibrated.bundle, output=tmp_path / "b").bundle
-    path = bundle.path / calibration_file(bundle.manifest.files)
-    data = json.loads(path.read_text())
+    name = calibration_file(bundle.manifest.files)
+    data = json.loads((bundle.path / name).read_text())
     data["graphs"]["propose"]["tensors"]["x"]["by_method"]["mse"] = 0.0
-    path.write_text(json.dumps(data))
+    replaced(bundle.path, name, json.dumps(data).encode())
     with pytest.raises(InputError, match=r"no calibration .*tensors.x: the ranges are not"):
-        read_calibration(bundle)
+        read_calibration(Bundle.open(bundle.path))
     with pytest.raises(InputError, match="no recorded calibration"):
         read_calibration(write_int8_bundle(tmp_path / "none", half=False))
     with pytest.raises((RecordError, InputError), match="schema 1 is not known"):
