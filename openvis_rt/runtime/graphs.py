@@ -44,6 +44,9 @@ Image8 = npt.NDArray[np.uint8]
 
 _BYTES_A_PIXEL = 5  # of a mask while it is made: a float32 logit and a bool
 _BYTES_OF_MASKS = 256 << 20  # of one run; eight masks of 4K have 330 MB, and of 8K 1.3 GB
+_LARGEST = (
+    1e15  # of what the host reads; logits and embeddings have some tens, areas some 10 million
+)
 
 STAGES = ("place", "submit", "wait", "associate", "scores", "masks")
 """What the host does with a window, in order; see ``seconds`` of :class:`Graphs`."""
@@ -171,7 +174,7 @@ class Graphs:
             frame: number of its first frame, for messages.
 
         Raises:
-            BackendError: a graph failed, or gave NaN or infinity.
+            BackendError: a graph failed, or gave NaN, infinity or numbers beyond 1e15.
         """
         out: dict[str, Floats] = {}
         for name in ("propose", "classify"):
@@ -179,7 +182,7 @@ class Graphs:
             for tensor in session.spec.outputs:
                 if tensor.fetched:
                     value = np.asarray(session.fetch(tensor.name, slot), np.float32)
-                    _refuse_nan(value, name, tensor.name, frame)
+                    _refuse_broken(value, name, tensor.name, frame)
                     out[tensor.name] = value
         return out
 
@@ -247,9 +250,11 @@ class Graphs:
                 pictures[index] = clip_picture(frame.image, side) if ahead is None else ahead
 
 
-def _refuse_nan(value: Floats, graph: str, output: str, frame: int) -> None:
-    if not np.isfinite(value).all():
+def _refuse_broken(value: Floats, graph: str, output: str, frame: int) -> None:
+    """BackendError for NaN, and for numbers whose squares or sums might leave float32."""
+    if not (np.abs(value) <= _LARGEST).all():
         raise BackendError(
-            f"graph {graph!r} gave NaN or infinity in {output!r} at frame {frame}: the weights, "
-            "the precision or the backend do not work; try --backend onnxruntime --precision fp32"
+            f"graph {graph!r} gave NaN, infinity or numbers beyond {_LARGEST:g} in {output!r} at "
+            f"frame {frame}: the weights, the precision or the backend do not work; try --backend "
+            "onnxruntime --precision fp32"
         )

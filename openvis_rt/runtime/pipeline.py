@@ -340,7 +340,7 @@ class Pipeline:
         Raises:
             InputError: a frame is not uint8 [H, W, 3], or of another size than the first; or
                 another stream has frames in flight.
-            BackendError: a graph failed, or gave NaN or infinity.
+            BackendError: a graph failed, or gave NaN, infinity or numbers beyond 1e15.
         """
         most, source = self._most_in_flight(in_flight), iter(frames)
         self._refuse_open_stream()
@@ -375,7 +375,7 @@ class Pipeline:
         Raises:
             InputError: the frame is not uint8 [H, W, 3], or of another size than the first; or a
                 stream has frames in flight; or the model works on windows of several frames.
-            BackendError: a graph failed, or gave NaN or infinity.
+            BackendError: a graph failed, or gave NaN, infinity or numbers beyond 1e15.
         """
         if self.window_length > 1:
             raise InputError(
@@ -399,7 +399,7 @@ class Pipeline:
         Raises:
             InputError: the frame is not uint8 [H, W, 3], or of another size than the first; or a
                 stream has frames in flight.
-            BackendError: a graph failed, or gave NaN or infinity.
+            BackendError: a graph failed, or gave NaN, infinity or numbers beyond 1e15.
         """
         self._refuse_open_stream()
         video = self._take(frame)

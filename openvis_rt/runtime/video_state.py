@@ -196,7 +196,7 @@ class VideoState:
 
         Raises:
             InputError: an earlier window failed.
-            BackendError: a graph failed, or gave NaN or infinity.
+            BackendError: a graph failed, or gave NaN, infinity or numbers beyond 1e15.
         """
         self.refuse_torn()
         graphs, window = self._graphs, self._in_flight.popleft()

@@ -822,12 +822,13 @@ def test_a_run_that_failed_leaves_nothing_to_the_next(opened, tmp_path, small_vi
 # what must not go on quietly
 
 
-@pytest.mark.parametrize("output", ["class_scores", "mask_iou", "object_logits"])
-def test_nan_of_a_graph_stops_the_video_by_name(opened, frames, output):
+@pytest.mark.parametrize("value", [np.nan, np.inf, -1e20])  # the last one's square is infinite
+@pytest.mark.parametrize("output", ["class_scores", "mask_iou", "object_logits", "queries"])
+def test_what_is_no_number_of_a_graph_stops_the_video_by_name(opened, frames, output, value):
     backend = WatchedBackend()
     pipeline = opened("video", backend=backend)
     graph = "classify" if output == "class_scores" else "propose"
-    backend.sessions[graph].changes[output] = lambda value: np.full_like(value, np.nan)
+    backend.sessions[graph].changes[output] = lambda old: np.full_like(old, value)
     with pytest.raises(BackendError, match=f"{graph}.*{output}.*frame 0"):
         pipeline.step(frames[0])
 
