@@ -101,6 +101,7 @@ def growing(workshop: Workshop) -> Iterator[Case]:
             codes=frozenset(codes),
             check=partial(_judged, twins, place, not what and "removed" not in how),
             keeps=True,
+            seconds=60,  # a calibration is made in each, which takes four to twelve
             sabotage=(SABOTAGE, [{"moment": moment, "how": how, "what": what}]),
         )
 
