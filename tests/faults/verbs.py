@@ -18,7 +18,7 @@ __all__ = ["FRAMES", "VERBS", "Goods", "Verb", "copied"]
 
 FRAMES = 6
 _EXPORT = ("export", "clip-vis-mini", "--size", "64x96", "--precision", "fp32", "--no-reference")
-_CALIBRATE = ("--stride", 1, "--frames", 3, "--allow-few", "--no-check", "--precision", "int8-fp32")
+_CALIBRATE = ("--stride", 1, "--frames", 2, "--allow-few", "--no-check", "--precision", "int8-fp32")
 
 
 class Goods:
