@@ -113,7 +113,7 @@ class Change:
     def _finish(self) -> None:
         """Steps 1 to 3 of the module's docstring."""
         # by one who knows nothing of locks; the folder went with the bundle that it is in
-        if not self._folder.is_dir() or read_manifest(self.path) != self._before:
+        if not self._folder.is_dir() or _manifest_of_now(self.path) != self._before:
             raise _replaced(self.path)
         new = self._folder / _NEW
         entries = {name: file_entry(new, name) for name in self._new}
@@ -139,7 +139,7 @@ def changing(path: Path, opened: Manifest) -> Iterator[Change]:
     """See :meth:`Bundle.adding`; ``opened`` is what the bundle was when the caller read it."""
     try:
         with _held(path):
-            manifest = read_manifest(path)  # as it is now: another process may have added to it
+            manifest = _manifest_of_now(path)  # another process may have added to it
             if _source(manifest) != _source(opened):
                 raise _replaced(path)
             if is_newer_minor(manifest):
@@ -163,6 +163,13 @@ def changing(path: Path, opened: Manifest) -> Iterator[Change]:
             f"cannot add to {path}: {exc}. It is as it was. Free space, or copy the bundle to a "
             "place that can be written."
         ) from exc
+
+
+def _manifest_of_now(path: Path) -> Manifest:
+    """BundleError where the bundle that was opened here is gone."""
+    if not (path / MANIFEST).exists():
+        raise _replaced(path)
+    return read_manifest(path)
 
 
 def _source(manifest: Manifest) -> tuple[object, ...]:
