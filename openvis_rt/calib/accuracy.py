@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
@@ -52,10 +53,10 @@ class DataSet:
 
     def is_among(self, sources: Iterable[str]) -> bool:
         """Whether the same file or frames are among the sources of a calibration."""
-        frames = self._folder.resolve()
+        frames, own = (Path(os.path.realpath(path)) for path in (self._folder, self.path))
         for text in sources:
-            path = Path(text).resolve()
-            if path in (self.path.resolve(), frames, frames.parent) or frames in path.parents:
+            path = Path(os.path.realpath(text))  # of links in a circle it is the path itself
+            if path in (own, frames, frames.parent) or frames in path.parents:
                 return True
         return False
 

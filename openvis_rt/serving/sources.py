@@ -58,11 +58,11 @@ def find_videos(given: Iterable[str], *, outside: Path) -> list[str]:
         InputError: an argument names nothing, or something that has no end.
         DependencyError: an address needs fsspec or one of its file systems.
     """
-    barred = outside.resolve()
+    barred = Path(os.path.realpath(outside))  # of links in a circle it is the path itself
     found: dict[str, None] = {}
     for argument in given:
         for video in _named_by(argument):
-            real = Path(os.path.realpath(video))  # of links in a circle it is the path itself
+            real = Path(os.path.realpath(video))
             if is_address(video) or not real.is_relative_to(barred):
                 found[video] = None
     if not found:
