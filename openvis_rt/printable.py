@@ -16,7 +16,8 @@ __all__ = ["printable", "printable_json", "without_password"]
 _UNSAFE = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ud800-\udfff]"
 )
-_ADDRESS = re.compile(r"(?<=://)(?!user:password@)\S+")  # but for the one that advice writes
+# but for the one that advice writes; a path that was made of an address has one slash
+_ADDRESS = re.compile(r"(?:(?<=://)|(?<=[a-z]:/)(?!/))(?!user:password@)\S+")
 # all up to the last @ before the path; or, of one with a slash that should have been %2F, up to the
 # last @ of all, unless what stands before that slash is a port
 _SIGN_IN = re.compile(r"^([^/?#:@]*):(?:[^/?#]*|(?![0-9]*[/?#])\S*)@")

@@ -113,6 +113,8 @@ def test_an_address_that_cannot_be_taken_apart_is_an_error_in_words():
         ("rtsp://user:se/cret@host/x", "rtsp://user:***@host/x"),
         ("rtsp://user:se%2Fcret@host/x", "rtsp://user:***@host/x"),
         ("http://host/x?user=a&pwd=secret&n=1", "http://host/x?user=a&pwd=***&n=1"),
+        ("got rtmp:/user:secret@host:9/a", "got rtmp:/user:***@host:9/a"),  # as a path has it
+        ("C:/user/a:b@c", "C:/user/a:b@c"),
         ("srt://host:1?passphrase=secret", "srt://host:1?passphrase=***"),
         ("http://host/x?access_token=secret#t", "http://host/x?access_token=***#t"),
         ("rtsp://host:554/a@b", "rtsp://host:554/a@b"),
