@@ -255,13 +255,14 @@ def passwords(workshop: Workshop) -> Iterator[Case]:
     )
     for verb, words in {
         "eval": ["--annotations", "x.json", "--videos"],
-        "batch": ["-c", "ring", "-o", "out"],
+        "batch": ["-c", "ring", "--workers", "0", "-o", "out"],
         "bench": ["--video"],
     }.items():
         yield Case(
             f"a password given to {verb}",
             lambda _, v=verb, w=words: [v, workshop.bundle, *w],
             writes=frozenset({"out", ".ses"}),  # the last is ONNX Runtime's own
+            keeps=True,
             check=_kept,
             around=partial(_plain, form.replace("HOST", "127.0.0.1:9")),
         )
