@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["printable", "printable_json", "without_password"]
+__all__ = ["printable", "printable_json", "shortened", "without_password"]
+
+_LONGEST = 300  # letters of a name in a message
 
 # control characters but the new line and the tab; those that turn the direction of writing, or
 # have no width; halves of pairs, which no output can encode. The two joiners, U+200C and U+200D,
@@ -37,6 +39,11 @@ def printable(text: str) -> str:
 def printable_json(text: str) -> str:
     """JSON with an escape of JSON's own in place of each such letter: whoever reads it gets all."""
     return _UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+def shortened(text: str) -> str:
+    """A name as a message shows it; strangers make them as long as they like."""
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
 
 
 def without_password(text: str) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Any, TextIO, cast
 
 from openvis_rt.errors import InputError, OutputError
+from openvis_rt.printable import shortened
 
 __all__ = ["readable_files", "safe_data", "safe_talk"]
 
@@ -18,7 +19,6 @@ _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBA
 
 # what is wrong with a named file by one of these is wrong with the place, not with this program
 _PLACES = _FULL | {errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR}
-_LONGEST = 300  # letters of a name that are shown
 _PLACES |= {errno.EROFS, errno.ESTALE, errno.ENODEV, errno.ENXIO, errno.EMFILE, errno.ENFILE}
 
 
@@ -107,11 +107,9 @@ def readable_files() -> Iterator[None]:
     except OSError as exc:
         if exc.filename is None or exc.errno not in _PLACES:
             raise
-        name = str(exc.filename)
-        short = name if len(name) <= _LONGEST else f"{name[:_LONGEST]}..."
         raise InputError(
-            f"{short} cannot be used: {exc.strerror}. Give files and folders that you may "
-            "read, and an output that you may write."
+            f"{shortened(str(exc.filename))} cannot be used: {exc.strerror}. Give files and "
+            "folders that you may read, and an output that you may write."
         ) from exc
 
 

@@ -44,9 +44,7 @@ Image8 = npt.NDArray[np.uint8]
 
 _BYTES_A_PIXEL = 5  # of a mask while it is made: a float32 logit and a bool
 _BYTES_OF_MASKS = 256 << 20  # of one run; eight masks of 4K have 330 MB, and of 8K 1.3 GB
-_LARGEST = (
-    1e15  # of what the host reads; logits and embeddings have some tens, areas some 10 million
-)
+_LARGEST = 1e15  # of what the host reads; logits have some tens, areas some 10 million
 
 STAGES = ("place", "submit", "wait", "associate", "scores", "masks")
 """What the host does with a window, in order; see ``seconds`` of :class:`Graphs`."""

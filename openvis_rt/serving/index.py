@@ -25,7 +25,7 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from openvis_rt.errors import InputError, OutputError
-from openvis_rt.files import lock_directory, output_errors, output_file
+from openvis_rt.files import digest_of, lock_directory, output_errors, output_file
 from openvis_rt.given_files import given_file, given_json
 from openvis_rt.records import json_from_record, record_from_json
 from openvis_rt.serving.sources import VIDEO_SUFFIXES, is_address
@@ -310,10 +310,7 @@ class BatchFolder:
         found = {}
         for path in wanted:
             with given_file(path) as file:
-                digest = hashlib.sha256()
-                while block := file.read(1 << 20):
-                    digest.update(block)
-            found[path.name] = digest.hexdigest()
+                found[path.name] = digest_of(file)
         return found
 
     def changed_file(self, record: Record) -> str | None:

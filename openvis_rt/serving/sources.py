@@ -22,8 +22,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from openvis_rt.errors import DependencyError, InputError, VideoError
-from openvis_rt.files import is_about, output_errors, sha256_of
+from openvis_rt.files import digest_of, is_about, output_errors
 from openvis_rt.given_files import given_bytes, given_file
+from openvis_rt.printable import shortened
 from openvis_rt.runtime.video.reading import IMAGE_SUFFIXES
 
 __all__ = ["VIDEO_SUFFIXES", "fetched", "find_videos", "fingerprint", "is_address"]
@@ -35,7 +36,6 @@ VIDEO_SUFFIXES = frozenset(
     }
 )
 _LIST = ".txt"
-_LONGEST = 300  # letters of a path in a message
 _LARGEST_LIST = 1 << 30  # bytes: a million long addresses have 200 MB
 _LIVE = frozenset({"rtmp", "rtmps", "rtp", "rtsp", "rtsps", "srt", "tcp", "udp"})
 _OF_CONTENT = (  # what file systems say of an object that changes with its bytes
@@ -145,18 +145,13 @@ def _named_by(argument: str) -> list[str]:
         return [str(path.absolute())]
     if not has_magic(argument):
         raise InputError(
-            f"there is no {_in_short(argument)}; give a video, a folder, a pattern or a list"
+            f"there is no {shortened(argument)}; give a video, a folder, a pattern or a list"
         )
     matches = sorted(glob(argument, recursive=True), key=_natural)  # noqa: PTH207 - absolute patterns
     videos = [v for match in matches for v in _matched(Path(match).absolute())]
     if not videos:
-        raise InputError(f"the pattern {_in_short(argument)} finds no video")
+        raise InputError(f"the pattern {shortened(argument)} finds no video")
     return videos
-
-
-def _in_short(argument: str) -> str:
-    """For messages; a list has lines as long as it likes."""
-    return argument if len(argument) <= _LONGEST else f"{argument[:_LONGEST]}..."
 
 
 def _matched(path: Path) -> list[str]:
@@ -175,7 +170,7 @@ def _listed(path: Path) -> list[str]:
             named = line if is_address(line) else str(path.absolute().parent / line)
             if Path(named).suffix.lower() == _LIST:
                 raise InputError(
-                    f"{path} names another list, {_in_short(line)}; name its videos instead"
+                    f"{path} names another list, {shortened(line)}; name its videos instead"
                 )
             videos += _named_by(named)
     return videos
@@ -199,7 +194,7 @@ def _at_address(address: str) -> list[str]:
     try:
         parts = urlsplit(address)
     except ValueError as exc:
-        raise InputError(f"{_in_short(address)} is no address: {exc}") from exc
+        raise InputError(f"{shortened(address)} is no address: {exc}") from exc
     if parts.scheme.lower() in _LIVE:
         raise InputError(f"{address} is a stream, which may have no end; use `openvis run`")
     if parts.password:
@@ -250,8 +245,8 @@ def _store_errors(address: str) -> Iterator[None]:
 
 def _sha256_of(path: Path) -> str:
     """Of a regular file; a pipe or a device, which may have no end, is a VideoError."""
-    given_file(path, VideoError).close()
-    return sha256_of(path)
+    with given_file(path, VideoError) as file:
+        return digest_of(file)
 
 
 def _digest(*lines: str) -> str:

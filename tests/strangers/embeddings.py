@@ -42,7 +42,7 @@ def _others(rows: Any) -> Iterator[tuple[str, Put]]:
         "more rows than frames": np.concatenate((rows, rows)),
         "one row too many": np.concatenate((rows, rows[:1])),
         "one row too few": rows[:-1],
-        "300,000 rows": np.ones((300_000, rows.shape[1]), np.float16),
+        "a million rows": np.ones((1_000_000, rows.shape[1]), np.float16),
         "half of the width": rows[:, : rows.shape[1] // 2],
         "turned": rows.T,
     }

@@ -14,6 +14,7 @@ import sys
 import termios
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 __all__ = ["begin"]
 
@@ -55,7 +56,7 @@ def _reader(read: int, write: int, streams: tuple[int, ...], count: int) -> None
     os.close(write)
     for number in (0, 1, 2):
         os.close(number)
-    with open("seen", "wb", buffering=0) as seen, contextlib.suppress(OSError):  # noqa: PTH123
+    with Path("seen").open("wb", buffering=0) as seen, contextlib.suppress(OSError):
         while count and (data := os.read(read, 4096 if count < 0 else count)):
             seen.write(data)
             count -= len(data) if count > 0 else 0

@@ -6,11 +6,12 @@ and where the case is a Python program that looks for other names, that takes th
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -140,9 +141,10 @@ HOWS: dict[str, Callable[..., None]] = {
 }
 
 
-def _other_names() -> None:
-    """Four frames with the first names, and four with others, or with the first if refused."""
-    from openvis_rt import OpenVISError, Pipeline, open_video
+@contextlib.contextmanager
+def _opened() -> Iterator[tuple[Any, Any]]:
+    """A pipeline with the first names, and the video."""
+    from openvis_rt import Pipeline, open_video
     from openvis_rt.runtime.options import Selection
 
     with (
@@ -155,6 +157,14 @@ def _other_names() -> None:
         ) as pipeline,
         open_video("video.mp4") as video,
     ):
+        yield pipeline, video
+
+
+def _other_names() -> None:
+    """Four frames with the first names, and four with others, or with the first if refused."""
+    from openvis_rt import OpenVISError
+
+    with _opened() as (pipeline, video):
         found, refusal = [], None
         for frame in video:
             if frame.index == 4:
@@ -168,19 +178,9 @@ def _other_names() -> None:
 
 def _another_pipeline() -> None:
     """Eight frames, each by two pipelines over the same graphs; the other one has other names."""
-    from openvis_rt import OpenVISError, Pipeline, open_video
-    from openvis_rt.runtime.options import Selection
+    from openvis_rt import OpenVISError
 
-    with (
-        Pipeline.open(
-            "bundle",
-            vocabulary=FIRST,
-            backend="onnxruntime",
-            mode="stream",
-            selection=Selection(0.0, 5),
-        ) as pipeline,
-        open_video("video.mp4") as video,
-    ):
+    with _opened() as (pipeline, video):
         found, refusal = [], None
         for frame in video:
             found += [_told(result) for result in pipeline.stream([frame])]

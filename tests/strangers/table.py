@@ -30,7 +30,7 @@ FILES = (
     *("names", "live_sources", "live_rtsp", "live_hls", "live_ends", "videos"),
     *("streams", "pictures", "checkpoints", "archives", "flipped", "caches"),
     *("finished", "graphs", "manifests", "smallfiles", "locked", "records", "benchmarks"),
-    *("batches", "replaced", "replaced_growing", "times", "repositories", "embeddings"),
+    *("batches", "replaced", "replaced_growing", "times", "sounds", "repositories", "embeddings"),
     *("folders", "outputs"),
 )
 
