@@ -75,7 +75,8 @@ class OpenVino:
         """
         del slots, fetched
         path, spec = bundle.graph_path(graph, precision), bundle.graph(graph, precision).spec
-        return OpenVinoSession(self._core, str(path), spec, self._settings)
+        data = bundle.read_graph(graph, precision)
+        return OpenVinoSession(self._core, str(path), data, spec, self._settings)
 
     def counters(self) -> dict[str, float]:
         """Nothing: the library does not tell."""
@@ -86,16 +87,18 @@ class OpenVino:
 
 
 class OpenVinoSession:
-    """One graph. Inputs and bound outputs are the same memory, without a copy."""
+    """One graph, of its file's bytes. Inputs and bound outputs are the same memory."""
 
-    def __init__(self, core: Any, path: str, spec: GraphSpec, settings: dict[str, Any]) -> None:
+    def __init__(
+        self, core: Any, path: str, data: bytes, spec: GraphSpec, settings: dict[str, Any]
+    ) -> None:
         self.spec = spec
         self._core, self._settings = core, settings
         self._sizes: dict[str, tuple[int, ...]] = {}
         self._views: dict[str, Array] = {}
         self._sources: dict[str, tuple[OpenVinoSession, str]] = {}
         try:
-            self._model: Any = core.read_model(path)
+            self._model: Any = core.read_model(data)
         except RuntimeError as exc:
             raise BackendError(f"OpenVINO cannot read {path}: {_first_line(exc)}") from exc
         self._request: Any = None

@@ -14,7 +14,7 @@ from typing import Literal
 from openvis_rt.bundle.bundle import Bundle
 from openvis_rt.calib.ranges import FOLDER, Measured
 from openvis_rt.errors import InputError
-from openvis_rt.given_files import given_bytes, given_json
+from openvis_rt.given_files import json_from_bytes
 from openvis_rt.records import json_from_record, record_from_json
 
 __all__ = [
@@ -187,15 +187,14 @@ class Sensitivity:
 
 def report_paths(bundle: Bundle) -> dict[str, Path]:
     """The report that a bundle holds, and its picture, by their names; empty if it holds none."""
-    files = {name: _latest(bundle.manifest.files, name) for name in (REPORT, PICTURE)}
-    return {name: bundle.file_path(file) for name, file in files.items() if file is not None}
+    return {name: bundle.file_path(file) for name, file in _report_files(bundle).items()}
 
 
 def saved_report(bundle: Bundle) -> dict[str, str]:
-    """The texts of :func:`report_paths`."""
+    """The texts of :func:`report_paths`; BundleError where a file was changed."""
     return {
-        name: given_bytes(path, _LARGEST).decode("utf-8", errors="replace")
-        for name, path in report_paths(bundle).items()
+        name: bundle.read_file(file, _LARGEST).decode("utf-8", errors="replace")
+        for name, file in _report_files(bundle).items()
     }
 
 
@@ -204,12 +203,14 @@ def read_sensitivity(bundle: Bundle) -> Sensitivity | None:
 
     Raises:
         InputError: the report is damaged, or of another model or other graphs.
+        BundleError: it was changed since the bundle was written.
     """
-    path = report_paths(bundle).get(REPORT)
-    if path is None:
+    file = _report_files(bundle).get(REPORT)
+    if file is None:
         return None
+    path, data = bundle.file_path(file), bundle.read_file(file, _LARGEST)
     try:
-        found = record_from_json(Sensitivity, given_json(path, _LARGEST))
+        found = record_from_json(Sensitivity, json_from_bytes(data, str(path)))
     except InputError as exc:
         raise InputError(f"{path} is no report ({exc}). Calibrate the bundle anew.") from exc
     own = {name: bundle.graph_sha256(name) for name in bundle.graphs if name in found.graphs}
@@ -221,6 +222,11 @@ def read_sensitivity(bundle: Bundle) -> Sensitivity | None:
             f"{bundle.manifest.variant} in {bundle.path}. Calibrate the bundle anew."
         )
     return found
+
+
+def _report_files(bundle: Bundle) -> dict[str, str]:
+    files = {name: _latest(bundle.manifest.files, name) for name in (REPORT, PICTURE)}
+    return {name: file for name, file in files.items() if file is not None}
 
 
 def _latest(files: Iterable[str], name: str) -> str | None:

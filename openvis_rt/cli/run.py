@@ -149,7 +149,10 @@ def run(
         video_id, overlay, allow_truncated, max_frames, overwrite, encoding, stride, live
     )
     resolved = resolve_mode(mode, source)
-    with progress_bar() as bar, open_views(watching, _tell_aside, warn) as views:
+    with (
+        progress_bar(beside_data=lines is not None) as bar,
+        open_views(watching, _tell_aside, warn) as views,
+    ):
         bar("opening the bundle", 0, None)
         opened = Bundle.open(bundle)
         default = default_list(
@@ -180,6 +183,8 @@ def run(
             report = run_video(pipeline, source, output, options, bar, warn, views, lines)
         if not report.stopped and output is not None:
             report.outputs.update(write_pictures(pictures, source, output, bar))
+    late = [message for message in views.warnings if message not in report.warnings]
+    report.warnings.extend(late)  # what was found when the views were closed
     _tell(report, as_json=as_json)
     if report.stopped:
         raise typer.Exit(INTERRUPTED)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections import defaultdict
 from collections.abc import Iterator
@@ -98,8 +99,13 @@ class Bar:
 
 
 @contextmanager
-def progress_bar() -> Iterator[Bar]:
-    """A bar on stderr that goes away when the work is done."""
+def progress_bar(*, beside_data: bool = False) -> Iterator[Bar]:
+    """A bar on stderr that goes away when the work is done.
+
+    Args:
+        beside_data: stdout takes data meanwhile; on a terminal that both share, no bar is drawn
+            among its lines.
+    """
     columns = (
         SpinnerColumn(),
         TextColumn("{task.description}", markup=False),
@@ -108,8 +114,10 @@ def progress_bar() -> Iterator[Bar]:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    quiet = not CONSOLE.is_terminal
-    with Progress(*columns, console=CONSOLE, transient=True, disable=quiet) as progress:
+    quiet = not CONSOLE.is_terminal or (beside_data and sys.stdout.isatty())
+    with Progress(
+        *columns, console=CONSOLE, transient=True, redirect_stdout=False, disable=quiet
+    ) as progress:
         yield Bar(progress)
 
 

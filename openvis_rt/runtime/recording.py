@@ -10,6 +10,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import select
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -34,6 +36,7 @@ __all__ = [
 STOPPED = "stopped.json"  # only where a run ended before its source did
 UNFINISHED = "unfinished.json"  # only while a run writes the folder, or after it was killed
 _LOG = "frames.jsonl"
+_PATIENCE = 1  # seconds that a reader has for its next bytes when the run is stopped
 _PICTURES = ("page.html", "recording.rrd")  # where --html and --rerun were told to put them here
 _OUTPUTS = frozenset(
     {"overlay.mp4", _LOG, "results.json", "categories.json", STOPPED, UNFINISHED, *_PICTURES}
@@ -114,13 +117,21 @@ def _whose(folder: Path) -> str:
 class FrameLines:
     """Writes frames as JSON lines for another process, each as soon as it is known.
 
+    A reader that takes its time is waited for, until the run is stopped: what it then does not take
+    within a second is dropped, so that a run that is told to end does.
+
     Args:
         file: takes bytes, and keeps none back, such as stdout's without its buffer.
         gone: is called once, when whoever reads has gone away; later lines are dropped.
+        stopped: set where the run is to end.
     """
 
-    def __init__(self, file: BinaryIO, gone: Callable[[], None]) -> None:
+    def __init__(
+        self, file: BinaryIO, gone: Callable[[], None], stopped: threading.Event | None = None
+    ) -> None:
         self._file, self._gone, self._open = file, gone, True
+        self._stopped = stopped or threading.Event()
+        self._room = _room(file)
 
     def write(self, result: FrameResult) -> None:
         """Write the line of one frame.
@@ -128,17 +139,34 @@ class FrameLines:
         Raises:
             OutputError: it cannot be written for another reason than that nobody reads.
         """
-        if not self._open:
-            return
+        rest = memoryview(line_of(result))
         try:
-            rest = memoryview(line_of(result))
-            while rest:
-                rest = rest[self._file.write(rest) :]
+            while rest and self._open:
+                if self._wait():
+                    rest = rest[self._file.write(rest[: select.PIPE_BUF]) or 0 :]
         except BrokenPipeError:
             self._open = False
             self._gone()
         except OSError as exc:
             raise OutputError(f"cannot write the lines of frames: {exc.strerror or exc}") from exc
+
+    def _wait(self) -> bool:
+        """Whether the file takes ``PIPE_BUF`` bytes now; after the wait it may be given up."""
+        if self._room is None or self._room.poll(1000 * _PATIENCE):
+            return True
+        self._open = not self._stopped.is_set()
+        return False
+
+
+def _room(file: BinaryIO) -> select.poll | None:
+    """What tells when a file takes bytes without a wait; None for one that is only in memory."""
+    try:
+        descriptor = file.fileno()
+    except OSError:
+        return None
+    room = select.poll()
+    room.register(descriptor, select.POLLOUT)
+    return room
 
 
 class LogFile:

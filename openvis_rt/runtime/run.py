@@ -410,7 +410,7 @@ class _Run:
         writers: list[_Writer] = []
         with ExitStack() as stack:
             if self.lines is not None:
-                writers.append(_Logged(FrameLines(self.lines, self._leave)))
+                writers.append(_Logged(FrameLines(self.lines, self._leave, self.stopped)))
             if folder is not None:
                 write_categories(folder / "categories.json", self.pipeline.class_names)
                 path = folder / "frames.jsonl"

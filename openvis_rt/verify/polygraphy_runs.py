@@ -136,9 +136,8 @@ def _runners(bundle: Bundle, graph: str, precision: str) -> Iterator[Any]:
     def session() -> Any:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4  # its errors come as exceptions
-        path = str(bundle.graph_path(graph, precision))
         return onnxruntime.InferenceSession(
-            path,
+            bundle.read_graph(graph, precision),
             options,
             providers=["CPUExecutionProvider"],
             disabled_optimizers=["WeightBiasQuantization"],  # wrong for INT8 with FP16

@@ -25,6 +25,7 @@ def begin(words: list[str], place: str, value: int, environment: dict[str, str |
         os.environ.pop(name, None)
         if text is not None:
             os.environ[name] = text
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell's background jobs ignore it
     _PLACES[place](value)
     os.execv(sys.executable, [sys.executable, "-m", "openvis_rt", *words])
 

@@ -326,6 +326,13 @@ def _resets(connection: socket.socket, ended: threading.Event) -> None:
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
 
 
+def _hangs_up(text: bytes, connection: socket.socket, _ended: threading.Event) -> None:
+    """As a web server does that gets no request of its own."""
+    connection.sendall(text)
+    connection.shutdown(socket.SHUT_WR)
+    _reads(None, connection, threading.Event())
+
+
 def _says(text: bytes, connection: socket.socket, ended: threading.Event) -> None:
     connection.sendall(text)
     _reads(None, connection, ended)
@@ -366,7 +373,7 @@ def sinks(workshop: Workshop) -> Iterator[Case]:
     """Viewers that stall, refuse, vanish or come back: the recording is whole."""
     frames = 120
     plan = Plan(transport_stream(frames), pace=30)
-    read, lost = partial(_reads, None), "nothing reaches "
+    read, lost, unheard = partial(_reads, None), "nothing reaches ", "nothing reached "
     gone = partial(_reads, 3000)
     cases: dict[str, tuple[Sequence[tuple[str, Sequence[Callable]]], str]] = {
         "takes all": ([("tcp://HOST", [read])], ""),
@@ -377,21 +384,21 @@ def sinks(workshop: Workshop) -> Iterator[Case]:
         "resets": ([("tcp://HOST", [_resets])], lost),
         "vanishes and comes back": ([("tcp://HOST", [gone, read])], lost),
         "vanishes again and again": ([("tcp://HOST", [gone] * 9)], lost),
-        "rtmp that is silent": ([("rtmp://HOST/a/b", [_stalls])], ""),
-        "rtmp that says no": ([("rtmp://HOST/a/b", [partial(_says, PAGE)] * 9)], lost),
+        "rtmp that is silent": ([("rtmp://HOST/a/b", [_stalls])], unheard),
+        "rtmp that hangs up": ([("rtmp://HOST/a/b", [partial(_hangs_up, PAGE)] * 9)], lost),
         "rtsp that hangs up": ([("rtsp://HOST/a", [partial(_reads, 1)] * 9)], lost),
         "rtsp that is full": (
             [("rtsp://HOST/a", [partial(_says, b"RTSP/1.0 453 Full\r\nCSeq: 1\r\n\r\n")] * 9)],
             lost,
         ),
-        "rtsp that is silent": ([("rtsp://HOST/a", [_stalls])], ""),
+        "rtsp that is silent": ([("rtsp://HOST/a", [_stalls])], unheard),
         "udp that nobody hears": ([("udp://127.0.0.1:23457", [])], ""),
         "rtp that nobody hears": ([("rtp://127.0.0.1:23458", [])], ""),
         "srt, which is not in this FFmpeg, or that nobody hears": (
             [("srt://127.0.0.1:9", [])],
             lost,
         ),
-        "nobody connects": ([("tcp://127.0.0.1:23459?listen", [])], ""),
+        "nobody connects": ([("tcp://127.0.0.1:23459?listen", [])], unheard),
         "no such device": ([("/dev/video99", [])], lost + "/dev/video99"),
         "one good and one that stalls": ([("tcp://HOST", [read]), ("tcp://HOST", [_stalls])], ""),
         "three that vanish": ([("tcp://HOST", [gone] * 9)] * 3, lost),

@@ -11,12 +11,15 @@ from pathlib import Path
 from court import Case, Interrupt, Outcome
 from workshop import Workshop
 
+from openvis_rt.runtime.video.generated import write_sample_video
+
 __all__ = ["ROWS"]
 
 LEADING = Path(__file__).with_name("leading.py")
 RUN = ("run", "BUNDLE", "VIDEO", "-c", "disc", "-c", "café", "--only")
 INTO = (*RUN, "-o", "out")
 LINES = (*RUN, "--jsonl", "-")
+MANY_LINES = ("run", "BUNDLE", "LONGER", "-c", "disc", "--jsonl", "-", "--threshold", "0")
 Environment = dict[str, str | None]
 _C: Environment = {"LC_ALL": "C", "LANG": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 _ASCII: Environment = {"PYTHONIOENCODING": "ascii"}
@@ -56,7 +59,7 @@ CASES: list[tuple[Sequence[str], str, int, Environment, tuple[int, ...]]] = [
     *((("models", "--json"), "a reader that leaves", n, {}, (0,)) for n in (0, 100, -1)),
     (INTO, "a terminal that hangs up", 10, {}, (0,)),
     (INTO, "a terminal that hangs up", 2500, {}, (0,)),
-    ((*LINES, "--threshold", "0"), "nobody", 1, {}, (130,)),
+    (MANY_LINES, "nobody", 1, {}, (130,)),
     (("models", "--json"), "nobody", 1, {}, (130,)),
 ]
 
@@ -92,9 +95,11 @@ def _judged(
 
 def outputs(workshop: Workshop) -> Iterator[Case]:
     """Streams that lead to odd places, of verbs that write data to them and of those that talk."""
-    names = {"BUNDLE": str(workshop.bundle), "VIDEO": str(workshop.video)}
+    longer = workshop.place / "longer.mp4"  # its lines are more than a pipe of one page takes
+    write_sample_video(longer, width=96, height=64, fps=8, seconds=5, objects=2)
+    names = {"BUNDLE": workshop.bundle, "VIDEO": workshop.video, "LONGER": longer}
     for words, place, value, environment, codes in CASES:
-        given = [names.get(word, word) for word in words]
+        given = [str(names.get(word, word)) for word in words]
         about = "".join(f", {name}={text}" for name, text in environment.items())
         yield Case(
             f"{' '.join(words)}: {place} ({value}){about}",

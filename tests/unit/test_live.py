@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import json
 import resource
@@ -229,7 +230,7 @@ def test_a_full_disk_keeps_the_frames_before(pipeline, pieces, tmp_path):
     assert (out / "unfinished.json").exists()
 
 
-class Reader:
+class Reader(io.RawIOBase):
     """Takes so many lines and goes away."""
 
     def __init__(self, most: int) -> None:

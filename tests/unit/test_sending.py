@@ -153,11 +153,26 @@ def test_whoever_connects_sees_the_run(receiver):
     assert greys == sorted(greys)
 
 
-def test_where_nobody_connects_the_run_ends_at_once():
-    with Sending("tcp://127.0.0.1:9?listen", lambda _: None, pytest.fail) as sending:
+def test_where_nobody_connects_the_run_ends_at_once_and_says_so():
+    warned = []
+    with Sending("tcp://127.0.0.1:9?listen", lambda _: None, warned.append) as sending:
         sending.show(picture_of(50))
         begin = time.monotonic()
     assert time.monotonic() - begin < 10
+    told = "nobody had connected when the run ended"
+    assert warned == [f"nothing reached tcp://127.0.0.1:9?listen: {told}"]
+
+
+def test_an_address_that_does_not_answer_is_told_when_the_run_ends():
+    warned = []
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"rtmp://127.0.0.1:{silent.getsockname()[1]}/live/key"
+        with Sending(address, pytest.fail, warned.append) as sending:
+            sending.show(picture_of(50))
+            silent.settimeout(20)
+            connection, _ = silent.accept()  # and nothing is said
+        connection.close()
+    assert warned == [f"nothing reached {address}: it had not answered when the run ended"]
 
 
 ADDRESSES = {

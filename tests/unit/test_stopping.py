@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import threading
+import time
 
 import pytest
 
+from openvis_rt.runtime.recording import FrameLines
 from openvis_rt.runtime.stopping import stoppable
+from openvis_rt.runtime.video.results import FrameResult, line_of
 
 
 def press(number: int) -> None:
@@ -55,3 +59,44 @@ def test_in_another_thread_nothing_is_taken():
     thread.start()
     thread.join()
     assert found == [(False, before)]
+
+
+def test_a_reader_that_stalls_does_not_keep_a_stopped_run():
+    read, write = os.pipe()
+    stopped, gone = threading.Event(), []
+    frame = FrameResult(0, 0.0, 4, 4, ())
+    with os.fdopen(read, "rb", 0), os.fdopen(write, "wb", 0) as file:
+        lines = FrameLines(file, lambda: gone.append(True), stopped)
+        while select.select([], [write], [], 0)[1]:
+            lines.write(frame)
+        stopper = threading.Timer(0.2, stopped.set)
+        stopper.start()
+        lines.write(frame)  # returns
+        assert stopped.is_set()
+        lines.write(frame)  # at once
+    assert not gone
+
+
+def test_a_slow_reader_gets_every_line_whole_and_one_that_leaves_ends_them():
+    read, write = os.pipe()
+    gone, taken = [], bytearray()
+    frames = [FrameResult(number, 0.0, 4, 4, ()) for number in range(3000)]
+    with os.fdopen(write, "wb", 0) as file:
+        lines = FrameLines(file, lambda: gone.append(True))
+
+        def slowly() -> None:
+            while len(taken) < wanted:
+                time.sleep(0.001)
+                taken.extend(os.read(read, 7000))
+            os.close(read)
+
+        wanted = sum(len(line_of(frame)) for frame in frames)
+        reader = threading.Thread(target=slowly)
+        reader.start()
+        for frame in frames:
+            lines.write(frame)
+        reader.join()
+        lines.write(frames[0])
+        lines.write(frames[0])
+    assert bytes(taken) == b"".join(line_of(frame) for frame in frames)
+    assert gone == [True]

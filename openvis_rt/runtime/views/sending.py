@@ -132,6 +132,9 @@ class Sending:
         child, self._ending = self._child, True
         if child is not None and not self._connected.is_set():
             child.kill()
+            if not self._told:
+                why = "nobody had connected" if self._sink.waits else "it had not answered"
+                self._warn(f"nothing reached {self._name}: {why} when the run ended")
 
     def _end(self) -> None:
         if self._child is not None:
