@@ -15,7 +15,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
 from importlib.util import find_spec
 from pathlib import Path
@@ -178,6 +178,7 @@ class _Contest:
     ) -> None:
         self._settings, self._tell, self._progress = settings, tell, progress
         self._bundles = {c.bundle: Bundle.open(c.bundle) for c in contenders}
+        contenders = [replace(c, sha256=self._bundles[c.bundle].sha256) for c in contenders]
         names = _unique_names(contenders)
         self._entries = [_Entry(n, c) for n, c in zip(names, contenders, strict=True)]
         self._folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))

@@ -62,6 +62,7 @@ class Contender:
         device: ``cpu``, ``cuda`` or ``auto``.
         threads: that compute one graph on a CPU.
         weights: for PyTorch.
+        sha256: of the bundle, which must be in the folder still; None for any.
     """
 
     bundle: Path
@@ -70,6 +71,7 @@ class Contender:
     device: Device = "auto"
     threads: int | None = None
     weights: Weights = field(default_factory=Weights)
+    sha256: str | None = None
 
     @property
     def name(self) -> str:

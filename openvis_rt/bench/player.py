@@ -140,7 +140,7 @@ class Player:
     ) -> None:
         begin = perf_counter()
         self._run, self._stack = run, ExitStack()
-        bundle = Bundle.open(contender.bundle)
+        bundle = Bundle.open(contender.bundle, sha256=contender.sha256)
         words, classifier = vocabulary_of(bundle, run.classes)
         self._backend = TimedBackend(backend or backend_of(contender, bundle, warn))
         with ExitStack() as stack:

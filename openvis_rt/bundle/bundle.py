@@ -33,7 +33,13 @@ from openvis_rt.bundle.manifest import (
     Manifest,
     Preprocess,
 )
-from openvis_rt.bundle.manifest_file import MANIFEST, MEND, read_manifest, write_manifest
+from openvis_rt.bundle.manifest_file import (
+    MANIFEST,
+    MEND,
+    manifest_sha256,
+    read_manifest,
+    write_manifest,
+)
 from openvis_rt.bundle.onnx_file import refused_part
 from openvis_rt.errors import BundleError
 from openvis_rt.files import digest_of
@@ -66,19 +72,25 @@ class Bundle:
     manifest: Manifest
 
     @classmethod
-    def open(cls, path: str | Path, *, verify: bool = True) -> Bundle:
+    def open(cls, path: str | Path, *, verify: bool = True, sha256: str | None = None) -> Bundle:
         """Open a bundle.
 
         Args:
             path: its directory.
             verify: compare every file's SHA-256 with the manifest (about a second for 500 MB).
+            sha256: of the bundle that it must be, where it was opened before; None for any.
 
         Raises:
-            BundleError: it is missing, unfinished, damaged, of a schema that is not known here, or
-                its manifest names a file outside of it.
+            BundleError: it is missing, unfinished, damaged, of a schema that is not known here, not
+                the one that it must be, or its manifest names a file outside of it.
         """
         path = Path(path)
         bundle = cls(path, read_manifest(path))
+        if sha256 not in (None, bundle.sha256):
+            raise BundleError(
+                f"{path} was replaced or changed since it was first opened here; what was made of "
+                "it so far is not of the bundle that stands there now. Start anew"
+            )
         if verify:
             bundle.verify()
         return bundle
@@ -132,6 +144,11 @@ class Bundle:
         """
         with changing(self.path, self.manifest) as change:
             yield change
+
+    @property
+    def sha256(self) -> str:
+        """Hex SHA-256 of what the manifest says: two bundles that share it have the same files."""
+        return manifest_sha256(self.manifest)
 
     @property
     def graphs(self) -> tuple[str, ...]:

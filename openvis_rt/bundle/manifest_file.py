@@ -23,6 +23,7 @@ __all__ = [
     "check_name",
     "file_entry",
     "is_newer_minor",
+    "manifest_sha256",
     "read_manifest",
     "save_manifest",
     "write_manifest",
@@ -164,6 +165,11 @@ def _checked_schema(found: object, folder: Path) -> tuple[int, int]:
             "Use the openvis-rt that wrote it, or export it again with this one."
         )
     return int(match[1]), int(match[2])
+
+
+def manifest_sha256(manifest: Manifest) -> str:
+    """Hex SHA-256 of what a manifest says, which lists the digests of all its bundle's files."""
+    return _digest(json_from_record(manifest))
 
 
 def _digest(data: dict[str, Any]) -> str:

@@ -179,13 +179,14 @@ def batch(
     words = given_names(classes, vocabulary)
     encoding = EncoderOptions(encoder, encoder_preset, encoder_quality)
     check_encoder(encoding)
-    variant = Bundle.open(bundle, verify=False).manifest.variant
+    opened = Bundle.open(bundle, verify=False)
     from_file = vocabulary is not None or classifier is not None
-    default = default_list(variant, words, from_file=from_file)
+    default = default_list(opened.manifest.variant, words, from_file=from_file)
     memory = None if memory_per_worker is None else int(memory_per_worker * (1 << 30))
     work = BatchWork(
         bundle.absolute(),
         words.among(names_beside(other, others, default, only=only)),
+        opened.sha256,
         classifier=None if classifier is None else classifier.absolute(),
         backend=backend,
         backend_options=BackendOptions(device, cuda, verify=verify),

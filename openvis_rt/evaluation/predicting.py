@@ -19,13 +19,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from openvis_rt.bundle.bundle import MANIFEST
 from openvis_rt.errors import InputError, OpenVISError, OutputError, UnavailableError
 from openvis_rt.evaluation.annotations import Annotations, Video
 from openvis_rt.evaluation.results_files import write_official_results
 from openvis_rt.evaluation.sources import annotated_frames
 from openvis_rt.evaluation.vocabularies import ClassIds
-from openvis_rt.files import lock_directory, output_errors, output_file, sha256_of
+from openvis_rt.files import lock_directory, output_errors, output_file
 from openvis_rt.given_files import given_json
 from openvis_rt.records import json_from_record, record_from_json
 from openvis_rt.runtime.pipeline import Pipeline
@@ -180,7 +179,7 @@ def predict_videos(
     if pipeline.mode != "video":
         raise InputError("an evaluation scores whole videos: open the pipeline in video mode")
     made_with = {
-        "bundle": sha256_of(pipeline.bundle.path / MANIFEST),
+        "bundle": pipeline.bundle.sha256,
         "backend": pipeline.backend,
         "videos": str(videos.resolve()),
         "classes": list(pipeline.class_names),

@@ -16,7 +16,7 @@ import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -161,7 +161,8 @@ def run_batch(
     begin, pool = perf_counter(), pool or PoolOptions()
     if pool.workers != 0:
         check_ray()
-    Bundle.open(work.bundle)  # once for all workers, before anything is made
+    # once for all workers, before anything is made
+    work = replace(work, sha256=Bundle.open(work.bundle, sha256=work.sha256).sha256)
     made_with, folder = work.made_with(), BatchFolder(output.absolute())
     progress("looking for videos", 0, None)
     found = find_videos(sources, outside=folder.path)
@@ -257,7 +258,7 @@ class _Run:
                 yield from records
 
     def _fitted(self, pool: PoolOptions, resources: Resources, videos: int) -> Pool:
-        bundle = Bundle.open(self.work.bundle, verify=False)
+        bundle = Bundle.open(self.work.bundle, verify=False, sha256=self.work.sha256)
         return fit_pool(
             resources,
             videos,

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from openvis_rt import __version__
-from openvis_rt.bundle.bundle import MANIFEST, Bundle
+from openvis_rt.bundle.bundle import Bundle
 from openvis_rt.errors import InputError, OpenVISError, OutputError, UnavailableError, VideoError
 from openvis_rt.files import sha256_of
 from openvis_rt.runtime.backends.registry import BackendOptions
@@ -41,6 +41,7 @@ class BatchWork:
 
     Attributes:
         bundle: its directory, the same on every machine.
+        sha256: of the bundle, which the workers must find there; None for any.
         vocabulary, classifier, backend, backend_options, precision, mode, selection, tracking: as
             for :meth:`.Pipeline.open`.
         run: see its class; its ``video_id`` and ``overwrite`` are the batch's affair.
@@ -50,6 +51,7 @@ class BatchWork:
 
     bundle: Path
     vocabulary: Vocabulary
+    sha256: str | None = None
     classifier: Path | None = None
     backend: str = "auto"
     backend_options: BackendOptions = field(default_factory=BackendOptions)
@@ -69,14 +71,14 @@ class BatchWork:
         """All that the outputs depend on but the videos themselves, as JSON types.
 
         Raises:
-            BundleError: there is no bundle.
+            BundleError: there is no bundle, or not the one that it must be.
         """
         run = asdict(self.run)
         for own in ("video_id", "overwrite"):
             run.pop(own)
         return {
             "openvis-rt": __version__,
-            "bundle": sha256_of(Bundle.open(self.bundle, verify=False).path / MANIFEST),
+            "bundle": Bundle.open(self.bundle, verify=False, sha256=self.sha256).sha256,
             "classes": list(self.vocabulary.names),
             "other names": list(self.vocabulary.others),
             "classifier": None if self.classifier is None else sha256_of(self.classifier),
@@ -90,9 +92,9 @@ class BatchWork:
         }
 
     def open(self, warn: Warn) -> Pipeline:
-        """The pipeline that does it."""
+        """The pipeline that does it; BundleError where it is not the bundle that it must be."""
         return Pipeline.open(
-            self.bundle,
+            Bundle.open(self.bundle, sha256=self.sha256),
             vocabulary=self.vocabulary,
             classifier=self.classifier,
             backend=self.backend,

@@ -25,7 +25,7 @@ from workshop import Workshop
 __all__ = ["MAKERS", "ROWS", "SABOTAGE", "SAID", "Twins"]
 
 SABOTAGE = Path(__file__).with_name("replacing.py")
-MAKERS = frozenset({"out", "cache", "bundle", "aside", "other", "one", "video.mp4"})
+MAKERS = frozenset({"out", "cache", "bundle", "aside", "other", "one", "video.mp4", "acted"})
 GRAPHS = ("propose.onnx", "classify.onnx", "text.onnx")
 RUN = ["run", "bundle", "video.mp4", "-o", "out", "--threshold", "0", "--no-overlay", "--only"]
 NAMED = [word for name in FIRST for word in ("-c", name)]
@@ -134,6 +134,8 @@ def _cached(folder: Path) -> Vectors:
 def _judged(
     twins: Twins, program: str, codes: frozenset[int], folder: Path, outcome: Outcome
 ) -> str | None:
+    if not (folder / "acted").exists():
+        return "the moment never came"
     if outcome.code not in codes:
         return f"exit {outcome.code}: {outcome.stderr[-400:]!r}"
     if not outcome.code:

@@ -56,6 +56,8 @@ CASES: list[tuple[Sequence[str], str, str, Sequence[object], tuple[int, ...]]] =
 
 
 def _judged(twins: Twins, place: str, whole: bool, folder: Path, outcome: Outcome) -> str | None:
+    if not (folder / "acted").exists():
+        return "the moment never came"
     if outcome.code:
         if (folder / "out").exists():
             return "an output of what failed"

@@ -40,8 +40,13 @@ MOMENTS: dict[str, tuple[str, str, str, int]] = {
     "ranges were counted": ("calib.calibrate", "count_ranges", "after", 1),
     "INT8 graphs are to be added": ("calib.calibrate", "add_int8", "before", 1),
     "INT8 graphs are being added": ("bundle.growing", "Change.set_precision", "after", 1),
-    "PyTorch's answers are to be read": ("verify.verify", "read_reference", "before", 1),
-    "PyTorch's answers were read": ("verify.verify", "read_reference", "after", 1),
+    "a batch was begun": ("serving.index", "BatchFolder.settle", "before", 1),
+    "its first video was done": ("serving.worker", "Worker.do", "after", 1),
+    "a benchmark was begun": ("bench.benchmark", "_Contest._run", "before", 1),
+    "the first contender was opened": ("bench.benchmark", "_Contest._open", "after", 1),
+    "the first video was evaluated": ("evaluation.predicting", "_Run.predicted", "after", 1),
+    "PyTorch's answers are to be read": ("verify.reference", "read_reference", "before", 1),
+    "PyTorch's answers were read": ("verify.reference", "read_reference", "after", 1),
     "the graphs were compared": ("verify.verify", "check_class_names", "before", 1),
 }
 
@@ -50,7 +55,13 @@ def begin(plan: dict[str, Any]) -> None:
     """Watch for the plan's moment; and where it says so put a program in the command's place."""
     os.environ["XDG_CACHE_HOME"] = str(Path("cache").absolute())
     if plan.get("moment"):
-        _watch(*MOMENTS[plan["moment"]], lambda: HOWS[plan["how"]](*plan["what"]))
+        acted = Path("acted").absolute()
+
+        def act() -> None:
+            acted.touch()
+            HOWS[plan["how"]](*plan["what"])
+
+        _watch(*MOMENTS[plan["moment"]], act)
     if plan.get("program"):
         program = {"names": _other_names, "another": _another_pipeline}[plan["program"]]
         importlib.import_module("openvis_rt.cli.main").app = lambda prog_name: program()

@@ -30,7 +30,16 @@ FILES = (
     *("names", "live_sources", "live_rtsp", "live_hls", "live_ends", "videos"),
     *("streams", "pictures", "checkpoints", "archives", "flipped", "caches"),
     *("finished", "graphs", "manifests", "smallfiles", "locked", "records", "benchmarks"),
-    *("batches", "replaced", "replaced_growing", "times", "sounds", "repositories", "embeddings"),
+    *(
+        "batches",
+        "replaced",
+        "replaced_growing",
+        "replaced_measured",
+        "times",
+        "sounds",
+        "repositories",
+        "embeddings",
+    ),
     *("folders", "outputs"),
 )
 
