@@ -2,7 +2,8 @@
 
     python benchmarks/soak.py BUNDLE [--frames 10000] [--cycles 200] [--dropped 30]
 
-    stream   frames of a live source's kind through one pipeline, with other names every 10 frames
+    stream   frames of a live source's kind through one pipeline; every 10 frames other names, eight
+             that it has never met or some that it knows, by turns
     opened   pipelines that are opened, see a frame and are closed, one after the other
     dropped  pipelines that are opened and left to the garbage collector without a close
 
@@ -74,16 +75,19 @@ def watched(part: str, steps: int, step: Callable[[int], None]) -> dict[str, flo
 
 
 def streamed(bundle: Bundle, pictures: list[np.ndarray], frames: int) -> dict[str, float]:
-    """One pipeline, many frames, other names every 10."""
+    """One pipeline, many frames, other names every 10: new ones and known ones by turns."""
     with Pipeline.open(
         bundle, vocabulary=NAMES[:2], mode="stream", backend="onnxruntime"
     ) as pipeline:
         results: Iterator[object] = pipeline.stream(islice(cycle(pictures), frames), in_flight=1)
 
         def step(index: int) -> None:
-            if index % 10 == 0:
-                first = index // 10 % len(NAMES)
-                pipeline.set_vocabulary([*NAMES, *NAMES][first : first + 1 + index // 10 % 5])
+            change, within = divmod(index, 10)
+            if within == 0 and change % 2:
+                pipeline.set_vocabulary([f"{name} {change}" for name in NAMES[:8]])
+            elif within == 0:
+                first = change % len(NAMES)
+                pipeline.set_vocabulary([*NAMES, *NAMES][first : first + 1 + change % 5])
             next(results)
 
         return watched("stream", frames, step)

@@ -29,7 +29,7 @@ class SavedResults:
     def __init__(self, beside: Path, facts: object) -> None:
         here = beside.absolute()
         self._prefix = f".{here.name}.sensitivity-"
-        key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+        key = _digest(facts)[:16]
         self.path = here.parent / f"{self._prefix}{key}.json"
         self.folder = here.parent / f"{self._prefix}{key}"
         """For results that save themselves, such as those of an evaluation."""
@@ -48,7 +48,8 @@ class SavedResults:
         if name not in self._results:
             self._results[name] = compute()
             with output_file(self.path) as partial:
-                partial.write_text(json.dumps(self._results) + "\n", encoding="utf-8")
+                kept = {"sha256": _digest(self._results), "results": self._results}
+                partial.write_text(json.dumps(kept) + "\n", encoding="utf-8")
         return self._results[name]
 
     def clear(self) -> None:
@@ -64,4 +65,11 @@ class SavedResults:
             found = given_json(self.path, _LARGEST)
         except InputError:
             return {}  # nothing was kept, or what is there is nothing of ours
-        return found if isinstance(found, dict) else {}
+        results = found.get("results") if isinstance(found, dict) else None
+        if not isinstance(results, dict) or found.get("sha256") != _digest(results):
+            return {}  # changed since it was kept
+        return results
+
+
+def _digest(facts: object) -> str:
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()

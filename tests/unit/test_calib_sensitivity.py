@@ -308,6 +308,8 @@ def test_results_are_kept_for_the_same_facts_only(tmp_path):
     first = SavedResults(tmp_path / "bundle", {"frames": 16})
     assert first.result("a", lambda: [1.5, None]) == [1.5, None]
     assert SavedResults(tmp_path / "bundle", {"frames": 16}).result("a", never) == [1.5, None]
+    first.path.write_text(first.path.read_text().replace("1.5", "1.6"))  # a changed digit
+    assert SavedResults(tmp_path / "bundle", {"frames": 16}).result("a", lambda: 2) == 2
     other = SavedResults(tmp_path / "bundle", {"frames": 17})
     assert other.result("a", lambda: 2) == 2
     other.path.write_text("[]")  # as no write of ours leaves it
