@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from sealing import sealed
 
 from openvis_rt.errors import InputError, OutputError, VideoError
 from openvis_rt.runtime.options import Selection
@@ -284,6 +285,20 @@ def test_a_worker_of_its_own_process_ends_with_a_broken_pipeline(work, runs, cli
             worker.close()
         found = Worker(work, folder, name, "now", dies=True).do(video)
     assert (found.status, found.error, found.exit_code) == ("failed", "RuntimeError: lost", 1)
+
+
+def test_a_bundle_that_is_replaced_under_a_batch_stops_it(work, batch, bundle_copy, monkeypatch):
+    real = BatchFolder.settle
+
+    def settle(self, *given, **more):
+        manifest = json.loads((bundle_copy / "bundle.json").read_text())
+        sealed(bundle_copy, {**manifest, "tools": {"torch": "another"}})  # a bundle all the same
+        return real(self, *given, **more)
+
+    monkeypatch.setattr(BatchFolder, "settle", settle)
+    report = batch(work=replace(work, bundle=bundle_copy))
+    assert (report.finished, report.exit_code) == (0, 2)
+    assert "was replaced or changed since it was first opened" in report.stopped
 
 
 def test_a_video_that_kills_its_workers_is_given_up(work, runs, clips, tmp_path):

@@ -177,9 +177,11 @@ def test_a_player_in_a_process_of_its_own(cached_bundle, run):
         player.turn(1)
 
 
-def test_an_error_of_the_process_is_raised_here(tmp_path, run):
+def test_an_error_of_the_process_is_raised_here(cached_bundle, tmp_path, run):
     with pytest.raises(BundleError, match="no-bundle"):
         RemotePlayer(Contender(tmp_path / "no-bundle", "onnxruntime"), run)
+    with pytest.raises(BundleError, match="was replaced or changed"):
+        RemotePlayer(Contender(cached_bundle, "onnxruntime", sha256="0" * 64), run)
 
 
 # who takes part

@@ -94,6 +94,14 @@ def test_a_manifest_survives_being_written_and_read(bundle_copy):
     assert Bundle.open(bundle_copy).manifest == before
 
 
+def test_a_bundle_that_was_opened_before_is_known_again(bundle_copy):
+    opened = Bundle.open(bundle_copy)
+    assert Bundle.open(bundle_copy, sha256=opened.sha256).sha256 == opened.sha256
+    rewrite(bundle_copy, tools={"torch": "another"})
+    with pytest.raises(BundleError, match="was replaced or changed since it was first opened"):
+        Bundle.open(bundle_copy, sha256=opened.sha256)
+
+
 def test_only_what_is_listed_belongs_to_a_bundle(bundle_copy, tmp_path):
     moved = bundle_copy.rename(tmp_path / "elsewhere [1] ü")
     for name in ("engines/any.plan", "text/embeddings.sqlite", "reference/a.npz", "notes.txt"):
