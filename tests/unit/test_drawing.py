@@ -87,6 +87,14 @@ def test_any_name_is_drawn_without_a_crash(name):
     drawn(instance(0, np.s_[0:20, 300:320], name))
 
 
+def test_a_label_has_the_first_of_the_synonyms():
+    mask = np.zeros(GREY.shape[:2], bool)
+    mask[40:80, 40:80] = True
+    assert np.array_equal(
+        drawn(instance_of(mask, name="bike, bicycle")), drawn(instance_of(mask, name="bike"))
+    )
+
+
 def test_labels_do_not_hide_each_other():
     area = np.s_[100:180, 100:200]
     one = (drawn(instance(1, area)) == color_of(1)).all(-1).sum()

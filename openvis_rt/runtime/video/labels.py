@@ -142,14 +142,15 @@ class Label:
 
 
 def label_of(instance: Instance, color: RGB, size: int) -> Label:
-    """The tag with an instance's name, number and score.
+    """The tag with an instance's name, number and score; of synonyms it has the first.
 
     Args:
         instance: whose.
         color: of its background; the letters are black or white.
         size: height of the letters in pixels.
     """
-    name = printable(" ".join(instance.name.split()))
+    first = instance.name.partition(",")[0] or instance.name
+    name = printable(" ".join(first.split()))
     if len(name) > _NAME_LENGTH:
         name = name[: _NAME_LENGTH - 1] + "…"
     words = (name, f"#{instance.track_id}", f"{instance.score:.2f}")

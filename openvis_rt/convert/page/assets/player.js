@@ -37,7 +37,7 @@ function drawLabels(instances, boxes, scale, focus) {
     const track = facts.tracks[place], [left, top, right, bottom] = boxes[index];
     if (right <= left || bottom <= top) return;
     if (focus >= 0 && focus !== place && state.chosen >= 0) return;
-    const short = [...facts.names[name]].slice(0, 40).join("");
+    const short = [...facts.names[name].split(",")[0]].slice(0, 40).join("");
     const text = `${short}  #${track.id}  ${(score / 1000).toFixed(2)}`;
     const wide = context.measureText(text).width + 2 * pad, high = size * 1.6;
     const x = Math.max(0, Math.min(left * scale[0], canvas.width - wide));
