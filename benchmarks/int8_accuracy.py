@@ -264,7 +264,7 @@ def compared(ways: Mapping[str, Way], data: DataSet, progress: Progress) -> dict
         pipelines = {}
         for title, way in ways.items():
             bundle = way.bundle()
-            forget_texts(bundle)
+            forget_texts()
             pipeline = opened(bundle, way.backend(), data, way.precision)
             pipelines[title] = stack.enter_context(pipeline)
         found = measured(pipelines, data, progress, watch=ids.see)

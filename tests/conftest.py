@@ -157,9 +157,18 @@ def bundle_copy(tiny_bundle, tmp_path) -> Path:
     return _linked(tiny_bundle, tmp_path / "bundle")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def tests_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The user's cache directory of every test that names none of its own."""
+    with pytest.MonkeyPatch.context() as patch:
+        place = tmp_path_factory.mktemp("cache")
+        patch.setenv("XDG_CACHE_HOME", str(place))
+        yield place
+
+
 @pytest.fixture(scope="session")
 def cached_bundle(tiny_bundle, tmp_path_factory) -> Path:
-    """A copy of the tiny bundle that tests share: its text cache may grow, nothing else changes."""
+    """A copy of the tiny bundle that tests share: engines may come, nothing else changes."""
     return _linked(tiny_bundle, tmp_path_factory.mktemp("cached") / "bundle")
 
 

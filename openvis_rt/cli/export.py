@@ -219,11 +219,12 @@ def export(
             warn(f"{left_out.upper()} is left out, and the rest is written: {why}")
         for doubt in result.warnings:
             warn(doubt)
+        written = result.bundle
         if reference:
             from openvis_rt.verify.torch_recording import add_reference
 
-            add_reference(result.bundle, loaded.model, bar)
-        keep_embeddings(result.bundle, embedded, partial(bar, "embedding class names"), warn)
+            written = add_reference(written, loaded.model, bar)
+        written = keep_embeddings(written, embedded, partial(bar, "embedding class names"), warn)
     _tell(result, output, as_json=as_json)
     if source is None and not as_json:
         CONSOLE.print(ON_THE_HOST, markup=False)

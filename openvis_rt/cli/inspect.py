@@ -173,7 +173,7 @@ def engines_of(bundle: Bundle) -> dict[str, str]:
         try:
             made = check_plan(plan, bundle.graph_sha256(graph, precision))
             where = f"{', '.join(made.targets)}{f' ({made.gpu})' if made.gpu else ''}"
-            compared = proof_words(proofs_of(plan, bundle.path, made.plan_sha256))
+            compared = proof_words(proofs_of(plan, made.plan_sha256))
             state = (
                 f"fits this bundle; {made.precision_built}, by {made.backend} "
                 f"{made.library_version} for {where}; {compared}"

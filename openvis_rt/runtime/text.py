@@ -4,8 +4,9 @@ For a phrase w and the templates p_1..p_n (`clipvis_video.py`, 203-211):
 
     e(w) = unit( mean_i unit( text(p_i(w)) ) )
 
-An embedding is cached under the digest of (text weights, templates, phrase), so a vocabulary that
-changes costs only its new phrases, and another checkpoint never reads this one's.
+A bundle brings those of the names that were embedded at its export. What else is embedded is cached
+under the digest of (text weights, templates, phrase), so a vocabulary that changes costs only its
+new phrases, and another checkpoint never reads this one's.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from openvis_rt.bundle.bundle import TOKENIZER, Bundle
+from openvis_rt.bundle.names import read_names, write_names
 from openvis_rt.bundle.tokenizer import END, LARGEST, START, tokenizer_from_bytes
 from openvis_rt.errors import BackendError, BundleError, VocabularyError
 from openvis_rt.runtime.backends.base import Session
@@ -96,7 +98,7 @@ class TextEmbedder:
     """Text embeddings of a bundle's model.
 
     Args:
-        bundle: its tokenizer, prompts and cache are used.
+        bundle: its tokenizer, prompts and embedded names are used.
         precision: which of the bundle's `text` graphs embeds; each precision has its own entries in
             the cache.
         open_session: opens that graph; called only when a phrase is not in the cache.
@@ -122,7 +124,7 @@ class TextEmbedder:
         self._open_session = open_session
         self._tokenizer = ClipTokenizer(bundle)
         self._cache = TextCache(bundle, graph.precision, width, warn) if cached else None
-        self._known: dict[str, Floats] = {}
+        self._known = read_names(bundle, graph.precision, width)
 
     def __call__(self, vocabulary: Vocabulary, progress: Progress = lambda *_: None) -> Floats:
         """Embeddings of every synonym of every class.
@@ -183,32 +185,37 @@ def keep_embeddings(
     names: Sequence[str],
     progress: Progress = lambda *_: None,
     warn: Callable[[str], None] = lambda _: None,
-) -> None:
-    """Embed names and keep them in the bundle, so that they cost nothing when it is run.
+) -> Bundle:
+    """Embed names and add them to the bundle, so that they cost nothing when it is run.
 
-    ONNX Runtime embeds them on the CPU, in FP32 where the bundle has that; other precisions have
-    entries of their own, which are made at their first run. A model without a graph `text` needs
-    none.
+    ONNX Runtime embeds them on the CPU, in FP32 where the bundle has that; runs in other precisions
+    embed them themselves. A model without a graph `text` needs none.
 
     Args:
-        bundle: opened.
+        bundle: opened, and without such names.
         names: as a :class:`.Vocabulary` takes them; of those that share a synonym the first.
         progress, warn: as for :class:`TextEmbedder`.
 
+    Returns:
+        the bundle as it is then.
+
     Raises:
         BackendError: the graph failed, or gave NaN, infinity or zeros.
+        OutputError, BundleError: as :meth:`.Bundle.adding`.
     """
     if not names or "text" not in bundle.graphs:
-        return
+        return bundle
     precision = "fp32" if "fp32" in bundle.manifest.graphs else next(iter(bundle.manifest.graphs))
     with contextlib.closing(
         open_backend("onnxruntime", bundle, precision, BackendOptions("cpu"), warn)
     ) as backend:
         embedder = TextEmbedder(
-            bundle, precision, lambda: backend.open(bundle, "text", precision), warn
+            bundle, precision, lambda: backend.open(bundle, "text", precision), warn, cached=False
         )
         first, *others = names
-        embedder(Vocabulary((first,)).among(others), progress)
+        words = Vocabulary((first,)).among(others)
+        embeddings = dict(zip(words.phrases, embedder(words, progress), strict=True))
+    return write_names(bundle, bundle.graph("text", precision).precision, embeddings)
 
 
 def _check_embeddings(raw: Floats) -> None:

@@ -1,7 +1,7 @@
-"""Text embeddings on disk: one sqlite file for all of a bundle's phrases.
+"""Text embeddings on disk: one sqlite file of the user's for all phrases of all bundles.
 
-The file is ``text/embeddings.sqlite`` in the bundle or, where the bundle cannot be written,
-``openvis-rt/embeddings.sqlite`` in the user's cache directory; entries have the same keys in both.
+It is ``openvis-rt/embeddings.sqlite`` in the user's cache directory, and not in a bundle: that may
+come from a stranger, and a database does more than hold rows: its journal names files to remove.
 It is a help and never a hindrance: what is wrong with it is told once, and the run goes on.
 """
 
@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from openvis_rt.bundle.bundle import TOKENIZER, Bundle
 
-__all__ = ["TextCache", "cache_places"]
+__all__ = ["TextCache", "cache_place"]
 
 Floats = npt.NDArray[np.float32]
 
@@ -33,22 +33,21 @@ _PATIENCE = 5.0  # seconds
 _UNIT = 1e-3  # of a float32 vector's norm; rounding is below 1e-6
 
 
-def cache_places(bundle: Path) -> list[Path]:
-    """Files of the cache, the one to prefer first: in the bundle, and in the user's directory."""
-    places = [bundle / "text" / _FILE]
-    with contextlib.suppress(RuntimeError):  # a user without a home
-        named = os.environ.get("XDG_CACHE_HOME", "")
+def cache_place() -> Path | None:
+    """The file of the cache in the user's directory; None for a user without a home."""
+    named = os.environ.get("XDG_CACHE_HOME", "")
+    try:
         root = Path(named) if Path(named).is_absolute() else Path.home() / ".cache"
-        places.append(root / "openvis-rt" / _FILE)
-    return places
+    except RuntimeError:
+        return None
+    return root / "openvis-rt" / _FILE
 
 
 class TextCache:
     """Embeddings by phrase.
 
-    Several processes may use the same files at once. The journal is sqlite's rollback journal: a
-    write-ahead log needs memory that processes share, which network file systems do not have, and
-    files beside the database that a reader of a read-only bundle could not make.
+    Several processes may use the file at once. The journal is sqlite's rollback journal: a
+    write-ahead log needs memory that processes share, which network file systems do not have.
 
     Args:
         bundle: whose text weights and prompts the embeddings are of.
@@ -69,7 +68,7 @@ class TextCache:
             if (entry := manifest.files.get(name)) is not None
         ]
         self._facts = [*files, manifest.text_sha256, precision, manifest.prompts]
-        self._places = cache_places(bundle.path)
+        self._place = cache_place()
         self._width = width
         self._warn: Callable[[str], None] | None = warn
 
@@ -81,42 +80,39 @@ class TextCache:
         """
         missing = {self._key(phrase): phrase for phrase in phrases}
         found: dict[str, Floats] = {}
-        for place in tuple(self._places):
-            if not missing:
-                break
-            try:
-                rows = _rows(place, missing, 4 * self._width)
-            except (sqlite3.Error, OSError) as exc:
-                self._places.remove(place)  # and wait for it no second time
-                self._tell(
-                    f"text embeddings of {place} are not used ({exc}): class names are embedded "
-                    "anew. If this comes again, remove the file; it is only a cache."
-                )
-                continue
-            for key, vector, digest in rows:
-                embedding = self._checked(key, vector, digest)
-                if embedding is not None and key in missing:
-                    found[missing.pop(key)] = embedding
+        if self._place is None or not missing:
+            return found
+        try:
+            rows = _rows(self._place, missing, 4 * self._width)
+        except (sqlite3.Error, OSError) as exc:
+            self._tell(
+                f"text embeddings of {self._place} are not used ({exc}): class names are embedded "
+                "anew. If this comes again, remove the file; it is only a cache."
+            )
+            self._place = None  # and wait for it no second time
+            return found
+        for key, vector, digest in rows:
+            embedding = self._checked(key, vector, digest)
+            if embedding is not None and key in missing:
+                found[missing.pop(key)] = embedding
         return found
 
     def put(self, embeddings: Mapping[str, Floats]) -> None:
-        """Keep float32 [D] by phrase, in the first place that can be written."""
+        """Keep float32 [D] by phrase."""
         rows = []
         for phrase, embedding in embeddings.items():
             key, vector = self._key(phrase), np.ascontiguousarray(embedding, "<f4").tobytes()
             rows.append((key, vector, _digest(key, vector)))
-        reason: Exception | str = "there is no place for them"
-        for place in self._places if rows else ():
-            try:
-                _insert(place, rows)
-            except (sqlite3.Error, OSError) as exc:
-                reason = exc
-            else:
-                return
-        if rows:
+        if not rows:
+            return
+        try:
+            if self._place is None:
+                raise OSError("there is no place for them")
+            _insert(self._place, rows)
+        except (sqlite3.Error, OSError) as exc:
             self._tell(
-                f"text embeddings are not cached ({reason}): class names are embedded anew at "
-                "every start"
+                f"text embeddings are not cached ({exc}): class names are embedded anew at every "
+                "start"
             )
 
     def _key(self, phrase: str) -> str:
@@ -149,7 +145,7 @@ def _rows(place: Path, keys: Iterable[str], size: int) -> list[tuple[str, object
         return []
     if not place.is_file():
         raise sqlite3.DatabaseError("it is no regular file")
-    # rw, which is ro where the file cannot be written: a reader mends what a killed writer left
+    # rw: a reader mends what a killed writer left
     with _opened(place, "rw") as database:
         if not _is_ours(database):
             return []

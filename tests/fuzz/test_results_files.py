@@ -95,7 +95,7 @@ def test_a_proof(tmp_path, data):
     plan = tmp_path / "classify.fp32.plan"
     plan.write_bytes(PLAN)
     (tmp_path / "classify.fp32.gpu.proof.json").write_bytes(encoded(data.draw(changed(good))))
-    survives(lambda: proof_words(proofs_of(plan, tmp_path, "1" * 64)))
+    survives(lambda: proof_words(proofs_of(plan, "1" * 64)))
 
 
 @given(data=st.data())

@@ -18,7 +18,7 @@ from strange import changed, damaged
 from openvis_rt import Vocabulary, open_video
 from openvis_rt.bundle.bundle import Bundle
 from openvis_rt.runtime.matrices import matrix_from
-from openvis_rt.runtime.text_cache import TextCache, cache_places
+from openvis_rt.runtime.text_cache import TextCache, cache_place
 
 
 @given(data=st.data())
@@ -75,7 +75,7 @@ def test_a_matrix_that_claims_much(tmp_path, shape, dtype):
 def test_a_cache_of_embeddings(tiny_bundle, tmp_path, monkeypatch, data):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     bundle = Bundle(tmp_path, Bundle.open(tiny_bundle, verify=False).manifest)
-    place = cache_places(tmp_path)[0]
+    place = cache_place()
     cache = TextCache(bundle, "fp32", 4, lambda _: None)
     wanted = np.array([1, 0, 0, 0], np.float32)
     cache.put({"cat": wanted})

@@ -1,11 +1,15 @@
-"""What a bundle keeps beside its graphs: embeddings of names, and the tracker's weights."""
+"""Embeddings of names, in the user's cache and in a bundle, and the tracker's weights."""
 
 from __future__ import annotations
 
-import shutil
+import hashlib
+import os
 import sqlite3
-from collections.abc import Iterator
+import struct
+from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +25,7 @@ from openvis_rt.systems.recurrence import RECURRENCES, recurrence_shapes
 
 __all__ = ["ROWS"]
 
-PLACE, TRACKER = "text/embeddings.sqlite", "tracker.safetensors"
+PLACE, TRACKER = "openvis-rt/embeddings.sqlite", "tracker.safetensors"
 NAMES = ("-c", "disc", "-c", "square", "--only")
 
 
@@ -33,23 +37,22 @@ class _Runs:
         self.place = workshop.place / "cached"
         if not self.place.exists():
             self.place.mkdir()
-            bundle = workshop.linked(self.place)
-            shutil.rmtree(bundle / "text", ignore_errors=True)
-            done = workshop.bench.run(self.arguments(), self.place)
+            workshop.linked(self.place)
+            home = {"XDG_CACHE_HOME": str(self.place)}
+            done = workshop.bench.run(self.arguments(), self.place, environment=home)
             assert done.code == 0, done.stderr
         self.scores = (self.place / "out/frames.jsonl").read_bytes()
-        self.cache = (self.place / "bundle" / PLACE).read_bytes()
+        self.cache = (self.place / PLACE).read_bytes()
 
     def arguments(self) -> Arguments:
         """The command of every case."""
         return ["run", "bundle", self.workshop.video, *NAMES, "--no-overlay", "-o", "out"]
 
     def use(self, folder: Path, put: Put) -> Arguments:
-        """A bundle whose cache is strange."""
-        bundle = self.workshop.linked(folder)
-        shutil.rmtree(bundle / "text", ignore_errors=True)
-        (bundle / "text").mkdir()
-        put(bundle / PLACE)
+        """A user whose cache is strange."""
+        self.workshop.linked(folder)
+        (folder / PLACE).parent.mkdir()
+        put(folder / PLACE)
         return self.arguments()
 
     def check(self, folder: Path, outcome: Outcome) -> str | None:
@@ -62,8 +65,8 @@ class _Runs:
 
     def cases(self, puts: Any) -> Iterator[Case]:
         """Each with the check."""
-        for case in cases(puts, self.use, "bundle"):
-            yield Case(case.name, case.make, case.writes, check=self.check)
+        for case in cases(puts, self.use, "bundle", "openvis-rt"):
+            yield replace(case, check=self.check, cache=True)
 
 
 def text_cache(workshop: Workshop) -> Iterator[Case]:
@@ -74,10 +77,94 @@ def text_cache(workshop: Workshop) -> Iterator[Case]:
     yield from runs.cases(changed_bytes(runs.cache, 60))
 
 
+def brought(workshop: Workshop) -> Iterator[Case]:
+    """What stands where bundles once had a cache; nothing of it is opened, followed or removed."""
+    runs = _Runs(workshop)
+    view = "CREATE VIEW embeddings AS WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM"
+    view += " n) SELECT 'key' AS key, zeroblob(2048) AS vector, zeroblob(32) AS sha256 FROM n"
+    trigger = "CREATE TRIGGER more AFTER INSERT ON embeddings BEGIN INSERT INTO embeddings SELECT"
+    trigger += " hex(randomblob(9)), zeroblob(99), '' FROM embeddings; END"
+    database = "text/embeddings.sqlite"
+    strange: dict[str, Callable[[Path], object]] = {
+        "a good cache": lambda b: (b / database).write_bytes(runs.cache),
+        "each other's vectors": lambda b: _swapped(runs, b / database),
+        "a view without end": lambda b: _edited(runs, b / database, "DROP TABLE embeddings", view),
+        "a trigger": lambda b: _edited(runs, b / database, trigger),
+        "a journal that names a victim": lambda b: (
+            (b / database).write_bytes(runs.cache),
+            (b / f"{database}-journal").write_bytes(_journal(runs.cache, b.parent / "victim")),
+        ),
+        "a log": lambda b: (b / f"{database}-wal").write_bytes(bytes(4096)),
+        "a pipe": lambda b: os.mkfifo(b / database),
+        "a pipe as the journal": lambda b: (
+            (b / database).write_bytes(runs.cache),
+            os.mkfifo(b / f"{database}-journal"),
+        ),
+        "a link to nothing outside": lambda b: (b / database).symlink_to("../../made"),
+        "a link to a file outside": lambda b: (b / database).symlink_to("../../victim"),
+        "a folder that is a link": lambda b: ((b / "text").rmdir(), (b / "text").symlink_to("..")),
+        "endless": lambda b: (b / database).symlink_to("/dev/zero"),
+    }
+    for name, put in strange.items():
+        for verb in ("run", "batch", "triton"):
+
+            def make(folder: Path, put: Callable[[Path], object] = put, verb: str = verb) -> Any:
+                bundle = workshop.linked(folder)
+                (bundle / "text").mkdir(exist_ok=True)
+                (folder / "victim").write_text("mine")
+                put(bundle)
+                source = [] if verb == "triton" else [workshop.video, "--no-overlay"]
+                source += ["--workers", "0"] if verb == "batch" else []
+                names = NAMES[:-1] if verb == "triton" else NAMES
+                return [verb, "bundle", *source, *names, "-o", "out"]
+
+            yield Case(
+                f"{verb}: {name}",
+                make,
+                frozenset({"out", "bundle", "victim"}),
+                frozenset({0}),
+                check=partial(_kept, runs, verb),
+            )
+
+
+def _kept(runs: _Runs, verb: str, folder: Path, outcome: Outcome) -> str | None:
+    if (folder / "victim").read_text() != "mine":
+        return "a file that is none of its own was changed"
+    if verb == "run":
+        return runs.check(folder, outcome)
+    return None
+
+
+def _swapped(runs: _Runs, path: Path) -> None:
+    """Every name has another one's vector, with a digest that holds."""
+    path.write_bytes(runs.cache)
+    with closing(sqlite3.connect(path)) as database, database:
+        rows = database.execute("SELECT key, vector FROM embeddings").fetchall()
+        for (key, _), (_, vector) in zip(rows, rows[1:] + rows[:1], strict=True):
+            digest = hashlib.sha256(key.encode() + vector).digest()
+            database.execute("REPLACE INTO embeddings VALUES (?, ?, ?)", (key, vector, digest))
+
+
+def _edited(runs: _Runs, path: Path, *orders: str) -> None:
+    path.write_bytes(runs.cache)
+    with closing(sqlite3.connect(path)) as database, database:
+        for order in orders:
+            database.execute(order)
+
+
+def _journal(database: bytes, victim: Path) -> bytes:
+    """A hot journal of no pages whose super-journal is the victim: SQLite would remove that."""
+    name, size = str(victim).encode(), int.from_bytes(database[16:18], "big")
+    magic, pages = bytes.fromhex("d9d505f920a163d7"), len(database) // size
+    head = (magic + struct.pack(">iIIII", 0, 0, pages, 512, size)).ljust(512, b"\0")
+    locked = struct.pack(">I", (1 << 30) // size + 1)
+    return head + locked + name + struct.pack(">II", len(name), sum(name)) + magic
+
+
 def planted(workshop: Workshop) -> Iterator[Case]:
     """A whole database with vectors that are not those of their names."""
     runs = _Runs(workshop)
-    with sqlite3.connect(runs.place / "bundle" / PLACE) as found:
+    with sqlite3.connect(runs.place / PLACE) as found:
         vectors = [bytes(row[0]) for row in found.execute("SELECT vector FROM embeddings")]
     found.close()
     for name, value in _vectors(vectors):
@@ -156,4 +243,9 @@ def _recurrences(good: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
     yield "nothing", {}
 
 
-ROWS = {"text cache": text_cache, "planted": planted, "trackers": trackers}
+ROWS = {
+    "text cache": text_cache,
+    "text cache, brought": brought,
+    "planted": planted,
+    "trackers": trackers,
+}

@@ -92,6 +92,7 @@ class Case:
         stdin: name of what it reads as stdin, in the folder; None for nothing.
         keeps: what it writes stays where it fails, too.
         sabotage: as of :meth:`Court.run`.
+        cache: the folder is the user's cache directory as well, which is empty elsewhere.
     """
 
     name: str
@@ -106,6 +107,7 @@ class Case:
     stdin: str | None = None
     keeps: bool = False
     sabotage: tuple[Path, list[object]] | None = None
+    cache: bool = False
 
 
 class Court:
@@ -168,6 +170,7 @@ class Court:
                 [*arguments, *more],
                 folder,
                 seconds=case.seconds,
+                environment={"XDG_CACHE_HOME": str(folder)} if case.cache else None,
                 interrupt=case.interrupt,
                 stdin=case.stdin,
                 sabotage=case.sabotage,

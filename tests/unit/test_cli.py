@@ -598,8 +598,8 @@ def test_another_geometry_than_the_official_one_is_said(openvis, cached_bundle, 
 def test_a_bundle_runs_with_a_warning_where_no_cache_can_be_written(
     openvis, bundle_copy, small_video, tmp_path, monkeypatch
 ):
-    (bundle_copy / "text").write_text("in the way")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(bundle_copy / "text"))
+    (tmp_path / "cache").write_text("in the way")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     code, out, _ = openvis(
         *("run", bundle_copy, small_video, "-o", tmp_path / "out", *WORDS, "--json"),
         *("--max-frames", 1),

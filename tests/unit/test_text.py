@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import os
 import random
 import shutil
@@ -14,18 +15,20 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import load, save
+from sealing import replaced
 
 from openvis_rt.bundle.bundle import TOKENIZER, Bundle, write_manifest
 from openvis_rt.errors import BundleError, VocabularyError
 from openvis_rt.runtime.backends.onnxruntime import OnnxRuntime
 from openvis_rt.runtime.text import ClipTokenizer, TextEmbedder, keep_embeddings
-from openvis_rt.runtime.text_cache import TextCache, cache_places
+from openvis_rt.runtime.text_cache import TextCache, cache_place
 from openvis_rt.vocabulary import VILD_PROMPTS, Vocabulary, prompts_for
 
 WORDS = Vocabulary(("cat", "monkey, ape", "giant_panda"))
@@ -76,10 +79,6 @@ def user_cache(tmp_path, monkeypatch) -> Path:
     """The file in the user's cache directory, which is the test's own."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home cache"))
     return tmp_path / "home cache" / "openvis-rt" / "embeddings.sqlite"
-
-
-def cache_file(bundle: Path) -> Path:
-    return bundle / "text" / "embeddings.sqlite"
 
 
 @contextlib.contextmanager
@@ -152,10 +151,10 @@ def test_an_embedding_is_the_unit_mean_of_its_unit_prompts(bundle_copy, tokenize
     session.close()
 
 
-def test_order_and_company_of_a_phrase_do_not_change_its_embedding(bundle_copy):
+def test_order_and_company_of_a_phrase_do_not_change_its_embedding(bundle_copy, user_cache):
     many = Vocabulary(tuple(f"thing {i}" for i in range(20)))  # more than one batch of prompts
     forward = embedder(bundle_copy)(many)
-    shutil.rmtree(bundle_copy / "text")
+    user_cache.unlink()
     backward = embedder(bundle_copy)(Vocabulary(many.names[::-1]))
     np.testing.assert_allclose(forward, backward[::-1], atol=1e-6)
 
@@ -189,10 +188,11 @@ def test_a_phrase_that_two_classes_share_is_embedded_once(bundle_copy):
     assert told[-1] == (2, 2)
 
 
-def test_known_phrases_come_from_the_cache_without_opening_the_graph(bundle_copy):
+def test_known_phrases_come_from_the_cache_without_opening_the_graph(bundle_copy, user_cache):
+    before = sorted(bundle_copy.rglob("*"))
     wanted = embedder(bundle_copy)(WORDS)
-    assert list((bundle_copy / "text").iterdir()) == [cache_file(bundle_copy)]
-    Bundle.open(bundle_copy)  # the cache is no part of what the manifest checks
+    assert list(user_cache.parent.iterdir()) == [user_cache]
+    assert sorted(bundle_copy.rglob("*")) == before  # a bundle is never written to
     found = embedder(bundle_copy, open_session=_no_session)(WORDS)
     np.testing.assert_array_equal(found, wanted)
 
@@ -233,9 +233,9 @@ PLANTED = {
 
 
 @pytest.mark.parametrize("planted", PLANTED.values(), ids=PLANTED)
-def test_a_wrong_cache_entry_is_not_used_and_is_mended(bundle_copy, planted):
+def test_a_wrong_cache_entry_is_not_used_and_is_mended(bundle_copy, planted, user_cache):
     wanted = embedder(bundle_copy)(WORDS)
-    with edited(cache_file(bundle_copy)) as database:
+    with edited(user_cache) as database:
         before = database.execute("SELECT * FROM embeddings ORDER BY key").fetchall()
         wrong = [planted(row[0], row) for row in before[::2]]
         database.executemany("REPLACE INTO embeddings VALUES (?, ?, ?)", wrong)
@@ -246,9 +246,9 @@ def test_a_wrong_cache_entry_is_not_used_and_is_mended(bundle_copy, planted):
     assert len(before) == 4
 
 
-def test_an_entry_of_one_phrase_does_not_serve_another(bundle_copy):
+def test_an_entry_of_one_phrase_does_not_serve_another(bundle_copy, user_cache):
     wanted = embedder(bundle_copy)(WORDS)
-    with edited(cache_file(bundle_copy)) as database:
+    with edited(user_cache) as database:
         one, other, *_ = database.execute("SELECT * FROM embeddings").fetchall()
         database.execute("REPLACE INTO embeddings VALUES (?, ?, ?)", (one[0], *other[1:]))
     np.testing.assert_allclose(embedder(bundle_copy)(WORDS), wanted, atol=1e-6)
@@ -271,38 +271,44 @@ def test_what_was_embedded_before_an_interruption_is_kept(bundle_copy):
 # where it is kept
 
 
-def test_a_bundle_that_cannot_be_written_is_cached_in_the_users_directory(bundle_copy, user_cache):
-    (bundle_copy / "text").write_text("in the way")  # it stops root as well
+HOSTILE = {
+    "a database": lambda place: place.touch(),
+    "a journal": lambda place: place.with_name(f"{place.name}-journal").write_bytes(b"x" * 600),
+    "a pipe": lambda place: (place.unlink(), os.mkfifo(place)),
+    "a link that leads outside": lambda place: (place.unlink(), place.symlink_to("../../mine")),
+}
+
+
+@pytest.mark.parametrize("what", HOSTILE.values(), ids=HOSTILE)
+def test_a_cache_that_comes_with_a_bundle_is_not_opened(bundle_copy, user_cache, tmp_path, what):
     wanted = embedder(bundle_copy)(WORDS)
-    assert user_cache.is_file()
-    found = embedder(bundle_copy, open_session=_no_session)(WORDS)
-    np.testing.assert_array_equal(found, wanted)
+    with edited(user_cache) as database:  # whole, with digests that hold, and wrong
+        rows = database.execute("SELECT key FROM embeddings").fetchall()
+        entries = [entry(key, unit(wanted.shape[1]).tobytes()) for (key,) in rows]
+        database.executemany("REPLACE INTO embeddings VALUES (?, ?, ?)", entries)
+    (bundle_copy / "text").mkdir()
+    place = bundle_copy / "text" / "embeddings.sqlite"
+    user_cache.rename(place)
+    what(place)
+    found = embedder(bundle_copy)(WORDS)
+    np.testing.assert_allclose(found, wanted, atol=1e-6)
+    assert not (tmp_path / "mine").exists()
 
 
 def test_the_users_cache_is_below_home_where_nothing_else_is_named(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     for named in ("", "relative/path"):
         monkeypatch.setenv("XDG_CACHE_HOME", named)
-        assert cache_places(Path("b"))[1] == tmp_path / ".cache/openvis-rt/embeddings.sqlite"
+        assert cache_place() == tmp_path / ".cache/openvis-rt/embeddings.sqlite"
 
 
 READ_ONLY = """
 import os, sys
-import numpy as np
-from pathlib import Path
 from openvis_rt.bundle.bundle import Bundle
-from openvis_rt.runtime.text_cache import TextCache
 
-bundle = Bundle.open(sys.argv[1], verify=False)
+bundle = Bundle.open(sys.argv[1])
 if os.geteuid() == 0:
     os.seteuid(65534)
-warnings = []
-cache = TextCache(bundle, "fp32", 4, warnings.append)
-assert list(cache.get(["old", "new"])) == ["old"]
-cache.put({"new": np.full(4, 0.5, np.float32)})
-cache = TextCache(bundle, "fp32", 4, warnings.append)
-assert sorted(cache.get(["old", "new"])) == ["new", "old"]
-assert warnings == [], warnings
 try:
     with bundle.adding():
         raise AssertionError("it must not begin")
@@ -311,29 +317,19 @@ except Exception as exc:
 """
 
 
-def test_a_bundle_with_a_cache_that_was_made_read_only(bundle_copy):
+def test_a_bundle_that_was_made_read_only_is_not_added_to(bundle_copy):
     with tempfile.TemporaryDirectory() as folder:  # pytest's own are closed to other users
         Path(folder).chmod(0o755)
-        home = Path(folder, "home")
-        home.mkdir()
-        home.chmod(0o777)
         copy = Path(folder, "bundle")
         shutil.copytree(bundle_copy, copy)
-        TextCache(Bundle.open(copy), "fp32", 4, _no_warning).put({"old": unit(4)})
-        before = cache_file(copy).read_bytes()
         for path in [copy, *copy.rglob("*")]:
             path.chmod(0o555 if path.is_dir() else 0o444)
         ended = subprocess.run(
-            [sys.executable, "-c", READ_ONLY, str(copy)],
-            env={**os.environ, "XDG_CACHE_HOME": str(home)},
-            capture_output=True,
-            text=True,
+            [sys.executable, "-c", READ_ONLY, str(copy)], capture_output=True, text=True
         )
         assert ended.returncode == 0, ended.stderr
         assert ended.stdout.startswith("OutputError cannot add to")
         assert "copy the bundle to a place that can be written" in ended.stdout
-        assert cache_file(copy).read_bytes() == before
-        assert Path(home, "openvis-rt", "embeddings.sqlite").is_file()
 
 
 # a file that is of no use
@@ -367,29 +363,25 @@ DAMAGED = {
 }
 
 
-@pytest.mark.parametrize("user", ["writable", "not writable"])
 @pytest.mark.parametrize("damage", DAMAGED.values(), ids=DAMAGED)
 def test_a_cache_file_that_is_of_no_use_warns_once_and_stops_nothing(
-    bundle_copy, damage, user, user_cache
+    bundle_copy, damage, user_cache
 ):
     wanted = embedder(bundle_copy)(WORDS)
-    damage(cache_file(bundle_copy))
-    damaged = [p.read_bytes() for p in (bundle_copy / "text").iterdir() if p.is_file()]
-    if user == "not writable":
-        user_cache.parent.parent.write_text("in the way")
+    damage(user_cache)
+    damaged = [p.read_bytes() for p in user_cache.parent.iterdir() if p.is_file()]
     told: list[str] = []
     reader = embedder(bundle_copy, warn=told.append)
     np.testing.assert_allclose(reader(WORDS), wanted, atol=1e-6)
     np.testing.assert_array_equal(reader(WORDS), reader(WORDS))  # in memory it is all the same
     reader(Vocabulary(("zebra",)))
     [warning] = told
-    assert str(cache_file(bundle_copy)) in warning
+    assert str(user_cache) in warning
     assert "remove the file" in warning
-    assert [p.read_bytes() for p in (bundle_copy / "text").iterdir() if p.is_file()] == damaged
+    assert [p.read_bytes() for p in user_cache.parent.iterdir() if p.is_file()] == damaged
 
 
 def test_where_nothing_can_be_written_there_is_one_warning(bundle_copy, user_cache):
-    (bundle_copy / "text").write_text("in the way")
     user_cache.parent.parent.write_text("in the way")
     told: list[str] = []
     reader = embedder(bundle_copy, warn=told.append)
@@ -399,18 +391,20 @@ def test_where_nothing_can_be_written_there_is_one_warning(bundle_copy, user_cac
     assert "not cached" in warning
 
 
-def test_an_empty_file_is_a_new_cache(bundle_copy):
-    cache_file(bundle_copy).parent.mkdir()
-    cache_file(bundle_copy).touch()  # as a process leaves it that dies at once
+def test_an_empty_file_is_a_new_cache(bundle_copy, user_cache):
+    user_cache.parent.mkdir(parents=True)
+    user_cache.touch()  # as a process leaves it that dies at once
     embedder(bundle_copy)(WORDS)
     embedder(bundle_copy, open_session=_no_session)(WORDS)
 
 
-def test_a_file_that_another_process_keeps_locked_stops_nothing(bundle_copy, monkeypatch):
+def test_a_file_that_another_process_keeps_locked_stops_nothing(
+    bundle_copy, monkeypatch, user_cache
+):
     wanted = embedder(bundle_copy)(WORDS)
     monkeypatch.setattr("openvis_rt.runtime.text_cache._PATIENCE", 0.1)
     told: list[str] = []
-    with edited(cache_file(bundle_copy)) as database:
+    with edited(user_cache) as database:
         database.execute("PRAGMA locking_mode = EXCLUSIVE")
         database.execute("BEGIN EXCLUSIVE")
         found = embedder(bundle_copy, warn=told.append)(WORDS)
@@ -432,9 +426,9 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
-def test_a_writer_that_is_killed_leaves_the_cache_as_it_was(bundle_copy):
+def test_a_writer_that_is_killed_leaves_the_cache_as_it_was(bundle_copy, user_cache):
     wanted = embedder(bundle_copy)(WORDS)
-    file = cache_file(bundle_copy)
+    file = user_cache
     ended = subprocess.run([sys.executable, "-c", KILLED, str(file)])
     assert ended.returncode == -signal.SIGKILL
     assert file.with_name(f"{file.name}-journal").stat().st_size > 0
@@ -472,7 +466,7 @@ assert warnings == [], warnings
 """
 
 
-def test_four_processes_share_a_cache(bundle_copy):
+def test_four_processes_share_a_cache(bundle_copy, user_cache):
     command = [sys.executable, "-c", CROWD, str(bundle_copy)]
     crowd = [
         subprocess.Popen([*command, str(own)], stderr=subprocess.PIPE, text=True)
@@ -481,12 +475,12 @@ def test_four_processes_share_a_cache(bundle_copy):
     for process in crowd:
         _, errors = process.communicate()
         assert process.returncode == 0, errors
-    with edited(cache_file(bundle_copy)) as database:
+    with edited(user_cache) as database:
         assert database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
         assert database.execute("SELECT count(*) FROM embeddings").fetchone() == (600,)
 
 
-def test_five_thousand_phrases_are_one_file_and_quick(bundle_copy):
+def test_five_thousand_phrases_are_one_file_and_quick(bundle_copy, user_cache):
     vectors = np.random.default_rng(0).standard_normal((5000, 512)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     wanted = {f"phrase {i}": vector for i, vector in enumerate(vectors)}
@@ -495,7 +489,7 @@ def test_five_thousand_phrases_are_one_file_and_quick(bundle_copy):
     TextCache(bundle, "fp32", 512, _no_warning).put(wanted)
     found = TextCache(bundle, "fp32", 512, _no_warning).get(wanted)
     seconds = time.process_time() - begin
-    assert list((bundle_copy / "text").iterdir()) == [cache_file(bundle_copy)]
+    assert list(user_cache.parent.iterdir()) == [user_cache]
     assert found.keys() == wanted.keys()
     for phrase, vector in wanted.items():
         np.testing.assert_array_equal(found[phrase], vector)
@@ -550,7 +544,38 @@ def test_names_that_are_perhaps_not_english_are_told_once(bundle_copy):
     assert "'犬' and 1 more names have letters beyond a to z" in hint
 
 
-def test_names_that_were_kept_at_export_need_no_graph(bundle_copy):
-    keep_embeddings(Bundle.open(bundle_copy), ("cat", "dog, hound", "Cat"))
+def test_names_that_were_kept_at_export_need_no_graph(bundle_copy, user_cache):
+    wanted = embedder(bundle_copy)(Vocabulary(("hound", "cat")))
+    kept = keep_embeddings(Bundle.open(bundle_copy), ("cat", "dog, hound", "Cat"))
+    user_cache.unlink()
+    assert Bundle.open(bundle_copy).sha256 == kept.sha256
+    assert "names.safetensors" in kept.manifest.files
     embed = embedder(bundle_copy, open_session=_no_session)
-    assert embed(Vocabulary(("hound", "cat"))).shape[0] == 2
+    np.testing.assert_allclose(embed(Vocabulary(("hound", "cat"))), wanted, atol=1e-6)
+
+
+NAMES = {
+    "cut": lambda data: data[:-4],
+    "another width": lambda data: _names(data, lambda rows: rows[:, :-1]),
+    "fewer": lambda data: _names(data, lambda rows: rows[:-1]),
+    "not unit": lambda data: _names(data, lambda rows: 2 * rows),
+    "NaN": lambda data: _names(data, lambda rows: rows * np.nan),
+    "FP16": lambda data: _names(data, lambda rows: rows.astype("<f2")),
+    "no phrases": lambda data: save(load(data)),
+    "numbers": lambda data: save(load(data), {"phrases": "[1, 2, 3]", "precision": "fp32"}),
+}
+
+
+def _names(data: bytes, change: Callable[[np.ndarray], np.ndarray]) -> bytes:
+    facts = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]
+    rows = np.ascontiguousarray(change(load(data)["embeddings"]))
+    return save({"embeddings": rows}, facts)
+
+
+@pytest.mark.parametrize("damage", NAMES.values(), ids=NAMES)
+def test_names_that_no_export_wrote_are_refused(bundle_copy, damage):
+    keep_embeddings(Bundle.open(bundle_copy), ("cat", "dog, hound"))
+    data = (bundle_copy / "names.safetensors").read_bytes()
+    replaced(bundle_copy, "names.safetensors", damage(data))
+    with pytest.raises(BundleError, match="is damaged"):
+        embedder(bundle_copy)

@@ -20,7 +20,7 @@ from openvis_rt.errors import InputError, OutputError
 from openvis_rt.files import output_file
 from openvis_rt.given_files import given_json
 from openvis_rt.records import json_from_record, record_from_json
-from openvis_rt.runtime.text_cache import cache_places
+from openvis_rt.runtime.text_cache import cache_place
 
 __all__ = [
     "LARGEST_RATIO",
@@ -127,26 +127,26 @@ class Proof:
         return [(c, found) for c in self.corners for found in c.outputs if not found.passed]
 
 
-def read_proof(plan: Path, bundle: Path, held: Held) -> Proof | None:
+def read_proof(plan: Path, held: Held) -> Proof | None:
     """What is known of an engine as it runs here; None if it was not compared."""
-    found = (_read(place) for place in _places(plan, bundle, held))
+    found = (_read(place) for place in _places(plan, held))
     return next((proof for proof in found if proof is not None and proof.held == held), None)
 
 
-def proofs_of(plan: Path, bundle: Path, sha256: str) -> list[Proof]:
+def proofs_of(plan: Path, sha256: str) -> list[Proof]:
     """Every proof of an engine of these bytes, of whatever GPU, beside it and in the user's cache.
 
     A proof of other bytes, which a new build leaves behind, is none of this engine.
     """
     places = sorted(plan.parent.glob(f"{plan.stem}.*.proof.json"))
-    places += [place for folder in _caches(bundle) for place in sorted(folder.glob("*.json"))]
+    places += sorted(folder.glob("*.json")) if (folder := _users_folder()) is not None else []
     proofs = [proof for proof in map(_read, places) if proof is not None]
     return [proof for proof in proofs if proof.held.plan_sha256 == sha256]
 
 
-def write_proof(proof: Proof, plan: Path, bundle: Path) -> None:
+def write_proof(proof: Proof, plan: Path) -> None:
     """Keep a proof in the first place that can be written; where there is none it is made anew."""
-    for place in _places(plan, bundle, proof.held):
+    for place in _places(plan, proof.held):
         try:
             with output_file(place) as partial:
                 text = json.dumps(json_from_record(proof), indent=1)
@@ -181,16 +181,16 @@ def _read(place: Path) -> Proof | None:
         return None
 
 
-def _places(plan: Path, bundle: Path, held: Held) -> Iterator[Path]:
+def _places(plan: Path, held: Held) -> Iterator[Path]:
     """Where a proof may stand; several GPUs may share a bundle."""
     gpu = re.sub(r"[^a-z0-9]+", "-", held.gpu.lower()).strip("-") or "gpu"
     yield plan.with_name(f"{plan.stem}.{gpu}.proof.json")
     facts = json.dumps(json_from_record(held), sort_keys=True)
     name = hashlib.sha256(facts.encode()).hexdigest()[:32]
-    for folder in _caches(bundle):
+    if (folder := _users_folder()) is not None:
         yield folder / f"{name}.json"
 
 
-def _caches(bundle: Path) -> list[Path]:
-    _, *elsewhere = cache_places(bundle)
-    return [place.with_name("proofs") for place in elsewhere]
+def _users_folder() -> Path | None:
+    place = cache_place()
+    return None if place is None else place.with_name("proofs")

@@ -100,12 +100,12 @@ def prove_graph(
     plan, sidecar = backend.engine(bundle, graph, precision)
     rules = _rules(bundle.graph(graph, precision).precision)
     held = Held(sidecar.plan_sha256, backend.gpu, backend.library, rules)
-    proof = read_proof(plan, bundle.path, held)
+    proof = read_proof(plan, held)
     if proof is None:
         progress(f"comparing the engine {plan.name} with ONNX Runtime, once")
         corners = tuple(_corners(backend, bundle, graph, precision, sidecar))
         proof = Proof(held, f"onnxruntime {_onnxruntime_version()} on the CPU", corners)
-        write_proof(proof, plan, bundle.path)
+        write_proof(proof, plan)
     if proof.failures:
         raise ParityError(_refusal(plan, graph, precision, proof))
     return proof

@@ -28,7 +28,6 @@ from openvis_rt.errors import BundleError, InputError
 from openvis_rt.files import output_directory
 from openvis_rt.runtime.backends.registry import BACKENDS
 from openvis_rt.runtime.classifier import classifier_for
-from openvis_rt.runtime.text_cache import cache_places
 from openvis_rt.serving.triton.backend import model_name
 from openvis_rt.serving.triton.config import KINDS, graph_config, model_config, plan_config
 from openvis_rt.serving.triton.model import BUNDLE, VOCABULARY
@@ -131,7 +130,6 @@ def write_repository(
             progress("copying the bundle", done, len(copies))
             _copy(source, target)
         _write_bundle(bundle, settings.precision, home / _VERSION / BUNDLE)
-        _copy_cache(bundle.path, home / _VERSION / BUNDLE)
         (home / _VERSION / "model.py").write_text(_MODEL_FILE, encoding="utf-8")
         settings.write_vocabulary(home / _VERSION / VOCABULARY)
         config = model_config(name, settings, instances)
@@ -204,14 +202,6 @@ def _write_bundle(bundle: Bundle, precision: str, to: Path) -> None:
             raise BundleError(
                 f"{bundle.path / name} was changed since the bundle was opened here. Start anew"
             )
-
-
-def _copy_cache(bundle: Path, to: Path) -> None:
-    """What names were embedded as: the server starts sooner, and has the very same numbers."""
-    source, target = cache_places(bundle)[0], cache_places(to)[0]
-    if source.is_file():  # it grows, so no link
-        target.parent.mkdir()
-        shutil.copyfile(source, target)
 
 
 def _write_graph(
