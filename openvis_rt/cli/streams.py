@@ -101,10 +101,16 @@ def readable_files() -> Iterator[None]:
 
     Raises:
         InputError: in place of the ``OSError``, which names the file.
+        OutputError: no temporary file can be written.
     """
     try:
         yield
     except OSError as exc:
+        if exc.errno == errno.ENOENT and "usable temporary directory" in str(exc):
+            raise OutputError(
+                "no folder for temporary files can be written: free space in /tmp, or name another "
+                "one in TMPDIR"
+            ) from exc
         if exc.filename is None or exc.errno not in _PLACES:
             raise
         raise InputError(

@@ -103,8 +103,8 @@ def _do_no_exchange(number: int) -> None:
             return lambda *_: ctypes.set_errno(number) or -1
 
     load = ctypes.CDLL
-    ctypes.CDLL = lambda name, **how: (
-        Library(load(name, **how)) if name is None else load(name, **how)
+    ctypes.CDLL = lambda name, *more, **how: (
+        Library(load(name, **how)) if name is None else load(name, *more, **how)
     )
 
 

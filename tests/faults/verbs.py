@@ -142,11 +142,11 @@ VERBS = {
         file="out.html",
     ),
     "batch": Verb(
-        lambda g, out: ("batch", g.bundle, g.video, "-c", "ring", "-o", out),
+        lambda g, out: ("batch", g.bundle, g.video, "-c", "ring", "--workers", 0, "-o", out),
         _whole_batch,
         overwrites=False,
     ),
-    "triton": Verb(lambda g, out: ("triton", g.bundle, "-o", out), _whole_folder),
+    "triton": Verb(lambda g, out: ("triton", g.bundle, "-c", "ring", "-o", out), _whole_folder),
 }
 
 
