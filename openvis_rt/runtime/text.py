@@ -38,6 +38,7 @@ Rows = list[list[int]]
 Progress = Callable[[int, int], None]
 
 _LONGEST = 100_000  # letters of a prompt; CLIP reads 75 tokens
+_KEPT = 2048  # phrases in memory beside those that are looked for; 8 MB of the widest
 _PROMPTS_A_RUN = 128  # as many as an engine takes, and the public code
 _PROMPTS_AT_ONCE = 512  # that are put in order of length and cached together
 
@@ -124,7 +125,8 @@ class TextEmbedder:
         self._open_session = open_session
         self._tokenizer = ClipTokenizer(bundle)
         self._cache = TextCache(bundle, graph.precision, width, warn) if cached else None
-        self._known = read_names(bundle, graph.precision, width)
+        self._brought = read_names(bundle, graph.precision, width)
+        self._known: dict[str, Floats] = {}
 
     def __call__(self, vocabulary: Vocabulary, progress: Progress = lambda *_: None) -> Floats:
         """Embeddings of every synonym of every class.
@@ -143,12 +145,24 @@ class TextEmbedder:
         phrases = list(dict.fromkeys(vocabulary.phrases))
         rows = {p: self._tokenizer.rows(prompts_for(p, self._prompts)) for p in phrases}
         self._hint(phrases)
+        self._keep(phrases)
         if self._cache is not None:
-            self._known |= self._cache.get(p for p in phrases if p not in self._known)
-        missing = [p for p in phrases if p not in self._known]
+            self._known |= self._cache.get(self._missing(phrases))
+        missing = self._missing(phrases)
         if missing:
             self._embed(sorted(missing, key=lambda p: max(map(len, rows[p]))), rows, progress)
-        return np.stack([self._known[p] for p in vocabulary.phrases])
+        found = self._brought | self._known
+        return np.stack([found[p] for p in vocabulary.phrases])
+
+    def _missing(self, phrases: list[str]) -> list[str]:
+        return [p for p in phrases if p not in self._brought and p not in self._known]
+
+    def _keep(self, phrases: list[str]) -> None:
+        """Forget what was asked for longest ago, so that names may change for ever."""
+        again = {p: self._known.pop(p) for p in phrases if p in self._known}
+        for phrase in list(self._known)[: max(0, len(self._known) - _KEPT)]:
+            del self._known[phrase]
+        self._known |= again
 
     def _hint(self, phrases: list[str]) -> None:
         """Tell of names that are perhaps not English; plain letters may be of any language."""

@@ -554,6 +554,16 @@ def test_names_that_were_kept_at_export_need_no_graph(bundle_copy, user_cache):
     np.testing.assert_allclose(embed(Vocabulary(("hound", "cat"))), wanted, atol=1e-6)
 
 
+def test_names_that_change_for_ever_are_forgotten_in_memory(bundle_copy, monkeypatch):
+    monkeypatch.setattr("openvis_rt.runtime.text._KEPT", 5)
+    embed = embedder(bundle_copy)
+    wanted = embed(Vocabulary(("thing 0", "thing 1")))
+    for turn in range(1, 10):
+        embed(Vocabulary((f"thing {turn}", f"thing {turn + 1}")))
+        assert len(embed._known) <= 7
+    np.testing.assert_array_equal(embed(Vocabulary(("thing 0", "thing 1"))), wanted)
+
+
 NAMES = {
     "cut": lambda data: data[:-4],
     "another width": lambda data: _names(data, lambda rows: rows[:, :-1]),
