@@ -10,9 +10,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from openvis_rt._version import __version__
-
 if TYPE_CHECKING:
+    from openvis_rt._version import __version__
     from openvis_rt.bench.benchmark import BenchmarkSettings, benchmark
     from openvis_rt.bundle.bundle import Bundle
     from openvis_rt.calib.block_choice import BlockChoice
@@ -68,6 +67,7 @@ if TYPE_CHECKING:
     from openvis_rt.vocabulary import Vocabulary
 
 _HOME = {
+    **dict.fromkeys(("__version__",), "_version"),
     **dict.fromkeys(("BenchmarkSettings", "benchmark"), "bench.benchmark"),
     **dict.fromkeys(("Bundle",), "bundle.bundle"),
     **dict.fromkeys(("CalibrationResult", "calibrate", "rebuild_int8"), "calib.calibrate"),

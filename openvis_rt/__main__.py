@@ -1,4 +1,4 @@
-"""``python -m openvis_rt`` is the command ``openvis``; Ctrl-C while it loads is an interrupt."""
+"""``python -m openvis_rt`` is the command ``openvis``; a signal while it loads ends it."""
 
 from __future__ import annotations
 
@@ -12,16 +12,18 @@ __all__ = ["main"]
 def main() -> None:
     """Load the command, which takes a moment, and run it.
 
-    An interrupt while it loads ends it at once: some libraries answer an exception in the middle of
-    their own loading with another one, or swallow it.
+    Ctrl-C and SIGTERM while it loads end it at once: some libraries answer an exception in the
+    middle of their own loading with another one, or swallow it.
     """
-    usual = signal.getsignal(signal.SIGINT)
-    if usual is signal.default_int_handler:
-        signal.signal(signal.SIGINT, _leave)
+    usual = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number, handler in usual.items():
+        if handler in (signal.default_int_handler, signal.SIG_DFL):
+            signal.signal(number, _leave)
     try:
         from openvis_rt.cli.main import main as run
 
-        signal.signal(signal.SIGINT, usual)
+        for number, handler in usual.items():
+            signal.signal(number, handler)
         run()
     except KeyboardInterrupt:
         print("interrupted; nothing half-written was left", file=sys.stderr)  # noqa: T201

@@ -23,6 +23,7 @@ __all__ = [
     "embedded_names",
     "given_names",
     "names_beside",
+    "words_beside",
 ]
 
 _LOOK_FOR = "What to look for"
@@ -59,8 +60,8 @@ OthersOption = Annotated[
     typer.Option(
         metavar="LIST",
         rich_help_panel=_LOOK_FOR,
-        help=f"More such names: {', '.join(NAME_LISTS)}, or a file. A few -c names bring coco's by "
-        "themselves where names share an object's score (CLIP-VIS, InstFormer).",
+        help=f"More such names: {', '.join(NAME_LISTS)}, or a file. A few -c names bring coco's "
+        "where names share an object's score (CLIP-VIS, InstFormer); a file of names brings none.",
     ),
 ]
 OnlyOption = Annotated[
@@ -108,7 +109,7 @@ def names_beside(
     Args:
         other: of ``--other``.
         others: of ``--others``: the name of a list that comes with the package, or a file.
-        default: the list to take where nothing is asked for; empty for none.
+        default: the list to take where ``others`` names none; empty for none.
         only: of ``--only``.
 
     Raises:
@@ -119,7 +120,7 @@ def names_beside(
         raise InputError("--only looks for the given names alone; leave out --other and --others")
     if only:
         return ()
-    listed = others or ("" if other else default)
+    listed = others or default
     given = _as_utf8(other or ())
     if not listed:
         return given
@@ -132,6 +133,34 @@ def default_list(variant: str, words: Vocabulary, *, from_file: bool) -> str:
     """The list that competes without being asked for: where a few names share an object's score."""
     few = len(words) < _HANDFUL and not from_file
     return VARIANTS[variant].other_names if few and variant in VARIANTS else ""
+
+
+def words_beside(
+    variant: str, words: Vocabulary, default: str, *, asked: bool, from_file: bool
+) -> str:
+    """What competes with a few names where nobody asked for it, in a line; empty if that is plain.
+
+    Args:
+        variant: the model's.
+        words: the names, with those beside them.
+        default: of :func:`default_list`.
+        asked: ``--others`` or ``--only`` says it.
+        from_file: ``--vocabulary`` has the names.
+    """
+    if asked:
+        return ""
+    if default:
+        return (
+            f"{len(words.others)} more names ({default}) take part and are not reported, so that "
+            "not every object is one of yours; --only looks for yours alone"
+        )
+    usual = VARIANTS[variant].other_names if variant in VARIANTS else ""
+    if usual and from_file and len(words) < _HANDFUL and not words.others:
+        return (
+            "the names of the file compete with each other alone, so that every object is one of "
+            f"them; --others {usual} lets more names take part"
+        )
+    return ""
 
 
 def embedded_names(lists: str | None, usual: str) -> tuple[str, ...]:

@@ -22,6 +22,7 @@ from openvis_rt.cli.names import (
     default_list,
     given_names,
     names_beside,
+    words_beside,
 )
 from openvis_rt.cli.run_options import (
     AllowTruncatedOption,
@@ -63,8 +64,8 @@ from openvis_rt.cli.run_options import (
 )
 from openvis_rt.cli.ui import CONSOLE, INTERRUPTED, print_json, progress_bar, warn
 from openvis_rt.errors import InputError
+from openvis_rt.printable import without_password
 from openvis_rt.runtime.options import LiveOptions, Selection, TrackingOptions
-from openvis_rt.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from openvis_rt.runtime.report import RunReport
@@ -161,8 +162,14 @@ def run(
             from_file=vocabulary is not None or classifier is not None,
         )
         words = words.among(names_beside(other, others, default, only=only))
-        if words.others and not (other or others):
-            CONSOLE.print(_beside(words, default), markup=False)
+        if said := words_beside(
+            opened.manifest.variant,
+            words,
+            default,
+            asked=only or others is not None,
+            from_file=vocabulary is not None and classifier is None,
+        ):
+            CONSOLE.print(said, markup=False)
         with (
             _kept(output),
             Pipeline.open(
@@ -180,6 +187,7 @@ def run(
                 warn=warn,
             ) as pipeline,
         ):
+            bar(f"waiting for {without_password(source)}", 0, None)
             report = run_video(pipeline, source, output, options, bar, warn, views, lines)
         if not report.stopped and output is not None:
             report.outputs.update(write_pictures(pictures, source, output, bar))
@@ -275,13 +283,6 @@ def _tell(report: RunReport, *, as_json: bool) -> None:
             f"stopped after {report.frames} frames; every file is whole, and of these. "
             "`openvis convert` makes a page or a recording of them"
         )
-
-
-def _beside(words: Vocabulary, listed: str) -> str:
-    return (
-        f"{len(words.others)} more names ({listed}) take part and are not reported, so that not "
-        "every object is one of yours; --only looks for yours alone"
-    )
 
 
 def _tell_aside(words: str) -> None:

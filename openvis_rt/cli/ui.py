@@ -95,7 +95,7 @@ class Bar:
         self._progress.update(self._task, description=printable(phase), completed=done, total=total)
         if self._progress.disable and time.monotonic() - self._last > _EVERY:
             self._last = time.monotonic()
-            CONSOLE.print(f"{phase}: {done} of {total or 'unknown'}", markup=False)
+            CONSOLE.print(f"{phase}: {done}" + (f" of {total}" if total else ""), markup=False)
 
 
 @contextmanager

@@ -139,11 +139,12 @@ class TextEmbedder:
             float32 [K, D], L2-normalised rows, in the order of ``vocabulary.phrases``.
 
         Raises:
-            VocabularyError: a name is longer than CLIP reads.
+            VocabularyError: a name is longer than CLIP reads, or two names have the same tokens.
             BackendError: the graph failed, or gave NaN, infinity or zeros.
         """
         phrases = list(dict.fromkeys(vocabulary.phrases))
         rows = {p: self._tokenizer.rows(prompts_for(p, self._prompts)) for p in phrases}
+        _refuse_same(vocabulary, rows)
         self._hint(phrases)
         self._keep(phrases)
         if self._cache is not None:
@@ -230,6 +231,18 @@ def keep_embeddings(
         words = Vocabulary((first,)).among(others)
         embeddings = dict(zip(words.phrases, embedder(words, progress), strict=True))
     return write_names(bundle, bundle.graph("text", precision).precision, embeddings)
+
+
+def _refuse_same(vocabulary: Vocabulary, rows: dict[str, Rows]) -> None:
+    """VocabularyError where the tokenizer's own cleaning leaves two names the same."""
+    seen: dict[str, str] = {}
+    for name in vocabulary.names:
+        tokens = str([rows[phrase] for phrase in vocabulary.synonyms_of(name)])
+        if (first := seen.setdefault(tokens, name)) != name:
+            raise VocabularyError(
+                f"{first!r} and {name!r} are the same tokens to CLIP; their score would be split "
+                "between them. Remove one."
+            )
 
 
 def _check_embeddings(raw: Floats) -> None:

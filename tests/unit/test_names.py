@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from openvis_rt import Pipeline, Vocabulary
-from openvis_rt.cli.names import default_list, names_beside
+from openvis_rt.cli.names import default_list, names_beside, words_beside
 from openvis_rt.errors import InputError, VocabularyError
 from openvis_rt.runtime.options import Selection
 from openvis_rt.runtime.tracking.rules import scores_from_rule
@@ -75,7 +75,8 @@ def test_which_names_compete(tmp_path):
     many = Vocabulary(tuple(f"name {i}" for i in range(20)))
     assert default_list("clip-vis-r50", many, from_file=False) == ""
     assert len(names_beside(None, None, "coco", only=False)) == 80
-    assert names_beside(["sky"], None, "coco", only=False) == ("sky",)
+    assert names_beside(["sky"], None, "", only=False) == ("sky",)
+    assert len(names_beside(["sky"], None, "coco", only=False)) == 81  # it adds to the list
     assert names_beside(None, None, "coco", only=True) == ()
     (tmp_path / "mine.txt").write_text("sky\nsea\n")
     beside = names_beside(["sand"], str(tmp_path / "mine.txt"), "coco", only=False)
@@ -90,3 +91,17 @@ def test_the_list_of_the_miniatures_is_their_world():
     from openvis_rt.training.world_categories import CATEGORIES
 
     assert Vocabulary.named("miniature").names == tuple(c.phrase for c in CATEGORIES)
+
+
+def test_what_competes_unasked_is_said():
+    few = Vocabulary(("person", "dog"))
+    beside = few.among(("sky", "car"))
+
+    def said(words: Vocabulary, default: str, *, asked: bool = False, from_file: bool = False):
+        return words_beside("clip-vis-r50", words, default, asked=asked, from_file=from_file)
+
+    assert said(beside, "coco").startswith("2 more names (coco) take part")
+    assert "--others coco lets more names" in said(few, "", from_file=True)
+    assert said(few, "", from_file=True, asked=True) == said(beside, "coco", asked=True) == ""
+    assert said(few, "") == said(beside, "", from_file=True) == ""
+    assert words_beside("ovformer-video-r50", few, "", asked=False, from_file=True) == ""

@@ -554,6 +554,14 @@ def test_names_that_were_kept_at_export_need_no_graph(bundle_copy, user_cache):
     np.testing.assert_allclose(embed(Vocabulary(("hound", "cat"))), wanted, atol=1e-6)
 
 
+@pytest.mark.parametrize("other", ["ﬁsh", "fish\x01", "fish\ufeff", "\x1b[31mfish"])
+def test_names_of_the_same_tokens_are_refused(bundle_copy, other):
+    with pytest.raises(VocabularyError, match="are the same tokens to CLIP"):
+        embedder(bundle_copy, open_session=_no_session)(Vocabulary(("fish", "cat", other)))
+    shared = Vocabulary(("fish", f"cat, {other}"))  # as a synonym may be
+    assert len(embedder(bundle_copy, warn=lambda _: None)(shared)) == 3
+
+
 def test_names_that_change_for_ever_are_forgotten_in_memory(bundle_copy, monkeypatch):
     monkeypatch.setattr("openvis_rt.runtime.text._KEPT", 5)
     embed = embedder(bundle_copy)
