@@ -7,6 +7,7 @@ The recorded calls (:mod:`openvis_rt.bundle.recorded`), and of the sequence
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,19 +24,20 @@ from openvis_rt.bundle.recorded import (
     DAMAGES,
     FOLDER,
     RECORD,
-    Record,
-    Stored,
     damaged,
     frame_name,
     read_calls,
 )
+from openvis_rt.bundle.recorded_forms import Record, Stored
 from openvis_rt.errors import BundleError, InputError
 from openvis_rt.records import json_from_record
-from openvis_rt.runtime.video.results import FrameLog, FrameResult, read_frame_log
+from openvis_rt.runtime.video.results import FrameLog, FrameResult, result_from_line
+from openvis_rt.vocabulary import Vocabulary
 
 __all__ = ["Reference", "file_names", "read_reference", "write_reference"]
 
 RESULTS = f"{FOLDER}/results.jsonl"
+_LARGEST_RESULTS = 64 << 20  # bytes
 
 
 @dataclass(frozen=True)
@@ -84,9 +86,11 @@ def read_reference(bundle: Bundle) -> Reference:
         )
     record, stored = found
     try:
-        results = read_frame_log(bundle.file_path(RESULTS))
+        results = _read_results(bundle)
         reference = Reference(stored.frames, stored.arrays, record, results)
         _check_whole(reference)
+    except BundleError:
+        raise
     except DAMAGES as exc:
         raise damaged(bundle, exc) from exc
     if record.checkpoint != bundle.manifest.checkpoint:
@@ -99,16 +103,26 @@ def read_reference(bundle: Bundle) -> Reference:
     return reference
 
 
+def _read_results(bundle: Bundle) -> list[FrameResult]:
+    if RESULTS not in bundle.manifest.files:
+        raise ValueError(f"{RESULTS} is missing")
+    lines = io.BytesIO(bundle.read_file(RESULTS, _LARGEST_RESULTS))
+    return [result_from_line(line) for line in lines]
+
+
 def _check_whole(reference: Reference) -> None:
-    """ValueError or KeyError if something of the sequence is missing."""
-    record, arrays = reference.record, reference.arrays
-    if len(reference.results) != record.frames:
-        raise ValueError(f"{len(reference.results)} results for {record.frames} frames")
-    needed = {"order", "hard_order", *(f"hard/{name}" for name in record.tracker.tokens)}
-    if missing := needed - arrays.keys():
-        raise KeyError(min(missing))
-    if arrays["order"].ndim != 2 or not len(arrays["order"]):
-        raise ValueError("the tracks of the video are no table")
+    """ValueError if names, results or detections are not of this video."""
+    record = reference.record
+    height, width = reference.frames[0].shape[:2]
+    found = [(result.index, result.height, result.width) for result in reference.results]
+    if found != [(index, height, width) for index in range(record.frames)]:
+        raise ValueError(f"the results are not of {record.frames} frames of {width} x {height}")
+    words = Vocabulary.of(record.names)
+    if "embeddings" in reference.arrays and words.rows_of_class != record.rows:
+        raise ValueError("the names have other synonyms than were recorded")
+    tracks, classes = reference.arrays["order"].shape[1], len(record.rows)
+    if not all(0 <= t < tracks and 0 <= c < classes for t, c, _ in record.detected):
+        raise ValueError(f"a detection is of none of {tracks} tracks and {classes} classes")
 
 
 def write_reference(folder: Mapping[str, Path], reference: Reference) -> None:
@@ -130,4 +144,6 @@ def file_names(frames: int) -> list[str]:
 
 def _source(checkpoint: Mapping[str, Any]) -> str:
     digest = str(checkpoint.get("sha256", ""))[:16]
-    return f"sha256 {digest}..." if digest else ", ".join(f"{k} {v}" for k, v in checkpoint.items())
+    if digest:
+        return f"sha256 {digest}..."
+    return ", ".join(f"{name} {value}" for name, value in checkpoint.items())[:200]

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from openvis_rt.bundle.bundle import Bundle
-from openvis_rt.bundle.recorded import Call, sample_of
+from openvis_rt.bundle.recorded_forms import Call, sample_of
 from openvis_rt.compare.differences import grid_pixels, mask_pixels, sqnr
 from openvis_rt.runtime.backends.base import Backend
 from openvis_rt.runtime.text import TextEmbedder
@@ -101,7 +101,7 @@ def check_host(bundle: Bundle, reference: Reference) -> Iterator[Check]:
     record, manifest = reference.record, bundle.manifest
     for name in ("tracker", "score", "prompts", "detections"):
         found, wanted = getattr(manifest, name), getattr(record, name)
-        note = "" if found == wanted else f"{found} is set, {wanted} was recorded"
+        note = "" if found == wanted else f"{found!s:.300} is set, {wanted!s:.300} was recorded"
         yield check_equal(
             "tracker" if name == "tracker" else "score", f"{name} rule", found, wanted, note
         )

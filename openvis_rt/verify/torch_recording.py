@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from openvis_rt.bundle.bundle import Bundle
-from openvis_rt.bundle.recorded import (
-    RECORD,
+from openvis_rt.bundle.recorded import RECORD
+from openvis_rt.bundle.recorded_forms import (
     Call,
     Form,
     Record,

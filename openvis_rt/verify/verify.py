@@ -12,6 +12,7 @@ from openvis_rt.bundle.contract import check_contract
 from openvis_rt.errors import DependencyError, InputError, UnavailableError
 from openvis_rt.runtime.backends.base import Backend
 from openvis_rt.runtime.backends.registry import BACKENDS, BackendOptions, open_backend
+from openvis_rt.runtime.tracking.rules import check_score
 from openvis_rt.verify.checks import AS_BUILT_NAME, Check
 from openvis_rt.verify.reference import Reference, read_reference
 from openvis_rt.verify.sequence import check_video
@@ -124,6 +125,7 @@ def verify_bundle(
         BackendError: a backend failed.
     """
     check_contract(bundle.manifest)
+    check_score(bundle)
     tried = _contenders(
         bundle, backends, precisions, on_cpu=bool(options and options.device == "cpu")
     )

@@ -68,12 +68,7 @@ class _Measured(Twins):
     """The twins, with PyTorch's answers in the first of them, and what undisturbed verbs write."""
 
     def __init__(self, workshop: Workshop) -> None:
-        bundle = workshop.place / "with-answers"
-        order = ["export", "clip-vis-mini", "--size", "64x96", "--precision", "fp32", "-o", bundle]
-        if not bundle.exists():
-            made = workshop.bench.run(order, workshop.place, seconds=300)
-            assert made.code == 0, made.stderr
-        super().__init__(workshop, bundle)
+        super().__init__(workshop, workshop.recorded)
         self.data = workshop.place / "data-set"
         if not self.data.exists():
             write_data_set(self.data, videos=3)

@@ -30,6 +30,7 @@ FILES = (
     *("names", "live_sources", "live_rtsp", "live_hls", "live_ends", "videos"),
     *("streams", "pictures", "checkpoints", "archives", "flipped", "caches"),
     *("finished", "graphs", "manifests", "smallfiles", "locked", "records", "benchmarks"),
+    "references",
     *(
         "batches",
         "replaced",

@@ -53,6 +53,15 @@ class Workshop:
             assert done.code == 0, done.stderr
         return self.place / name
 
+    @cached_property
+    def recorded(self) -> Path:
+        """As :attr:`bundle`, with PyTorch's answers in it."""
+        name = self.place / "with-answers"
+        order = ["export", "clip-vis-mini", "--size", "64x96", "--precision", "fp32", "-o", name]
+        done = self.bench.run(order, self.place, seconds=300)
+        assert done.code == 0, done.stderr
+        return name
+
     def linked(self, folder: Path, bundle: Path | None = None) -> Path:
         """A copy of the bundle as ``folder/bundle``, whose files are hard links: replace them."""
         target = folder / "bundle"

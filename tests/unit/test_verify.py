@@ -22,7 +22,8 @@ from tiny import export_tiny, tiny_model
 from tiny_ovformer import tiny_ovformer
 
 from openvis_rt.bundle.bundle import MANIFEST, Bundle, write_manifest
-from openvis_rt.bundle.recorded import RECORD, sample_of
+from openvis_rt.bundle.recorded import RECORD
+from openvis_rt.bundle.recorded_forms import sample_of
 from openvis_rt.cli.main import app
 from openvis_rt.errors import BackendError, BundleError, InputError, UnavailableError
 from openvis_rt.export.bundle import export_bundle
