@@ -28,7 +28,16 @@ from openvis_rt.errors import BundleError, InputError, RecordError
 from openvis_rt.given_files import json_from_bytes
 from openvis_rt.records import record_from_json
 
-__all__ = ["ARRAYS", "DAMAGES", "FOLDER", "RECORD", "damaged", "frame_name", "read_calls"]
+__all__ = [
+    "ARRAYS",
+    "DAMAGES",
+    "FOLDER",
+    "RECORD",
+    "damaged",
+    "frame_name",
+    "read_calls",
+    "read_part",
+]
 
 FOLDER = "reference"
 RECORD, ARRAYS = f"{FOLDER}/reference.json", f"{FOLDER}/arrays.npz"
@@ -58,11 +67,7 @@ def read_calls(bundle: Bundle) -> tuple[Record, Stored] | None:
     check_contract(bundle.manifest)
     try:
         record = record_from_json(Record, _json(bundle), strict=False)
-        needs = needs_of(bundle, record)
-        names = [ARRAYS, *(frame_name(index) for index in range(record.frames))]
-        if missing := set(names) - bundle.manifest.files.keys():
-            raise ValueError(f"{min(missing)} is missing")
-        arrays = read_arrays(bundle.read_file(ARRAYS, _LARGEST_ARCHIVE), needs)
+        arrays = read_arrays(read_part(bundle, ARRAYS, _LARGEST_ARCHIVE), needs_of(bundle, record))
         check_numbers(bundle, record, arrays)
         frames = _read_frames(bundle, record, sum(array.nbytes for array in arrays.values()))
     except BundleError:
@@ -70,6 +75,20 @@ def read_calls(bundle: Bundle) -> tuple[Record, Stored] | None:
     except DAMAGES as exc:
         raise damaged(bundle, exc) from exc
     return record, Stored(frames, arrays)
+
+
+def read_part(bundle: Bundle, name: str, largest: int) -> bytes:
+    """The bytes of a file of the record.
+
+    Raises:
+        ValueError: it is not listed, or has more bytes than such a file.
+        BundleError: as :meth:`Bundle.read_file`.
+    """
+    entry = bundle.manifest.files.get(name)
+    if entry is None or entry.bytes > largest:
+        found = "is missing" if entry is None else f"has {entry.bytes} bytes"
+        raise ValueError(f"{name} {found}; it has at most {largest}")
+    return bundle.read_file(name)
 
 
 def damaged(bundle: Bundle, error: BaseException) -> BundleError:
@@ -86,7 +105,7 @@ def frame_name(index: int) -> str:
 
 
 def _json(bundle: Bundle) -> Any:
-    return json_from_bytes(bundle.read_file(RECORD, _LARGEST_RECORD), str(bundle.path / RECORD))
+    return json_from_bytes(read_part(bundle, RECORD, _LARGEST_RECORD), str(bundle.path / RECORD))
 
 
 def _read_frames(bundle: Bundle, record: Record, beside: int) -> list[Image8]:
@@ -97,7 +116,7 @@ def _read_frames(bundle: Bundle, record: Record, beside: int) -> list[Image8]:
         raise ValueError(f"frames and arrays would have more than {LARGEST >> 20} MiB")
     frames = []
     for index in range(record.frames):
-        data = bundle.read_file(frame_name(index), 2 * size + (1 << 20))
+        data = read_part(bundle, frame_name(index), 2 * size + (1 << 20))
         with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
             if image.size != (width, height):
                 raise ValueError(f"frame {index} is of {image.size}, and not {(width, height)}")

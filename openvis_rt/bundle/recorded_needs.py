@@ -25,7 +25,7 @@ LARGEST = 768 << 20
 """Bytes of all frames and arrays of a reference."""
 _LARGEST_VALUE = 512 << 20  # bytes
 _MOST_FRAMES, _MOST_CALLS = 128, 256
-_MOST_ROWS = 1024  # of names and prompts
+_MOST_ROWS = 512  # of names and prompts
 _MOST_HARD = 64  # steps, and objects, of the tokens that are hard to follow
 _POINT = re.compile(r"[A-Za-z]+=\d{1,6}( [A-Za-z]+=\d{1,6})*", re.ASCII)
 _FLOATS = frozenset({"float16", "float32"})

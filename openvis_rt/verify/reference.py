@@ -27,6 +27,7 @@ from openvis_rt.bundle.recorded import (
     damaged,
     frame_name,
     read_calls,
+    read_part,
 )
 from openvis_rt.bundle.recorded_forms import Record, Stored
 from openvis_rt.errors import BundleError, InputError
@@ -104,9 +105,7 @@ def read_reference(bundle: Bundle) -> Reference:
 
 
 def _read_results(bundle: Bundle) -> list[FrameResult]:
-    if RESULTS not in bundle.manifest.files:
-        raise ValueError(f"{RESULTS} is missing")
-    lines = io.BytesIO(bundle.read_file(RESULTS, _LARGEST_RESULTS))
+    lines = io.BytesIO(read_part(bundle, RESULTS, _LARGEST_RESULTS))
     return [result_from_line(line) for line in lines]
 
 
