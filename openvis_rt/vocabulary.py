@@ -136,7 +136,7 @@ class Vocabulary:
                     )
             if not isinstance(entries, list):
                 raise TypeError(f"got {type(entries).__name__}")
-            return cls(tuple(e if isinstance(e, str) else str(e["name"]) for e in entries))
+            return cls(tuple(e if isinstance(e, str) else e["name"] for e in entries))
         except (ValueError, KeyError, TypeError) as exc:
             raise VocabularyError(
                 f"{path} is not a vocabulary: a JSON list of names, of {{'name': ...}}, or an "

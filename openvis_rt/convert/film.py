@@ -131,7 +131,7 @@ def _reduced(size: tuple[int, int], longest: int) -> tuple[int, int]:
 def _stream_of(
     container: OutputContainer, size: tuple[int, int], usual: float, codec: Codec, quality: int
 ) -> VideoStream:
-    rate = Fraction(1 / usual).limit_denominator(1001)
+    rate = max(Fraction(1 / usual).limit_denominator(1001), Fraction(1, 1001))
     options = {"crf": str(quality), "g": str(max(1, round(rate)))}  # g: between key frames
     if codec == "av1" and "libsvtav1" in av.codecs_available and min(size) >= _SMALLEST_AV1:
         os.environ.setdefault("SVT_LOG", "1")  # errors only; the library writes to stderr

@@ -7,9 +7,11 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from openvis_rt.errors import InputError
 from openvis_rt.given_files import given_json
+from openvis_rt.printable import shortened
 from openvis_rt.runtime.video.container import DEFAULT_FPS
 from openvis_rt.runtime.video.results import FrameResult, frames_of_log
 
@@ -84,25 +86,32 @@ class FinishedRun:
         except InputError as exc:
             raise InputError(f"{exc}. Give the folder that `openvis run` wrote.") from exc
         try:
-            categories = {int(entry["id"]): str(entry["name"]) for entry in entries}
-        except (ValueError, KeyError, TypeError, OverflowError) as exc:
+            return cls(folder, _categories_of(entries))
+        except (ValueError, KeyError, TypeError) as exc:
             raise InputError(f"{path} is no list of categories: {exc!r}") from exc
-        return cls(folder, categories)
 
     def frames(self) -> Iterator[FrameResult]:
         """Every frame's result, read one at a time.
 
         Raises:
-            InputError: the file is missing or damaged, or its frames differ in size.
+            InputError: the file is missing or damaged, its frames differ in size, or an object has
+                another class than the names say.
         """
-        size = None
-        for result in frames_of_log(self.folder / "frames.jsonl"):
+        size, path = None, self.folder / "frames.jsonl"
+        for result in frames_of_log(path):
             size = size or (result.height, result.width)
             if (result.height, result.width) != size:
                 raise InputError(
-                    f"{self.folder / 'frames.jsonl'}: frame {result.index} is "
+                    f"{path}: frame {result.index} is "
                     f"{result.width}x{result.height}, and those before are {size[1]}x{size[0]}"
                 )
+            for found in result.instances:
+                if self.categories.get(found.category_id) != found.name:
+                    raise InputError(
+                        f"{path}: frame {result.index} has {shortened(found.name)!r} as the name "
+                        f"of category {found.category_id}, and categories.json does not. Give a "
+                        "folder whose files are all of one run."
+                    )
             yield result
 
     def summary(self) -> Summary:
@@ -130,6 +139,18 @@ class FinishedRun:
         for track in tracks.values():
             classes[track.track_id].tell(track)
         return Summary(first.height, first.width, times, list(tracks.values()), numbers)
+
+
+def _categories_of(entries: list[dict[str, Any]]) -> dict[int, str]:
+    found: dict[int, str] = {}
+    for entry in entries:
+        number, name = entry["id"], entry["name"]
+        if type(number) is not int or not isinstance(name, str):
+            raise ValueError(f"an id is a whole number and a name a string, found {entry!r:.60}")
+        if number in found:
+            raise ValueError(f"the id {number} is there twice")
+        found[number] = name
+    return found
 
 
 class _Classes:

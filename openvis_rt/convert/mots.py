@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,7 +69,7 @@ def write_mots(
         with (partial / "instances.txt").open("w", encoding="ascii") as file:
             for place, frame in enumerate(run.frames(), 1):
                 picture = _painted(frame, numbers)
-                file.writelines(f"{place} {line}\n" for line in _lines(picture))
+                file.writelines(f"{place} {line}\n" for line in _lines(picture, frame, numbers))
                 Image.fromarray(picture).save(partial / "instances" / f"{place:06d}.png")
                 progress(place)
         text = json.dumps(numbers.classes, indent=1)
@@ -111,16 +111,18 @@ def _painted(frame: FrameResult, numbers: _Numbers) -> Picture:
     return picture
 
 
-def _lines(picture: Picture) -> list[str]:
-    """The text of one picture, without the frame's number."""
-    height, width = picture.shape
-    ids = np.unique(picture)
-    ids = ids[ids > 0]
-    masks = (picture[None] == ids[:, None, None]).astype(np.uint8)
-    return [
-        f"{number} {number // INSTANCES} {height} {width} {rle['counts']}"
-        for number, rle in zip(ids.tolist(), encode_masks(masks) if len(ids) else [], strict=True)
-    ]
+def _lines(picture: Picture, frame: FrameResult, numbers: _Numbers) -> Iterator[str]:
+    """The text of one picture, by its ids, without the frame's number."""
+    for found in sorted(frame.instances, key=lambda instance: numbers.ids[instance.track_id]):
+        number = numbers.ids[found.track_id]
+        x, y, width, height = found.box
+        part = np.s_[y : y + height, x : x + width]
+        if (seen := picture[part] == number).any():
+            mask = np.zeros((1, *picture.shape), np.uint8)
+            mask[0][part] = seen
+            [rle] = encode_masks(mask)
+            size = f"{frame.height} {frame.width}"
+            yield f"{number} {number // INSTANCES} {size} {rle['counts']}"
 
 
 def _is_ours(folder: Path) -> bool:

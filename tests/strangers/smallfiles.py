@@ -56,6 +56,14 @@ def vocabularies(workshop: Workshop) -> Iterator[Case]:
     category = {"id": 1, "name": "disc", "synonyms": ["disk"]}
     whole = {"categories": [category, {"id": 2, "name": "square"}], "videos": []}
     yield from cases(every_change(whole, 90), lambda f, put: use(f, put, "names.json"))
+    for name in (None, ["cat", "dog"], {"x": 1}, True, 7, 0.5):
+
+        def make(
+            folder: Path, text: str = json.dumps([{"name": "disc"}, {"name": name}])
+        ) -> Arguments:
+            return use(folder, lambda path: path.write_text(text), "names.json")
+
+        yield Case(f"the name {name}", make, codes=frozenset({2}))
     lines = chain(no_files(), texts(b"disc\nsquare, box\n"))
     yield from cases(lines, lambda f, put: use(f, put, "names.txt"))
 

@@ -105,7 +105,7 @@ def test_a_source_whose_clocks_begin_anew_goes_on_with_its_sound(tmp_path):
         frames = list(video)
         warnings = list(video.warnings)
     assert [f.time for f in frames] == pytest.approx([i / 25 for i in range(50)], abs=1e-4)
-    assert any("goes back, first at 1.00 s" in warning for warning in warnings)
+    assert any("goes back, or far ahead, first at 1.00 s" in warning for warning in warnings)
     with OverlayWriter(tmp_path / "a.mp4", WIDTH, HEIGHT, 25, str(source)) as writer:
         for frame in frames:
             writer.write(frame.image, frame.time)
@@ -149,3 +149,9 @@ def test_a_clock_that_jitters_is_not_taken_for_one_that_begins_anew():
     places = [timeline.place(time, 0.04) for time in (0, 0.04, 0.03, 0.12, 5.0, 1.0, 1.04)]
     assert places == pytest.approx([0, 0.04, 0.04, 0.12, 5.0, 5.04, 5.08])
     assert timeline.restarts == 1
+
+
+def test_a_clock_that_jumps_beyond_a_lifetime_is_taken_for_one_that_begins_anew():
+    timeline = Timeline()
+    places = [timeline.place(time, 0.04) for time in (0.0, 0.04, 2e9, 2e9 + 0.04)]
+    assert places == pytest.approx([0, 0.04, 0.08, 0.12])

@@ -235,6 +235,23 @@ def test_only_get_is_answered(page, method):
     assert answer.headers["Allow"] == "GET"
 
 
+def test_a_request_of_two_hosts_is_refused(page):
+    with socket.create_connection(("127.0.0.1", page.port), 5) as peer:
+        peer.sendall(b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nHost: evil.example\r\n\r\n")
+        assert peer.recv(1 << 16).startswith(b"HTTP/1.0 400")
+
+
+def test_a_peer_that_asks_letter_by_letter_is_let_go(page, monkeypatch):
+    monkeypatch.setattr("openvis_rt.runtime.views.server._Handler.timeout", 0.5)
+    with socket.create_connection(("127.0.0.1", page.port), 5) as peer:
+        begin = time.monotonic()
+        peer.sendall(b"GET / HTTP/1.1\r\nX: ")
+        while not select.select([peer], [], [], 0.1)[0]:
+            assert time.monotonic() < begin + 5
+            peer.sendall(b"x")
+    assert page.ask("/").status == 200
+
+
 def test_what_is_not_there_is_not_there(page):
     for path in ("/../page.html", "/state.json?x", "/page.py"):
         assert page.ask(path).status == 404

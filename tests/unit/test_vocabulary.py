@@ -179,3 +179,11 @@ def test_a_name_of_which_clip_reads_nothing_is_empty(name):
 def test_it_is_what_open_clip_makes_of_it(text):
     wanted = html.unescape(html.unescape(ftfy.fix_text(text)))
     assert as_clip_reads(text) == " ".join(wanted.lower().split())
+
+
+@pytest.mark.parametrize("name", [None, ["cat", "dog"], {"x": 1}, True, 7])
+def test_a_name_in_a_file_is_a_string(tmp_path, name):
+    path = tmp_path / "names.json"
+    path.write_text(json.dumps([{"name": "disc"}, {"name": name}]))
+    with pytest.raises(VocabularyError, match=f"class 2 .* of type {type(name).__name__}"):
+        Vocabulary.from_file(path)

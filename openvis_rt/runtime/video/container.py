@@ -196,8 +196,8 @@ class ContainerReader:
         time = timeline.place(picture.time - self.start, float(1 / self.fps))
         if timeline.restarts > before == 0:
             self.warnings.append(
-                f"the clock of {self.name} goes back, first at {time:.2f} s: what follows is taken "
-                "to come one frame later"
+                f"the clock of {self.name} goes back, or far ahead, first at {time:.2f} s: what "
+                "follows is taken to come one frame later"
             )
         return time
 

@@ -20,10 +20,11 @@ from pycocotools import mask as coco
 
 from openvis_rt.errors import DependencyError, InputError
 from openvis_rt.files import output_errors, output_file
-from openvis_rt.geometry import LARGEST_FRAME_SIDE
+from openvis_rt.geometry import LARGEST_FRAME_SIDE, LARGEST_PICTURE
 from openvis_rt.given_files import given_file
 from openvis_rt.printable import printable_json
 from openvis_rt.runtime.video.run_lengths import RLE, box_of, check_runs, decode_mask
+from openvis_rt.runtime.video.timeline import LATEST_TIME
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -45,6 +46,7 @@ __all__ = [
     "write_results",
 ]
 
+_LAST_FRAME = 10**10  # of a camera of 60 frames a second it comes after five years
 _LARGEST_LINE = 256 << 20  # bytes; 100 masks of 4K have some 10 MB
 
 
@@ -328,11 +330,13 @@ def result_from_line(line: str | bytes) -> FrameResult:
     """
     entry = json.loads(line)
     height, width = (_whole(side, 1, LARGEST_FRAME_SIDE) for side in entry["size"])
+    if height * width > LARGEST_PICTURE:
+        raise ValueError(f"a frame has at most {LARGEST_PICTURE} pixels, found {width}x{height}")
     instances = tuple(_instance_of(found, height, width) for found in entry["instances"])
     if len({instance.track_id for instance in instances}) < len(instances):
         raise ValueError("a track is there twice")
-    time = None if entry["time"] is None else _finite(entry["time"])
-    return FrameResult(_whole(entry["frame"]), time, height, width, instances)
+    time = None if entry["time"] is None else _number(entry["time"], 0, LATEST_TIME)
+    return FrameResult(_whole(entry["frame"], 0, _LAST_FRAME), time, height, width, instances)
 
 
 def read_frame_log(path: Path) -> list[FrameResult]:
@@ -355,6 +359,7 @@ def frames_of_log(path: Path) -> Iterator[FrameResult]:
         file = given_file(path)
     except InputError as exc:
         raise InputError(f"{exc}. Give a run's file.") from exc
+    last = -1
     with file:
         # lines end at \n only; names may hold other ends of lines
         for number, line in enumerate(iter(lambda: file.readline(_LARGEST_LINE + 1), b""), 1):
@@ -362,24 +367,31 @@ def frames_of_log(path: Path) -> Iterator[FrameResult]:
                 if len(line) > _LARGEST_LINE:
                     raise ValueError(f"it has more than {_LARGEST_LINE >> 20} MiB")
                 result = result_from_line(line)
+                if result.index <= last:
+                    raise ValueError(f"frame {result.index} comes after frame {last}")
             except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as exc:
                 raise InputError(f"{path}, line {number} is no frame's result: {exc!r}") from exc
+            last = result.index
             yield result
 
 
 def _instance_of(entry: dict[str, Any], height: int, width: int) -> Instance:
-    x, y, box_width, box_height = (_finite(number) for number in entry["box"])
+    x, y, box_width, box_height = (_whole(side, 0, LARGEST_FRAME_SIDE) for side in entry["box"])
+    box = (x, y, box_width, box_height)
     mask = entry["segmentation"]
     segmentation = RLE(size=mask["size"], counts=mask["counts"])
     check_runs(segmentation, height, width)
+    # both: of runs without a pixel, which others may write, pycocotools gives a box that is outside
+    if box != box_of(segmentation) or x + box_width > width or y + box_height > height:
+        raise ValueError(f"the box {list(box)} is not that of its mask, {box_of(segmentation)}")
     if not isinstance(entry["name"], str):
         raise ValueError("a name is no string")
     return Instance(
         _whole(entry["id"]),
         _whole(entry["category_id"]),
         entry["name"],
-        float(_finite(entry["score"])),
-        (x, y, box_width, box_height),
+        float(_number(entry["score"], -1e300, 1e300)),
+        box,
         segmentation,
     )
 
@@ -390,10 +402,10 @@ def _whole(value: object, least: int = 0, most: int = 2**53) -> int:
     return value
 
 
-def _finite(value: object) -> Any:
+def _number(value: object, least: float, most: float) -> Any:
     """A number as it is, so that whole ones are written as whole ones again."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= 1e300:
-        raise ValueError(f"a finite number is needed, found {value!r:.60}")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
+        raise ValueError(f"a number of {least:g} to {most:g} is needed, found {value!r:.60}")
     return value
 
 

@@ -11,12 +11,14 @@ import base64
 import contextlib
 import functools
 import hashlib
+import io
 import os
 import re
 import socket
 import struct
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from http import HTTPStatus
@@ -158,6 +160,25 @@ class _Server(ThreadingHTTPServer):
                 self._changed.notify_all()
 
 
+class _Asked(io.RawIOBase):
+    """What a peer asks, which must have come some seconds from now: not each byte of it."""
+
+    def __init__(self, connection: socket.socket, seconds: float) -> None:
+        self._connection, self._end = connection, time.monotonic() + seconds
+
+    def readable(self) -> bool:
+        """True, for the buffer around it."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """As the library's; TimeoutError at the end of the time."""
+        left = self._end - time.monotonic()
+        if left <= 0:
+            raise TimeoutError("the request did not come in time")
+        self._connection.settimeout(left)
+        return self._connection.recv_into(buffer)
+
+
 class _Handler(BaseHTTPRequestHandler):
     server: _Server
     server_version, sys_version = "openvis", ""
@@ -171,7 +192,9 @@ class _Handler(BaseHTTPRequestHandler):
             "/live": self._live,
             "/stream.mjpg": self._stream,
         }
-        if not is_allowed_host(self.headers.get("Host"), self.server.host):
+        if len(self.headers.get_all("Host", [])) > 1:
+            self._refuse(HTTPStatus.BAD_REQUEST, "a request has one Host")
+        elif not is_allowed_host(self.headers.get("Host"), self.server.host):
             self._refuse(HTTPStatus.FORBIDDEN, "ask for this machine by its address or own name")
         elif self.path != "/" and self.headers.get("Sec-Fetch-Site") in ("cross-site", "same-site"):
             self._refuse(HTTPStatus.FORBIDDEN, "this is not for other sites")
@@ -180,10 +203,18 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             answer()
 
+    def setup(self) -> None:
+        """As the library's, but that all of a request has to come in time."""
+        super().setup()
+        self.rfile = io.BufferedReader(_Asked(self.connection, self.timeout))
+
     def parse_request(self) -> bool:
         """As the library's; all but GET is refused."""
-        if not super().parse_request():
-            return False
+        try:
+            if not super().parse_request():
+                return False
+        finally:
+            self.connection.settimeout(self.timeout)  # the reader has shortened it
         if self.command != "GET":
             self._refuse(HTTPStatus.METHOD_NOT_ALLOWED, "only GET is answered")
         return self.command == "GET"
