@@ -26,6 +26,7 @@ __all__ = [
     "output_errors",
     "output_file",
     "refuse_existing",
+    "refuse_inputs",
     "sha256_of",
 ]
 
@@ -143,6 +144,21 @@ def refuse_existing(path: Path, *, overwrite: bool) -> None:
         raise OutputError(
             f"{path} exists already. Give another place, or --overwrite to replace it."
         )
+
+
+def refuse_inputs(path: Path, *inputs: Path | str | None) -> None:
+    """Refuse an output in whose place something stands that is read, also with ``overwrite``.
+
+    Raises:
+        OutputError: an input is at ``path`` or below it.
+    """
+    place = os.path.realpath(path)
+    for given in inputs:
+        # not Path.resolve, which raises on links in a circle
+        if given is not None and Path(os.path.realpath(given)).is_relative_to(place):
+            raise OutputError(
+                f"{path} cannot be written: {given} is read from there. Give another place."
+            )
 
 
 def check_replaceable(path: Path, *, overwrite: bool, ours: Callable[[Path], bool]) -> None:

@@ -34,7 +34,7 @@ from openvis_rt.bench.remote import RemotePlayer
 from openvis_rt.bench.report import Agreement, Report, Result, spread
 from openvis_rt.bundle.bundle import Bundle
 from openvis_rt.errors import BundleError, InputError, OpenVISError
-from openvis_rt.runtime.backends.registry import Device
+from openvis_rt.runtime.backends.registry import LARGEST_THREADS, Device
 from openvis_rt.runtime.options import Selection
 from openvis_rt.runtime.pipeline import Mode
 from openvis_rt.runtime.video.generated import write_sample_video
@@ -54,6 +54,7 @@ TIMED = (
 _SOURCE = (720, 1280)
 _FPS = 25
 _LONGEST = 200  # frames of a generated video; then it begins anew
+_MOST, _MOST_CLASSES = 1_000_000, 100_000  # frames, windows and rounds; random embeddings
 _OTHERS = 0.05  # share of the cores that others may take before it is told
 
 
@@ -101,15 +102,18 @@ class BenchmarkSettings:
                 f"a benchmark needs one window to warm up at least, got {self.warm_up}: the first "
                 "one allocates, and torch.compile compiles in it. Give --warm-up 1 or more"
             )
-        for name, value, least in (
-            ("rounds", self.rounds, 2),
-            ("frames", self.frames, 1),
-            ("compared windows", self.compared, 1),
-            ("classes", self.classes, 1),
-            ("threads", 1 if self.threads is None else self.threads, 1),
+        for name, value, least, most in (
+            ("rounds", self.rounds, 2, _MOST),
+            ("frames", self.frames, 1, _MOST),
+            ("warm-up windows", self.warm_up, 1, _MOST),
+            ("compared windows", self.compared, 1, _MOST),
+            ("classes", self.classes, 1, _MOST_CLASSES),
+            ("threads", 1 if self.threads is None else self.threads, 1, LARGEST_THREADS),
         ):
             if value < least:
                 raise InputError(f"a benchmark needs at least {least} {name}; got {value}")
+            if value > most:
+                raise InputError(f"a benchmark has at most {most:,} {name}; got {value}")
 
     def resolved(self) -> dict[str, Any]:
         """As JSON types, with the number of threads on this machine."""

@@ -97,6 +97,7 @@ MemoryOption = Annotated[
     float | None,
     typer.Option(
         min=0.1,
+        max=2.0**20,
         metavar="GIB",
         rich_help_panel=_WORKERS,
         help="Memory of a worker; else it is estimated from the graphs.",

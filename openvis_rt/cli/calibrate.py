@@ -157,7 +157,9 @@ EvaluateOption = Annotated[
 ]
 ThreadsOption = Annotated[
     int | None,
-    typer.Option(min=1, metavar="N", help="That compute one graph. Default: the library's choice."),
+    typer.Option(
+        min=1, max=1024, metavar="N", help="That compute one graph. Default: the library's choice."
+    ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="The record as JSON on stdout.")]
 

@@ -9,7 +9,7 @@ import typer
 
 from openvis_rt.cli.ui import CONSOLE, Bar, print_json, progress_bar
 from openvis_rt.errors import InputError
-from openvis_rt.files import refuse_existing
+from openvis_rt.files import refuse_existing, refuse_inputs
 
 ResultsArgument = Annotated[Path, typer.Argument(help="The folder that `openvis run` wrote.")]
 FormOption = Annotated[
@@ -67,26 +67,33 @@ def convert(
         CONSOLE.print(f"{to}: {output}", markup=False)
 
 
-def check_pictures(pictures: dict[str, Path], source: str, *, overwrite: bool) -> None:
+def check_pictures(
+    pictures: dict[str, Path], source: str, output: Path | None, *, overwrite: bool
+) -> None:
     """Refuse what `run` could not write when its work is done.
 
     Args:
         pictures: of each form the file that is wanted.
         source: of the run.
+        output: the folder that takes the run.
         overwrite: files may be there already.
 
     Raises:
-        InputError: the source can be read only once, or a file has another form's name.
+        InputError: there is no folder, the source can be read only once, or a file has another
+            form's name.
         DependencyError: a library is missing.
-        OutputError: a file is there.
+        OutputError: a file is there, or its place is the folder's or the source's.
     """
     if not pictures:
         return
     from openvis_rt.convert.convert import check_form
     from openvis_rt.runtime.video.reading import is_live
 
+    if output is None:
+        raise InputError(f"--{min(pictures)} shows what is in the output folder; give -o too")
     for form, path in pictures.items():
         check_form(form, path)
+        refuse_inputs(path, output, source)
         refuse_existing(path, overwrite=overwrite)
         if is_live(source):
             raise InputError(

@@ -27,7 +27,7 @@ from openvis_rt.cli.run_options import (
 )
 from openvis_rt.cli.ui import CONSOLE, Console, print_json, progress_bar, warn
 from openvis_rt.errors import DependencyError, InputError
-from openvis_rt.files import output_errors, output_file, sha256_of
+from openvis_rt.files import output_errors, output_file, refuse_inputs, sha256_of
 from openvis_rt.runtime.options import TrackingOptions
 from openvis_rt.vocabulary import Vocabulary
 
@@ -159,6 +159,9 @@ def evaluate(
     if classifier is not None and not classifier.is_file():
         raise InputError(f"{classifier} is no file of text embeddings; give a .npy file")
     _check_pictures(pictures)
+    if output is not None:
+        refuse_inputs(output, annotations, split, vocabulary, classifier)
+        refuse_inputs(output / "metrics.json", results)
     with progress_bar() as bar, ExitStack() as stack:
         bar("reading the annotations", 0, None)
         data = read_annotations(annotations, None if file_format == "auto" else file_format)

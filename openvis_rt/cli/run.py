@@ -137,11 +137,7 @@ def run(
         _refuse_address(output)
         refuse_existing(output, overwrite=overwrite)  # before the bundle is opened
     pictures = {form: path for form, path in (("html", html), ("rerun", rerun)) if path is not None}
-    if pictures and output is None:
-        raise InputError(
-            f"--{next(iter(pictures))} shows what is in the output folder; give -o too"
-        )
-    check_pictures(pictures, source, overwrite=overwrite)
+    check_pictures(pictures, source, output, overwrite=overwrite)
     words = given_names(classes, vocabulary)
     encoding = EncoderOptions(encoder, encoder_preset, encoder_quality)
     check_encoder(encoding)
@@ -279,10 +275,11 @@ def _tell(report: RunReport, *, as_json: bool) -> None:
     for kind, path in report.outputs.items():
         CONSOLE.print(f"  {kind}: {path}", markup=False)
     if report.stopped:
-        CONSOLE.print(
-            f"stopped after {report.frames} frames; every file is whole, and of these. "
-            "`openvis convert` makes a page or a recording of them"
+        kept = (
+            "; every file is whole, and of these. `openvis convert` makes a page or a recording of "
+            "them"
         )
+        CONSOLE.print(f"stopped after {report.frames} frames{kept if report.outputs else ''}")
 
 
 def _tell_aside(words: str) -> None:

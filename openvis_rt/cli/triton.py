@@ -74,6 +74,7 @@ ThreadsOption = Annotated[
     int | None,
     typer.Option(
         min=1,
+        max=1024,
         metavar="N",
         rich_help_panel=_SERVER,
         help="With inside: threads of a graph on a CPU. Default: the library's choice.",

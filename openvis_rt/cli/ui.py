@@ -62,8 +62,21 @@ _NAMES = 24  # columns for the names of options; a longer one stands on a line o
 class Verb(TyperCommand):
     """A verb whose ``--help`` shows its options in groups: those of each ``rich_help_panel``.
 
-    The names stand in a column that is never cut or wrapped, whatever the terminal's width.
+    The names stand in a column that is never cut or wrapped, whatever the terminal's width. Whole
+    numbers have 64 bits, as the libraries below take them, and others are finite.
     """
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """As typer's, and refuse numbers that nothing below could take."""
+        rest: list[str] = super().parse_args(ctx, args)
+        parameter: Any
+        for parameter in self.params:
+            value = ctx.params.get(parameter.name)
+            if isinstance(value, int | float) and not -(2**63) < value < 2**63:
+                raise typer.BadParameter(
+                    f"{value!r:.30} is no number that can be meant here.", ctx, parameter
+                )
+        return rest
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Write the arguments, then the groups in the order of their first options."""

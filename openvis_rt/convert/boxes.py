@@ -10,6 +10,7 @@ from pycocotools import mask as coco
 
 from openvis_rt.convert.finished import FinishedRun
 from openvis_rt.files import output_file
+from openvis_rt.printable import printable
 
 __all__ = ["COLUMNS", "write_csv", "write_mot"]
 
@@ -22,6 +23,8 @@ COLUMNS = (
 
 def write_csv(run: FinishedRun, path: Path, progress: Callable[[int], None]) -> int:
     """Write a row for each object of each frame, as RFC 4180 has it, in UTF-8.
+
+    Letters of a name that a terminal would obey are escaped.
 
     Args:
         run: the finished run.
@@ -45,7 +48,8 @@ def write_csv(run: FinishedRun, path: Path, progress: Callable[[int], None]) -> 
         for place, frame in enumerate(run.frames(), 1):
             time = "" if frame.time is None else f"{frame.time:.6f}"
             for found in frame.instances:
-                facts = (found.track_id, found.category_id, found.name, f"{found.score:.6f}")
+                name = printable(found.name)  # a table is looked at in a terminal, too
+                facts = (found.track_id, found.category_id, name, f"{found.score:.6f}")
                 area = int(coco.area(found.segmentation))
                 table.writerow((frame.index, time, *facts, *found.box, area))
                 count += 1

@@ -9,6 +9,8 @@ from typing import Any
 
 from openvis_rt.convert.finished import FinishedRun
 from openvis_rt.errors import InputError
+from openvis_rt.files import refuse_inputs
+from openvis_rt.runtime.recording import RUN_FILES
 
 __all__ = ["FORMATS", "ConvertOptions", "check_form", "convert_results"]
 
@@ -107,10 +109,12 @@ def convert_results(
         InputError: the folder is no run's, the form is unknown, or it cannot hold the results.
         VideoError: the video cannot be read, or is another one.
         UnavailableError: a library is missing.
-        OutputError: the output cannot be written.
+        OutputError: the output cannot be written, or would replace what is read.
     """
     write = check_form(to, output)
-    return write(FinishedRun.open(folder), output, options or ConvertOptions())
+    options = options or ConvertOptions()
+    refuse_inputs(output, *(folder / name for name in RUN_FILES), options.video)
+    return write(FinishedRun.open(folder), output, options)
 
 
 def check_form(to: str, output: Path) -> Convert:

@@ -24,6 +24,7 @@ from openvis_rt.given_files import given_json
 from openvis_rt.runtime.video.results import FrameResult, line_of
 
 __all__ = [
+    "RUN_FILES",
     "STOPPED",
     "UNFINISHED",
     "FrameLines",
@@ -38,9 +39,9 @@ UNFINISHED = "unfinished.json"  # only while a run writes the folder, or after i
 _LOG = "frames.jsonl"
 _PATIENCE = 1  # seconds that a reader has for its next bytes when the run is stopped
 _PICTURES = ("page.html", "recording.rrd")  # where --html and --rerun were told to put them here
-_OUTPUTS = frozenset(
-    {"overlay.mp4", _LOG, "results.json", "categories.json", STOPPED, UNFINISHED, *_PICTURES}
-)
+RUN_FILES = ("overlay.mp4", _LOG, "results.json", "categories.json", STOPPED, UNFINISHED)
+"""What a run writes into its folder, or a part of it."""
+_OUTPUTS = frozenset({*RUN_FILES, *_PICTURES})
 
 
 @contextlib.contextmanager

@@ -13,6 +13,8 @@ from openvis_rt.runtime.video.encoders import EncoderOptions
 
 __all__ = ["RunOptions", "RunReport"]
 
+_MOST = 2**63 - 1
+
 
 @dataclass(frozen=True)
 class RunOptions:
@@ -43,6 +45,10 @@ class RunOptions:
         """Refuse what cannot be."""
         if self.stride < 1:
             raise InputError(f"a stride is 1 frame or more; got {self.stride}")
+        if self.max_frames is not None and not 1 <= self.max_frames <= _MOST:
+            raise InputError(f"max_frames is 1 to 2^63 - 1; got {self.max_frames}")
+        if not -_MOST <= self.video_id <= _MOST:
+            raise InputError(f"video_id is a whole number of 64 bits; got {self.video_id}")
 
 
 @dataclass(frozen=True)

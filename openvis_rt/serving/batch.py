@@ -42,6 +42,7 @@ Progress = Callable[[str, int, int | None], None]
 Warn = Callable[[str], None]
 
 _OF_RUNTIME = 1 << 29  # bytes of Python, the libraries and a window's tensors, see docs/scale.md
+_MOST_GPUS = 1024  # of one worker
 _OF_GRAPHS = 3  # times the bytes of the graphs' files
 _READERS = 4  # threads that hash finished videos
 
@@ -70,6 +71,8 @@ class PoolOptions:
             raise InputError(f"a batch has 0 workers or more; got {self.workers}")
         if self.workers == 0 and self.address is not None:
             raise InputError("--workers 0 runs in this process, and --address on a cluster")
+        if self.gpus is not None and not 0 <= self.gpus <= _MOST_GPUS:
+            raise InputError(f"a worker has 0 to {_MOST_GPUS} GPUs; got {self.gpus}")
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from typing import Any
 from openvis_rt.errors import InputError, OutputError
 from openvis_rt.files import output_errors, output_file
 from openvis_rt.given_files import given_json
+from openvis_rt.printable import printable
 from openvis_rt.runtime.video.results import read_frame_log, write_categories, write_results
 from openvis_rt.serving.index import BatchFolder, Record
 
@@ -170,7 +171,8 @@ def _write_csv(path: Path, columns: dict[str, str], rows: Iterable[Row]) -> None
     with path.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
         table = csv.DictWriter(file, list(columns))
         table.writeheader()
-        table.writerows(rows)
+        for row in rows:  # a table is looked at in a terminal, too
+            table.writerow({k: printable(v) if isinstance(v, str) else v for k, v in row.items()})
 
 
 def _write_parquet(path: Path, columns: dict[str, str], rows: Iterable[Row]) -> None:

@@ -58,9 +58,8 @@ def vocabularies(workshop: Workshop) -> Iterator[Case]:
     yield from cases(every_change(whole, 90), lambda f, put: use(f, put, "names.json"))
     for name in (None, ["cat", "dog"], {"x": 1}, True, 7, 0.5):
 
-        def make(
-            folder: Path, text: str = json.dumps([{"name": "disc"}, {"name": name}])
-        ) -> Arguments:
+        def make(folder: Path, name: Any = name) -> Arguments:
+            text = json.dumps([{"name": "disc"}, {"name": name}])
             return use(folder, lambda path: path.write_text(text), "names.json")
 
         yield Case(f"the name {name}", make, codes=frozenset({2}))

@@ -123,6 +123,17 @@ def one_line(text: str) -> str:
         (("run", "BUNDLE", "VIDEO", "-o", "new", *WORDS, "--tracker-frames", 0), "T = 0"),
         (("run", "BUNDLE", "VIDEO", "-o", "new", *WORDS, "--threshold", 2), "--threshold"),
         (("run", "BUNDLE", "VIDEO", "-o", "new", *WORDS, "--max-frames", 0), "--max-frames"),
+        (("run", "BUNDLE", "VIDEO", "-o", "new", *WORDS, "--max-frames", 10**22), "--max-frames"),
+        (("run", "BUNDLE", "VIDEO", "-o", "new", *WORDS, "--video-id", -(10**22)), "--video-id"),
+        (("run", "BUNDLE", "VIDEO", "-o", "new", *WORDS, "--timeout", "inf"), "--timeout"),
+        (("run", "BUNDLE", "VIDEO", "-o", "x.html", *WORDS, "--html", "x.html"), "another place"),
+        (("batch", "BUNDLE", "VIDEO", "-o", "new", *WORDS, "--memory-per-worker", "inf"), "memory"),
+        (
+            ("batch", "BUNDLE", "VIDEO", "-o", "new", *WORDS, "--gpus-per-worker", 1e9),
+            "0 to 1024 GPUs",
+        ),
+        (("bench", "BUNDLE", "--threads", 10**11), "at most 1,024 threads"),
+        (("bench", "BUNDLE", "--classes", 10**11), "at most 100,000 classes"),
         (("run", "BUNDLE", "rtsp://x", "-o", "new", *WORDS, "--mode", "video"), "--mode stream"),
         (("inspect", "none"), "none"),
         (("inspect", "there"), "not a bundle"),
@@ -777,6 +788,19 @@ def test_run_refuses_pictures_before_its_work(openvis, tmp_path, source, option,
     code, _, err = openvis("run", tmp_path / "none", source, "-o", tmp_path / "out", *option)
     assert code == 2
     assert message in err
+
+
+@pytest.mark.parametrize("option", ["--annotations", "--results", "--split"])
+def test_an_evaluation_does_not_replace_what_it_reads(openvis, tmp_path, option):
+    given = {"--annotations": "val.json", "--results": "results.json", option: "out/metrics.json"}
+    (tmp_path / "out").mkdir()
+    for name in given.values():
+        (tmp_path / name).write_text("[]")
+    words = [word for name, path in given.items() for word in (name, tmp_path / path)]
+    code, _, err = openvis("eval", *words, "-o", tmp_path / "out", "--overwrite")
+    assert code == 2
+    assert "is read from there" in err
+    assert (tmp_path / "out/metrics.json").read_text() == "[]"
 
 
 @pytest.mark.parametrize("arguments", ["models --json", "--help", "--version"])

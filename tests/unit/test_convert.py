@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import math
+import shutil
 import warnings
 from collections import defaultdict
 from types import SimpleNamespace
@@ -215,7 +216,7 @@ def test_a_table_is_read_back(run_folder, tmp_path):
     with path.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [(int(r["frame"]), IDS.index(int(r["track_id"]))) for r in rows] == seen()
-    assert [row["name"] for row in rows[:3]] == list(NAMES)
+    assert [row["name"] for row in rows[:3]] == [*NAMES[:2], "水\\u2028母"]
     first = rows[0]
     assert [int(first[key]) for key in ("x", "y", "width", "height", "area")] == [0, 5, 15, 15, 225]
     assert float(rows[-1]["time"]) == 0.5
@@ -327,6 +328,59 @@ def test_a_damaged_log_leaves_nothing(run_folder, tmp_path, to):
     with pytest.raises(InputError, match=r"frames\.jsonl, line 7 is no frame's result"):
         convert_results(folder, to, out / f"a{FORMATS[to][0]}")
     assert list(out.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("to", "name"), [("coco", "categories.json"), ("coco", "results.json"), ("mots", "")]
+)
+def test_a_conversion_does_not_replace_what_it_reads(run_folder, tmp_path, to, name):
+    folder = tmp_path / "run"
+    shutil.copytree(run_folder, folder)
+    (folder / "results.json").write_text("[]")
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    with pytest.raises(OutputError, match="is read from there"):
+        convert_results(folder, to, folder / name, ConvertOptions(overwrite=True))
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"box": [1, 0, 2, 3]}, r"line 1 .*the box \[1, 0, 2, 3\] is not that of its mask"),
+        ({"box": [1.0, 0, 2, 4]}, "line 1 .*a whole number of 0 to"),
+        ({"name": "cat"}, "frame 0 has 'cat' as the name of category 1"),
+        ({"category_id": 2}, "frame 0 has 'disc' as the name of category 2"),
+    ],
+)
+def test_an_object_that_contradicts_itself_is_refused(tmp_path, change, message):
+    write_categories(tmp_path / "categories.json", ["disc"])
+    mask = {"size": [4, 6], "counts": "45?"}
+    found = {"id": 1, "name": "disc", "category_id": 1, "score": 0.5, "box": [1, 0, 2, 4]}
+    found |= {"segmentation": mask, **change}
+    line = {"frame": 0, "time": 0.0, "size": [4, 6], "instances": [found]}
+    (tmp_path / "frames.jsonl").write_text(json.dumps(line))
+    with pytest.raises(InputError, match=message):
+        FinishedRun.open(tmp_path).summary()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({}, "line 2 .*frame 3 comes after frame 3"),
+        ({"frame": 1}, "line 2 .*frame 1 comes after frame 3"),
+        ({"frame": 10**11}, "line 2 .*a whole number of 0 to"),
+        ({"frame": 4, "time": 1e300}, "line 2 .*a number of 0 to"),
+        ({"frame": 4, "time": -1}, "line 2 .*a number of 0 to"),
+        ({"frame": 4, "size": [1 << 15] * 2}, "line 2 .*at most 178956970 pixels"),
+    ],
+)
+def test_a_line_that_no_run_writes_is_refused(tmp_path, change, message):
+    write_categories(tmp_path / "categories.json", ["disc"])
+    line = {"frame": 3, "time": 0.0, "size": [4, 6], "instances": []}
+    lines = [json.dumps(line), json.dumps({**line, **change})]
+    (tmp_path / "frames.jsonl").write_text("\n".join(lines))
+    with pytest.raises(InputError, match=message):
+        FinishedRun.open(tmp_path).summary()
 
 
 def test_frames_of_two_sizes_are_refused(run_folder, tmp_path):

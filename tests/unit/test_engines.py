@@ -174,7 +174,8 @@ def test_options_of_tensorrt_reach_the_library(tmp_path):
         (TENSORRT, BuildOptions(hardware_compatible="all"), r"10.3.0 .*it has ampere\+, same-comp"),
         (TENSORRT, BuildOptions(optimization_level=6), "level is 6; give 0 to 5"),
         (TENSORRT, BuildOptions(optimization_level=-1), "level is -1; give 0 to 5"),
-        (TENSORRT, BuildOptions(workspace_mib=0), "workspace-mib is 0; give 1 or more"),
+        (TENSORRT, BuildOptions(workspace_mib=0), "workspace-mib is 0; give 1 to"),
+        (RTX, BuildOptions(workspace_mib=10**22), "give 1 to 1048576"),
     ],
 )
 def test_an_option_that_the_library_does_not_have_is_refused(library, options, message):

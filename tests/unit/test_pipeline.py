@@ -872,6 +872,13 @@ def test_auto_runs_on_the_cpu_where_cuda_is_offered_and_does_not_work(opened, fr
         opened("stream", backend_options=BackendOptions(device="cuda"))
 
 
-def test_a_backend_without_threads_is_refused():
-    with pytest.raises(InputError, match="at least one thread; got 0"):
-        BackendOptions(threads=0)
+@pytest.mark.parametrize("threads", [0, 10**11])
+def test_a_backend_without_threads_or_beyond_all_is_refused(threads):
+    with pytest.raises(InputError, match=f"1 to 1024 threads; got {threads}"):
+        BackendOptions(threads=threads)
+
+
+@pytest.mark.parametrize("options", [{"max_frames": 0}, {"max_frames": 2**63}, {"video_id": 2**63}])
+def test_a_run_has_numbers_of_64_bits(options):
+    with pytest.raises(InputError, match=next(iter(options))):
+        RunOptions(**options)

@@ -64,6 +64,7 @@ DEFAULT_PROFILES: Mapping[str, Profile] = {
 """Min, opt and max of dynamic axes of ``openvis_rt.systems.graphs``; T's are the bundle's."""
 
 LARGEST_OPTIMIZATION_LEVEL = 5
+LARGEST_WORKSPACE = 1 << 20  # MiB
 
 
 @dataclass(frozen=True)
@@ -144,8 +145,10 @@ def check_options(library: TensorRtLibrary, options: BuildOptions) -> None:
         InputError: an option is out of range, or has no effect in this library.
     """
     level, compatible = options.optimization_level, options.hardware_compatible
-    if options.workspace_mib is not None and options.workspace_mib < 1:
-        raise InputError(f"--workspace-mib is {options.workspace_mib}; give 1 or more.")
+    if options.workspace_mib is not None and not 1 <= options.workspace_mib <= LARGEST_WORKSPACE:
+        raise InputError(
+            f"--workspace-mib is {options.workspace_mib}; give 1 to {LARGEST_WORKSPACE}."
+        )
     if level is not None and not 0 <= level <= LARGEST_OPTIMIZATION_LEVEL:
         raise InputError(
             f"--optimization-level is {level}; give 0 to {LARGEST_OPTIMIZATION_LEVEL}."

@@ -11,10 +11,14 @@ from openvis_rt.errors import DependencyError, InputError, UnavailableError
 from openvis_rt.runtime.backends.base import Backend
 from openvis_rt.runtime.backends.tensorrt.bindings import CudaChoice
 
-__all__ = ["BACKENDS", "BackendOptions", "Device", "open_backend"]
+__all__ = ["BACKENDS", "LARGEST_THREADS", "BackendOptions", "Device", "open_backend"]
 
 Device = Literal["auto", "cpu", "cuda"]
 Warn = Callable[[str], None]
+
+
+LARGEST_THREADS = 1024
+"""Of one graph on a CPU."""
 
 
 @dataclass(frozen=True)
@@ -46,8 +50,10 @@ class BackendOptions:
         ):
             if value not in known:
                 raise InputError(f"there is no {what} {value!r}; there are: {', '.join(known)}")
-        if self.threads is not None and self.threads < 1:
-            raise InputError(f"a graph is computed by at least one thread; got {self.threads}")
+        if self.threads is not None and not 1 <= self.threads <= LARGEST_THREADS:
+            raise InputError(
+                f"a graph is computed by 1 to {LARGEST_THREADS} threads; got {self.threads}"
+            )
 
 
 def _tensorrt(name: str) -> Callable[[BackendOptions, Warn], Backend]:
