@@ -66,5 +66,11 @@ def mean_area(areas: Iterable[float | None]) -> float:
 
 def categories_from(entries: list[dict[str, Any]]) -> tuple[Category, ...]:
     """``[{"id", "name"}]`` in the order of the ids."""
-    found = [Category(whole_number(entry, "id"), str(entry["name"])) for entry in entries]
+    found = [Category(whole_number(entry, "id"), _text(entry["name"])) for entry in entries]
     return tuple(sorted(found, key=lambda category: category.id))
+
+
+def _text(name: object) -> str:
+    if not isinstance(name, str):
+        raise InputError(f"the name of a category is a text; found {name!r:.60}")
+    return name

@@ -171,6 +171,14 @@ def test_a_file_of_uvo_is_evaluated_without_classes(tmp_path):
     assert read_annotations(saved(tmp_path, data), "ytvis").class_agnostic is False
 
 
+@pytest.mark.parametrize("name", [None, ["cat"], {"x": 1}, True, 3])
+def test_a_category_whose_name_is_no_text_is_refused(tmp_path, name):
+    data = small()
+    data["categories"][0]["name"] = name
+    with pytest.raises(InputError, match="the name of a category is a text"):
+        read_annotations(saved(tmp_path, data))
+
+
 def test_groups_that_the_file_names():
     data = small()
     data["categories"][0]["partition"] = "base"
