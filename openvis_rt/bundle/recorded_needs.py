@@ -30,6 +30,7 @@ _MOST_HARD = 64  # steps, and objects, of the tokens that are hard to follow
 _POINT = re.compile(r"[A-Za-z]+=\d{1,6}( [A-Za-z]+=\d{1,6})*", re.ASCII)
 _FLOATS = frozenset({"float16", "float32"})
 _GIVEN = frozenset({"whole", "bits", "frames", "tiled", "head"})
+_FROM_THE_FIRST = frozenset({"sample", "tiled", "head"})
 _FOUND = frozenset({"whole", "bits", "sample"})
 
 
@@ -170,7 +171,7 @@ def _check_value(
         raise ValueError(f"{tensor.name} is {value.dtype[:20]!r}, and needs {tensor.dtype}")
     if math.prod(value.shape) * np.dtype(value.dtype).itemsize > _LARGEST_VALUE:
         raise ValueError(f"{tensor.name} has more than {_LARGEST_VALUE >> 20} MiB")
-    if value.start < 0:
+    if value.start < 0 or (value.start and value.form in _FROM_THE_FIRST):
         raise ValueError(f"{tensor.name} begins at row {value.start}")
     return shape[0]
 
