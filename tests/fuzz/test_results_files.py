@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 
@@ -18,7 +19,7 @@ from openvis_rt.engines.build.timing_cache import load_timing_cache
 from openvis_rt.evaluation.annotation_files import read_annotations
 from openvis_rt.evaluation.results_files import predictions_from, read_entries
 from openvis_rt.runtime.backends.proof import proof_words, proofs_of
-from openvis_rt.runtime.video.run_lengths import decode_mask
+from openvis_rt.runtime.video.run_lengths import box_of, check_runs, decode_mask
 from openvis_rt.serving.triton.settings import ModelSettings
 
 MASK = {"size": [4, 6], "counts": "45?"}  # zeros, ones, zeros: 4, 5, 15
@@ -58,8 +59,12 @@ def test_the_folder_of_a_run(tmp_path, data):
 
 @given(text=st.text(st.characters(min_codepoint=32, max_codepoint=130), max_size=30))
 def test_run_lengths(tmp_path, text):
-    entry = {**FOUND, "segmentation": {**MASK, "counts": text}}
-    (tmp_path / "categories.json").write_bytes(b"[]")
+    mask, box = {**MASK, "counts": text}, (0, 0, 0, 0)
+    with contextlib.suppress(ValueError):  # others have no box
+        check_runs(mask, 4, 6)
+        box = box_of(mask)
+    entry = {**FOUND, "box": box, "segmentation": mask}
+    (tmp_path / "categories.json").write_bytes(encoded([{"id": 1, "name": "disc"}]))
     (tmp_path / "frames.jsonl").write_bytes(encoded({**FRAME, "instances": [entry]}))
 
     def read() -> None:
