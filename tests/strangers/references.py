@@ -119,7 +119,9 @@ def arrays(workshop: Workshop) -> Iterator[Case]:
                 if value is not None:
                     arrays[key] = value
 
-            yield recorded.with_arrays(f"{key}: {name}", changed)
+            # its rows below the first ones are empty masks, however few they are
+            few = key == "mask_logits/1/8" and name == "the first row"
+            yield recorded.with_arrays(f"{key}: {name}", changed, ANY if few else REFUSED)
     yield from _other_numbers(recorded)
     yield from _more_arrays(recorded)
     good = (recorded.bundle / ARRAYS).read_bytes()
