@@ -67,6 +67,7 @@ def check_numbers(bundle: Bundle, record: Record, arrays: Mapping[str, Array]) -
                 if not (np.abs(array.astype(np.float32)) <= _MOST).all():
                     raise ValueError(f"{key} has NaN, or a number beyond {_MOST:g}")
     for key, (least, most) in _ranges(bundle, record):
+        # they are whole numbers by then, which their type does not say
         if not ((arrays[key] >= least) & (arrays[key] <= most)).all():  # type: ignore[operator]
             raise ValueError(f"{key[:100]!r} has numbers outside of {least} to {most}")
 

@@ -225,6 +225,7 @@ def _bomb(arrays: Arrays, key: str, path: Path) -> None:
                 np.save(file, value)
                 archive.writestr(f"{name}.npy", file.getvalue())
         with archive.open(f"{key}.npy", "w", force_zip64=True) as file:
+            # its stub has no type for the header, which is a plain dict
             np.lib.format.write_array_header_1_0(file, header)  # type: ignore[arg-type]
             for _ in range(3 << 6):
                 file.write(bytes(1 << 24))
