@@ -19,7 +19,7 @@ from openvis_rt.bundle.bundle import Bundle
 from openvis_rt.errors import BundleError, InputError
 from openvis_rt.given_files import json_from_bytes
 
-__all__ = ["NAMES", "read_names", "write_names"]
+__all__ = ["NAMES", "are_unit", "read_names", "write_names"]
 
 NAMES = "names.safetensors"
 
@@ -52,14 +52,19 @@ def read_names(bundle: Bundle, precision: str, width: int) -> dict[str, Floats]:
         wanted = ("embeddings", np.dtype(np.float32), (len(phrases), width))
         if (name, rows.dtype, rows.shape) != wanted:
             raise InputError(f"it has {name}, {rows.dtype} {rows.shape}; needed are {wanted}")
-        norms = np.linalg.norm(rows.astype(np.float64), axis=1)
-        if not (np.abs(norms - 1) < _UNIT).all():  # also for NaN
+        if not are_unit(rows):
             raise InputError("a row of its embeddings has not length 1")
     except (SafetensorError, InputError, KeyError, TypeError, ValueError) as exc:
         raise BundleError(
             f"{bundle.path / NAMES} is damaged ({exc}); export the bundle again"
         ) from exc
     return dict(zip(phrases, rows, strict=True)) if facts.get("precision") == precision else {}
+
+
+def are_unit(rows: Floats) -> bool:
+    """Whether every row of float32 [N, D] is finite and has length 1."""
+    norms = np.linalg.norm(rows.astype(np.float64), axis=1)
+    return bool((np.abs(norms - 1) < _UNIT).all())  # false for NaN
 
 
 def write_names(bundle: Bundle, precision: str, embeddings: Mapping[str, Floats]) -> Bundle:

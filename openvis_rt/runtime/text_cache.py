@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from openvis_rt.bundle.bundle import TOKENIZER, Bundle
+from openvis_rt.bundle.names import are_unit
 
 __all__ = ["TextCache", "cache_place"]
 
@@ -30,7 +31,6 @@ _TABLE = "CREATE TABLE embeddings (key TEXT PRIMARY KEY, vector BLOB, sha256 BLO
 # Writers hold the file for the milliseconds of one commit, so whoever waits longer than this waits
 # for a process that hangs.
 _PATIENCE = 5.0  # seconds
-_UNIT = 1e-3  # of a float32 vector's norm; rounding is below 1e-6
 
 
 def cache_place() -> Path | None:
@@ -125,8 +125,7 @@ class TextCache:
         if len(vector) != 4 * self._width:
             return None
         embedding = np.frombuffer(vector, "<f4").astype(np.float32)
-        norm = float(np.linalg.norm(embedding.astype(np.float64)))
-        return embedding if abs(norm - 1) < _UNIT else None  # false for NaN
+        return embedding if are_unit(embedding[None]) else None
 
     def _tell(self, message: str) -> None:
         if self._warn is not None:
